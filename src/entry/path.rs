@@ -1,0 +1,199 @@
+//! Paths of entries: relative, normalised, and unable to leave the tree.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A component may have this many bytes (NAME_MAX of Linux); the kernel fails a whole `getdents` on a longer one.
+pub const MAX_NAME: usize = 255;
+
+/// A path may have this many components. Real trees stay under PATH_MAX / 2 = 2048; a bound keeps a
+/// hostile `a/a/a/…` of megabytes from making as many directories.
+pub const MAX_COMPONENTS: usize = 4096;
+
+/// A path below the root of an archive: components parted by single `/`, none of them empty, `.` or
+/// `..`, none over [`MAX_NAME`] bytes, no NUL. The empty path is the root.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "Box<[u8]>", into = "Box<[u8]>")]
+pub struct EntryPath(Box<[u8]>);
+
+/// Why bytes are not a path that may be shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PathError {
+    /// There is nothing in it.
+    #[error("the name is empty")]
+    Empty,
+    /// It holds a `..` component.
+    #[error("the name has a '..' component")]
+    DotDot,
+    /// It holds a NUL byte.
+    #[error("the name has a NUL byte")]
+    Nul,
+    /// A component is longer than the kernel takes.
+    #[error("a component of the name is over {MAX_NAME} bytes long")]
+    NameTooLong,
+    /// It is nested too deeply.
+    #[error("the name has over {MAX_COMPONENTS} components")]
+    TooDeep,
+}
+
+impl EntryPath {
+    /// The root of the tree.
+    pub fn root() -> Self {
+        EntryPath(Box::default())
+    }
+
+    /// Normalises `bytes`: `/` at either end, `//` and `.` components go. `.` and `./` are the root.
+    pub fn parse(bytes: &[u8]) -> Result<Self, PathError> {
+        if bytes.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if bytes.contains(&0) {
+            return Err(PathError::Nul);
+        }
+        let mut out = Vec::with_capacity(bytes.len());
+        let mut components = 0;
+        for name in bytes.split(|&b| b == b'/') {
+            match name {
+                b"" | b"." => continue,
+                b".." => return Err(PathError::DotDot),
+                name if name.len() > MAX_NAME => return Err(PathError::NameTooLong),
+                name => {
+                    components += 1;
+                    if components > MAX_COMPONENTS {
+                        return Err(PathError::TooDeep);
+                    }
+                    if !out.is_empty() {
+                        out.push(b'/');
+                    }
+                    out.extend_from_slice(name);
+                }
+            }
+        }
+        Ok(EntryPath(out.into_boxed_slice()))
+    }
+
+    /// The bytes, without `/` at either end.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Whether this is the root.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The names on the way from the root.
+    pub fn components(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
+    }
+
+    /// The path of the directory it is in, and its name there. None for the root.
+    pub fn split(&self) -> Option<(&[u8], &[u8])> {
+        if self.is_root() {
+            return None;
+        }
+        match self.0.iter().rposition(|&b| b == b'/') {
+            Some(i) => Some((&self.0[..i], &self.0[i + 1..])),
+            None => Some((&[], &self.0)),
+        }
+    }
+}
+
+impl TryFrom<Box<[u8]>> for EntryPath {
+    type Error = PathError;
+
+    fn try_from(bytes: Box<[u8]>) -> Result<Self, PathError> {
+        if bytes.is_empty() { Ok(EntryPath::root()) } else { EntryPath::parse(&bytes) }
+    }
+}
+
+impl From<EntryPath> for Box<[u8]> {
+    fn from(path: EntryPath) -> Self {
+        path.0
+    }
+}
+
+impl fmt::Display for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.is_root() { f.write_str(".") } else { f.write_str(&escape(&self.0)) }
+    }
+}
+
+impl fmt::Debug for EntryPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "EntryPath({self})")
+    }
+}
+
+/// Bytes from a stream, made safe for a terminal and a log: control characters and what is not UTF-8
+/// become `\n`, `\x1b` and the like; a backslash is doubled, so that the text is unambiguous.
+pub fn escape(bytes: &[u8]) -> String {
+    let mut out = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\t' => out.push_str("\\t"),
+                '\r' => out.push_str("\\r"),
+                // Bidirectional overrides can make a name read as another one.
+                c if c.is_control()
+                    || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}') =>
+                {
+                    let mut utf8 = [0; 4];
+                    for b in c.encode_utf8(&mut utf8).bytes() {
+                        out.push_str(&format!("\\x{b:02x}"));
+                    }
+                }
+                c => out.push(c),
+            }
+        }
+        for b in chunk.invalid() {
+            out.push_str(&format!("\\x{b:02x}"));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn normal(bytes: &[u8]) -> Vec<u8> {
+        EntryPath::parse(bytes).unwrap().as_bytes().to_vec()
+    }
+
+    #[test]
+    fn normalises() {
+        assert_eq!(normal(b"./usr//bin/./env/"), b"usr/bin/env");
+        assert_eq!(normal(b"/etc/passwd"), b"etc/passwd");
+        assert_eq!(normal(b"./"), b"");
+        assert_eq!(normal(b"..."), b"...");
+        assert_eq!(normal(b"-rf \xff\n"), b"-rf \xff\n");
+    }
+
+    #[test]
+    fn refuses() {
+        assert_eq!(EntryPath::parse(b""), Err(PathError::Empty));
+        assert_eq!(EntryPath::parse(b"a/../b"), Err(PathError::DotDot));
+        assert_eq!(EntryPath::parse(b"a\0b"), Err(PathError::Nul));
+        assert_eq!(EntryPath::parse(&[b'x'; 256]), Err(PathError::NameTooLong));
+        assert!(EntryPath::parse(&[b'x'; 255]).is_ok());
+        assert!(EntryPath::parse(&b"a/".repeat(4096)).is_ok());
+        assert_eq!(EntryPath::parse(&b"a/".repeat(4097)), Err(PathError::TooDeep));
+    }
+
+    #[test]
+    fn splits() {
+        assert_eq!(EntryPath::parse(b"a/b/c").unwrap().split(), Some((&b"a/b"[..], &b"c"[..])));
+        assert_eq!(EntryPath::parse(b"a").unwrap().split(), Some((&b""[..], &b"a"[..])));
+        assert_eq!(EntryPath::root().split(), None);
+    }
+
+    #[test]
+    fn escapes() {
+        assert_eq!(escape(b"a\x1b[31m\n\xff\\"), "a\\x1b[31m\\n\\xff\\\\");
+        assert_eq!(escape("\u{202e}txt.exe ü".as_bytes()), "\\xe2\\x80\\xaetxt.exe ü");
+    }
+}

@@ -1,0 +1,6 @@
+//! restorefs: a FUSE filesystem that mounts a backup while it is still arriving.
+
+#![cfg_attr(test, allow(clippy::print_stdout, clippy::print_stderr))]
+
+pub mod entry;
+pub mod monitor;

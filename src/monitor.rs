@@ -1,0 +1,358 @@
+//! How the library tells of progress and problems.
+//!
+//! One [`Monitor`] goes with each mount. Whoever works tells it what happened; whoever shows it (a progress
+//! bar, `status`, a log) asks for a [`Status`] or waits for a change. The library itself never prints.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use serde::{Deserialize, Serialize};
+
+use crate::entry::escape;
+
+/// So many problems are kept in full; further ones are only counted and logged. A hostile stream could name
+/// millions.
+pub const MAX_PROBLEMS_KEPT: usize = 10_000;
+
+/// Over this long the rate is measured.
+const RATE_WINDOW: Duration = Duration::from_secs(2);
+
+/// What is being done now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Phase {
+    /// Nobody has connected, or not a byte has come yet.
+    #[default]
+    Waiting,
+    /// Entries arrive.
+    Receiving,
+    /// The spool has no room; reading goes on as soon as there is some.
+    NoSpace,
+    /// The stream is over; [`Status::end`] says how.
+    Over,
+}
+
+/// How a stream ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The end marker came. (Entries may still have been refused: see [`Status::refused`].)
+    Complete,
+    /// The stream ended early, or was stopped.
+    Incomplete {
+        /// What ended it.
+        cause: String,
+        /// The file that was cut, escaped for printing.
+        cut: Option<String>,
+    },
+    /// The stream cannot be followed further.
+    Corrupt {
+        /// What is wrong, and where.
+        cause: String,
+        /// The file that was cut, escaped for printing.
+        cut: Option<String>,
+    },
+    /// Something on our side failed.
+    Failed {
+        /// What failed, on what, and why.
+        cause: String,
+    },
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The entry, or an attribute of it, is left out: the exit code says so.
+    Refused,
+    /// Accepted after one documented change.
+    Warning,
+}
+
+/// One thing that is not as it was packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Refused or mended.
+    pub severity: Severity,
+    /// Which entry, escaped for printing; empty when it concerns the stream.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// The file whose contents are arriving.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receiving {
+    /// Its path, escaped for printing.
+    pub path: String,
+    /// Stored bytes that arrived.
+    pub received: u64,
+    /// Stored bytes that it has.
+    pub size: u64,
+}
+
+/// What the spool holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpoolUse {
+    /// Where it is.
+    pub directory: String,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// The most it may hold, where a limit is set.
+    pub limit: Option<u64>,
+}
+
+/// Everything that can be told of a mount at one moment.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// What is being done now.
+    pub phase: Phase,
+    /// Where the stream comes from.
+    pub source: String,
+    /// How it is compressed, where it is.
+    pub compression: Option<String>,
+    /// The archive's volume label, escaped.
+    pub label: Option<String>,
+    /// Entries taken.
+    pub entries: u64,
+    /// Bytes of the archive, decompressed.
+    pub bytes: u64,
+    /// Bytes that came from the source, as they came.
+    pub source_bytes: u64,
+    /// Length of the source, where it is known.
+    pub source_size: Option<u64>,
+    /// Source bytes per second, over the last two seconds; over all when the stream has ended.
+    pub rate: f64,
+    /// Seconds since the first byte.
+    pub seconds: f64,
+    /// Entries and attributes left out.
+    pub refused: u64,
+    /// Changes made to what was packed.
+    pub warnings: u64,
+    /// The first [`MAX_PROBLEMS_KEPT`] of both.
+    pub problems: Vec<Problem>,
+    /// The file being received.
+    pub receiving: Option<Receiving>,
+    /// The spool, where there is one.
+    pub spool: Option<SpoolUse>,
+    /// Why nothing is read at the moment.
+    pub paused: Option<String>,
+    /// How it ended, when it did.
+    pub end: Option<Verdict>,
+}
+
+/// Collects what the parts of a mount tell.
+#[derive(Debug, Default)]
+pub struct Monitor {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+    source_bytes: AtomicU64,
+    refused: AtomicU64,
+    warnings: AtomicU64,
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    phase: Phase,
+    source: String,
+    source_size: Option<u64>,
+    compression: Option<String>,
+    label: Option<String>,
+    problems: Vec<Problem>,
+    receiving: Option<Receiving>,
+    spool: Option<SpoolUse>,
+    paused: Option<String>,
+    end: Option<Verdict>,
+    began: Option<Instant>,
+    ended: Option<Instant>,
+    samples: std::collections::VecDeque<(Instant, u64)>,
+}
+
+impl Monitor {
+    /// One for a stream that has not begun.
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// Names the source, and its length where it is known.
+    pub fn source(&self, name: String, size: Option<u64>) {
+        self.update(|s| {
+            s.source = name;
+            s.source_size = size;
+        });
+    }
+
+    /// The stream's compression is known: its first bytes are there.
+    pub fn compression(&self, name: Option<&str>) {
+        self.update(|s| s.compression = name.map(str::to_owned));
+    }
+
+    /// The archive names itself.
+    pub fn label(&self, label: &[u8]) {
+        self.update(|s| s.label = Some(escape(label)));
+    }
+
+    /// So many more entries are in the index.
+    pub fn add_entries(&self, n: u64) {
+        self.entries.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// So many more bytes of the archive have been decoded.
+    pub fn add_bytes(&self, n: u64) {
+        self.bytes.fetch_add(n, Ordering::Relaxed);
+    }
+
+    /// So many more bytes came from the source. The first call begins [`Phase::Receiving`].
+    pub fn add_source_bytes(&self, n: u64) {
+        if self.source_bytes.fetch_add(n, Ordering::Relaxed) == 0 {
+            self.update(|s| {
+                s.began = Some(Instant::now());
+                if s.phase == Phase::Waiting {
+                    s.phase = Phase::Receiving;
+                }
+            });
+        }
+    }
+
+    /// The file whose contents are arriving, or none.
+    pub fn receiving(&self, file: Option<Receiving>) {
+        let mut state = self.state.lock();
+        state.receiving = file;
+    }
+
+    /// What the spool holds now.
+    pub fn spool(&self, usage: SpoolUse) {
+        self.state.lock().spool = Some(usage);
+    }
+
+    /// Reading pauses for `reason`, or goes on.
+    pub fn paused(&self, reason: Option<String>) {
+        if let Some(reason) = &reason {
+            log::warn!("receiving is paused: {reason}");
+        }
+        self.update(|s| {
+            s.phase = match (&reason, s.phase) {
+                (_, Phase::Over) => Phase::Over,
+                (Some(_), _) => Phase::NoSpace,
+                (None, _) => Phase::Receiving,
+            };
+            s.paused = reason;
+        });
+    }
+
+    /// An entry, or an attribute of one, is left out.
+    pub fn refused(&self, path: &[u8], reason: impl ToString) {
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        self.problem(Severity::Refused, path, reason.to_string());
+    }
+
+    /// Something was accepted after a change. An empty path stands for the stream.
+    pub fn warning(&self, path: &[u8], reason: impl ToString) {
+        self.warnings.fetch_add(1, Ordering::Relaxed);
+        self.problem(Severity::Warning, path, reason.to_string());
+    }
+
+    fn problem(&self, severity: Severity, path: &[u8], reason: String) {
+        let problem = Problem { severity, path: escape(path), reason };
+        let word = if severity == Severity::Refused { "refused" } else { "warning" };
+        if problem.path.is_empty() {
+            log::warn!("{word}: {}", problem.reason);
+        } else {
+            log::warn!("{word} '{}': {}", problem.path, problem.reason);
+        }
+        self.update(|s| {
+            if s.problems.len() < MAX_PROBLEMS_KEPT {
+                s.problems.push(problem);
+            }
+        });
+    }
+
+    /// The stream is over. Only the first verdict counts.
+    pub fn end(&self, verdict: Verdict) {
+        self.update(|s| {
+            if s.end.is_none() {
+                s.end = Some(verdict);
+                s.phase = Phase::Over;
+                s.paused = None;
+                s.receiving = None;
+                s.ended = Some(Instant::now());
+            }
+        });
+    }
+
+    /// How it ended, if it has.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.state.lock().end.clone()
+    }
+
+    /// Waits until the stream is over, or for `timeout`.
+    pub fn wait_end(&self, timeout: Duration) -> Option<Verdict> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.state.lock();
+        while state.end.is_none() {
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                break;
+            }
+        }
+        state.end.clone()
+    }
+
+    /// Entries and attributes left out so far.
+    pub fn refused_count(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
+    /// Everything, as it is now.
+    pub fn status(&self) -> Status {
+        let source_bytes = self.source_bytes.load(Ordering::Relaxed);
+        let mut s = self.state.lock();
+        let now = s.ended.unwrap_or_else(Instant::now);
+        let seconds = s.began.map_or(0.0, |began| (now - began).as_secs_f64());
+        let rate = if s.end.is_some() {
+            if seconds > 0.0 { source_bytes as f64 / seconds } else { 0.0 }
+        } else {
+            s.samples.push_back((now, source_bytes));
+            while s.samples.len() > 2 && now - s.samples[1].0 > RATE_WINDOW {
+                s.samples.pop_front();
+            }
+            let (at, bytes) = s.samples[0];
+            let span = (now - at).as_secs_f64();
+            if span > 0.05 {
+                (source_bytes - bytes) as f64 / span
+            } else if seconds > 0.0 {
+                source_bytes as f64 / seconds
+            } else {
+                0.0
+            }
+        };
+        Status {
+            phase: s.phase,
+            source: s.source.clone(),
+            compression: s.compression.clone(),
+            label: s.label.clone(),
+            entries: self.entries.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            source_bytes,
+            source_size: s.source_size,
+            rate,
+            seconds,
+            refused: self.refused.load(Ordering::Relaxed),
+            warnings: self.warnings.load(Ordering::Relaxed),
+            problems: s.problems.clone(),
+            receiving: s.receiving.clone(),
+            spool: s.spool.clone(),
+            paused: s.paused.clone(),
+            end: s.end.clone(),
+        }
+    }
+
+    fn update(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state.lock();
+        change(&mut state);
+        self.changed.notify_all();
+    }
+}
