@@ -3,4 +3,7 @@
 #![cfg_attr(test, allow(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod entry;
+pub mod index;
 pub mod monitor;
+pub mod record;
+pub mod spool;

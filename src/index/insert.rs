@@ -1,0 +1,307 @@
+//! How entries get into the tree: binding names, replacing them, links that wait for their target.
+
+use std::sync::Arc;
+
+use super::{
+    Arrival, Dentry, Index, Ino, Inode, Kind, NONE, PLACE_ARCHIVE, PLACE_BLOB, PLACE_EMPTY, PLACE_JOURNAL,
+    PLACE_MEMORY, Place, spread,
+};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp, Xattrs};
+
+/// Why an entry is left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// A component of its path is not a directory.
+    #[error("its path passes through something that is not a directory")]
+    ThroughNonDirectory,
+    /// It would take the place of a directory with entries in it.
+    #[error("a directory that is not empty has this name")]
+    NotEmpty,
+    /// The root can only be a directory.
+    #[error("only a directory can be the root")]
+    Root,
+    /// A hard link to its own name.
+    #[error("it is a hard link to itself")]
+    LinkToItself,
+    /// A hard link to a directory.
+    #[error("it is a hard link to a directory")]
+    LinkToDirectory,
+    /// A hard link whose target never came.
+    #[error("it is a hard link to a name that never came")]
+    LinkTargetMissing,
+    /// Numbers or the names' arena are used up.
+    #[error("the index can hold no more names")]
+    Full,
+}
+
+/// What became of an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Inserted {
+    /// It has this inode, a new one or, for a directory that was there and for a hard link, an old one.
+    Bound(Ino),
+    /// A hard link whose target has not come yet: it is bound when that does.
+    Waits,
+}
+
+impl Index {
+    /// Puts an entry into the tree. A file with contents is [`Arrival::Announced`] until
+    /// [`Index::set_arrival`] says more. `refuse` is told of links that waited for this name and cannot be bound.
+    pub fn insert(&mut self, entry: &Entry, refuse: &mut dyn FnMut(&EntryPath, Refusal)) -> Result<Inserted, Refusal> {
+        let bound = self.insert_one(entry)?;
+        if let Inserted::Bound(_) = bound
+            && !self.waiting.is_empty()
+        {
+            // A bound link can be what another link waits for.
+            let mut ready = vec![entry.path.clone()];
+            while let Some(path) = ready.pop() {
+                for link in self.waiting.remove(path.as_bytes()).unwrap_or_default() {
+                    match self.link(&link, &path, entry.metadata.mtime) {
+                        Ok(_) => ready.push(link),
+                        Err(refusal) => refuse(&link, refusal),
+                    }
+                }
+            }
+        }
+        Ok(bound)
+    }
+
+    /// The stream is over: names the links whose target never came.
+    pub fn finish(&mut self, refuse: &mut dyn FnMut(&EntryPath, Refusal)) {
+        let mut links: Vec<_> = std::mem::take(&mut self.waiting).into_values().flatten().collect();
+        links.sort();
+        for link in links {
+            refuse(&link, Refusal::LinkTargetMissing);
+        }
+    }
+
+    fn insert_one(&mut self, entry: &Entry) -> Result<Inserted, Refusal> {
+        if let EntryKind::HardLink { target } = &entry.kind {
+            if *target == entry.path {
+                return Err(Refusal::LinkToItself);
+            }
+            if self.resolve(target.as_bytes()).is_none() {
+                self.bytes += (target.as_bytes().len() + entry.path.as_bytes().len() + 128) as u64;
+                self.waiting.entry(target.as_bytes().into()).or_default().push(entry.path.clone());
+                return Ok(Inserted::Waits);
+            }
+            return self.link(&entry.path, target, entry.metadata.mtime).map(Inserted::Bound);
+        }
+        let Some((dir, name)) = entry.path.split() else {
+            if entry.kind != EntryKind::Directory {
+                return Err(Refusal::Root);
+            }
+            self.update(Ino::ROOT, &entry.metadata);
+            return Ok(Inserted::Bound(Ino::ROOT));
+        };
+        let parent = self.directory(dir, entry.metadata.mtime)?;
+        let old = self.find(parent, name);
+        if let Some(d) = old {
+            let ino = Ino(u64::from(self.dentries[d as usize].ino));
+            let inode = &self.inodes[ino.row()];
+            if inode.kind == Kind::Directory {
+                if entry.kind == EntryKind::Directory {
+                    self.update(ino, &entry.metadata);
+                    return Ok(Inserted::Bound(ino));
+                }
+                if inode.children().0 != NONE {
+                    return Err(Refusal::NotEmpty);
+                }
+            }
+        }
+        let ino = self.create(entry, parent)?;
+        self.bind(parent, name, old, ino)?;
+        Ok(Inserted::Bound(ino))
+    }
+
+    fn link(&mut self, path: &EntryPath, target: &EntryPath, mtime: Timestamp) -> Result<Ino, Refusal> {
+        let ino = self.resolve(target.as_bytes()).ok_or(Refusal::LinkTargetMissing)?;
+        if self.inodes[ino.row()].kind == Kind::Directory {
+            return Err(Refusal::LinkToDirectory);
+        }
+        let (dir, name) = path.split().ok_or(Refusal::Root)?;
+        let parent = self.directory(dir, mtime)?;
+        let old = self.find(parent, name);
+        if let Some(d) = old {
+            let there = Ino(u64::from(self.dentries[d as usize].ino));
+            if there == ino {
+                return Ok(ino);
+            }
+            let inode = &self.inodes[there.row()];
+            if inode.kind == Kind::Directory && inode.children().0 != NONE {
+                return Err(Refusal::NotEmpty);
+            }
+        }
+        self.bind(parent, name, old, ino)?;
+        Ok(ino)
+    }
+
+    /// The directory at a path; what is missing on the way is made.
+    pub(super) fn directory(&mut self, path: &[u8], mtime: Timestamp) -> Result<Ino, Refusal> {
+        if self.last_parent.0 == path {
+            return Ok(self.last_parent.1);
+        }
+        let mut at = Ino::ROOT;
+        for name in path.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
+            at = match self.lookup(at, name) {
+                Some(ino) if self.inodes[ino.row()].kind == Kind::Directory => ino,
+                Some(_) => return Err(Refusal::ThroughNonDirectory),
+                None => {
+                    let (uid, gid) = self.owner;
+                    let ino = self.push(Inode { b: at.0, ..Inode::directory(uid, gid, mtime) })?;
+                    self.bind(at, name, None, ino)?;
+                    ino
+                }
+            };
+        }
+        self.last_parent.0.clear();
+        self.last_parent.0.extend_from_slice(path);
+        self.last_parent.1 = at;
+        Ok(at)
+    }
+
+    fn push(&mut self, inode: Inode) -> Result<Ino, Refusal> {
+        if self.inodes.len() >= NONE as usize - 1 {
+            return Err(Refusal::Full);
+        }
+        self.inodes.push(inode);
+        Ok(Ino(self.inodes.len() as u64))
+    }
+
+    fn create(&mut self, entry: &Entry, parent: Ino) -> Result<Ino, Refusal> {
+        let m = &entry.metadata;
+        let mut inode = Inode { mode: m.mode, nlink: 0, implied: false, ..Inode::directory(m.uid, m.gid, m.mtime) };
+        inode.a = 0;
+        inode.xattrs = self.intern(&m.xattrs);
+        let mut map = None;
+        inode.kind = match &entry.kind {
+            EntryKind::File { size, sparse } => {
+                inode.a = *size;
+                inode.sparse = sparse.is_some();
+                inode.pending = entry.kind.stored_len() > 0;
+                map = sparse.clone();
+                Kind::File
+            }
+            EntryKind::Directory => {
+                inode.set_children(NONE, NONE);
+                inode.nlink = 2;
+                inode.b = parent.0;
+                Kind::Directory
+            }
+            EntryKind::Symlink { target } => {
+                inode.a = u64::from(self.arena.add(target).ok_or(Refusal::Full)?.bits());
+                Kind::Symlink
+            }
+            EntryKind::CharDevice { device } | EntryKind::BlockDevice { device } => {
+                inode.a = u64::from(device.major) << 32 | u64::from(device.minor);
+                if matches!(entry.kind, EntryKind::CharDevice { .. }) { Kind::CharDevice } else { Kind::BlockDevice }
+            }
+            EntryKind::Fifo => Kind::Fifo,
+            EntryKind::Socket => Kind::Socket,
+            // Links have no inode of their own.
+            EntryKind::HardLink { .. } => return Err(Refusal::LinkTargetMissing),
+        };
+        let pending = inode.pending;
+        let ino = self.push(inode)?;
+        if let Some(map) = map {
+            self.bytes += (map.segments().len() * 24 + 64) as u64;
+            self.sparse.insert(ino.0 as u32, map);
+        }
+        if pending {
+            self.arrivals.insert(ino.0 as u32, Arrival::Announced);
+        }
+        Ok(ino)
+    }
+
+    fn intern(&mut self, xattrs: &Xattrs) -> u32 {
+        if xattrs.is_empty() {
+            return NONE;
+        }
+        if let Some(&row) = self.xattr_rows.get(xattrs) {
+            return row;
+        }
+        let row = self.xattrs.len() as u32;
+        self.bytes += xattrs.iter().map(|(n, v)| n.len() + v.len() + 64).sum::<usize>() as u64 + 128;
+        self.xattrs.push(xattrs.clone());
+        self.xattr_rows.insert(xattrs.clone(), row);
+        row
+    }
+
+    /// A header for a directory that is there: its metadata count from now on.
+    fn update(&mut self, ino: Ino, m: &Metadata) {
+        let xattrs = self.intern(&m.xattrs);
+        let inode = &mut self.inodes[ino.row()];
+        (inode.mode, inode.uid, inode.gid) = (m.mode, m.uid, m.gid);
+        (inode.seconds, inode.nanos) = (m.mtime.seconds(), m.mtime.nanos());
+        inode.xattrs = xattrs;
+        inode.implied = false;
+    }
+
+    fn bind(&mut self, parent: Ino, name: &[u8], old: Option<u32>, ino: Ino) -> Result<(), Refusal> {
+        if self.inodes[ino.row()].kind == Kind::Directory {
+            self.inodes[parent.row()].nlink += 1;
+        } else {
+            self.inodes[ino.row()].nlink += 1;
+        }
+        if let Some(d) = old {
+            let before = Ino(u64::from(std::mem::replace(&mut self.dentries[d as usize].ino, ino.0 as u32)));
+            if self.inodes[before.row()].kind == Kind::Directory {
+                self.inodes[parent.row()].nlink -= 1;
+                self.inodes[before.row()].nlink = 0;
+                self.last_parent = (Vec::new(), Ino::ROOT);
+            } else {
+                self.inodes[before.row()].nlink -= 1;
+            }
+            return Ok(());
+        }
+        if self.dentries.len() >= NONE as usize - 1 {
+            return Err(Refusal::Full);
+        }
+        let hash = self.hash(parent, name);
+        let name = self.arena.add(name).ok_or(Refusal::Full)?;
+        let d = self.dentries.len() as u32;
+        self.dentries.push(Dentry { name, hash, parent: parent.0 as u32, ino: ino.0 as u32, next: NONE });
+        let dentries = &self.dentries;
+        self.table.insert_unique(spread(hash), d, |&d| spread(dentries[d as usize].hash));
+        let (first, last) = self.inodes[parent.row()].children();
+        if last == NONE {
+            self.inodes[parent.row()].set_children(d, d);
+        } else {
+            self.dentries[last as usize].next = d;
+            self.inodes[parent.row()].set_children(first, d);
+        }
+        Ok(())
+    }
+
+    /// Says where the stored bytes of a file lie.
+    pub fn set_place(&mut self, ino: Ino, place: Place) {
+        let key = ino.0 as u32;
+        let inode = &mut self.inodes[ino.row()];
+        if inode.place == PLACE_MEMORY {
+            self.memory.remove(&key);
+        }
+        (inode.place, inode.b) = match place {
+            Place::Empty => (PLACE_EMPTY, 0),
+            Place::Archive(at) => (PLACE_ARCHIVE, at),
+            Place::Journal(at) => (PLACE_JOURNAL, at),
+            Place::Blob(number) => (PLACE_BLOB, number),
+            Place::Memory(bytes) => {
+                self.memory.insert(key, Arc::clone(&bytes));
+                (PLACE_MEMORY, 0)
+            }
+        };
+    }
+
+    /// Says how far a file has arrived. Never moves back.
+    pub fn set_arrival(&mut self, ino: Ino, arrival: Arrival) {
+        let key = ino.0 as u32;
+        if !self.inodes[ino.row()].pending {
+            return;
+        }
+        if arrival == Arrival::Complete {
+            self.inodes[ino.row()].pending = false;
+            self.arrivals.remove(&key);
+        } else {
+            self.arrivals.insert(key, arrival);
+        }
+    }
+}

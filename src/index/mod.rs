@@ -1,0 +1,377 @@
+//! The tree in memory: inodes, dentries, where contents lie and how far they have arrived.
+//!
+//! One row of 64 bytes for each inode, one of 20 for each dentry, a table of four-byte dentry numbers hashed
+//! by parent and name, and the names in an arena. Inode numbers are never reused and dentries never removed:
+//! a name that comes again is bound to a new inode in its old place, so a listing that is under way neither
+//! misses nor repeats an entry. No recursion, whatever the depth.
+
+mod insert;
+mod names;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+
+use hashbrown::HashTable;
+
+use crate::entry::{Device, SparseMap, Timestamp, Xattrs};
+use names::{Arena, NameRef};
+
+pub use insert::{Inserted, Refusal};
+
+/// The number of an inode; the root has 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Ino(pub u64);
+
+impl Ino {
+    /// The root of the tree.
+    pub const ROOT: Ino = Ino(1);
+
+    fn row(self) -> usize {
+        self.0 as usize - 1
+    }
+}
+
+/// What an inode is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A directory.
+    Directory,
+    /// A symbolic link.
+    Symlink,
+    /// A character device.
+    CharDevice,
+    /// A block device.
+    BlockDevice,
+    /// A named pipe.
+    Fifo,
+    /// A Unix socket.
+    Socket,
+}
+
+/// How far the contents of a file have arrived. Only moves forward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arrival {
+    /// Known by its metadata; nothing of its contents is there.
+    Announced,
+    /// So many stored bytes are there, and more are coming.
+    Arriving {
+        /// Stored bytes.
+        received: u64,
+    },
+    /// All is there.
+    Complete,
+    /// The stream ended after so many stored bytes.
+    Truncated {
+        /// Stored bytes.
+        received: u64,
+    },
+}
+
+/// Where the stored bytes of a file lie.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// Nowhere: it has none.
+    Empty,
+    /// At this offset of the archive itself, which is mounted in place.
+    Archive(u64),
+    /// At this offset of the spool's journal.
+    Journal(u64),
+    /// In a blob of their own, at their offsets in the file.
+    Blob(u64),
+    /// Still in memory: a small file that is arriving.
+    Memory(Arc<Vec<u8>>),
+}
+
+const PLACE_EMPTY: u8 = 0;
+const PLACE_ARCHIVE: u8 = 1;
+const PLACE_JOURNAL: u8 = 2;
+const PLACE_BLOB: u8 = 3;
+const PLACE_MEMORY: u8 = 4;
+
+/// What `stat` tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attributes {
+    /// Its number.
+    pub ino: Ino,
+    /// What it is.
+    pub kind: Kind,
+    /// Permission bits, at most `0o7777`.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Length, holes included.
+    pub size: u64,
+    /// Bytes that are not holes.
+    pub stored: u64,
+    /// Last modification.
+    pub mtime: Timestamp,
+    /// Bound names; of a directory two more than its subdirectories.
+    pub nlink: u32,
+    /// Of a device.
+    pub device: Option<Device>,
+}
+
+const NONE: u32 = u32::MAX;
+
+/// A row of the inode table.
+#[derive(Debug)]
+struct Inode {
+    seconds: i64,
+    /// File: size. Directory: first and last dentry. Symlink: the name of the target. Device: its number.
+    a: u64,
+    /// Where the contents begin.
+    b: u64,
+    nanos: u32,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    /// Row of `xattrs`, or NONE.
+    xattrs: u32,
+    mode: u16,
+    kind: Kind,
+    place: u8,
+    sparse: bool,
+    /// Whether `arrivals` has a row for it; else it is complete.
+    pending: bool,
+    /// A directory that no header announced yet.
+    implied: bool,
+}
+
+#[derive(Debug)]
+struct Dentry {
+    name: NameRef,
+    hash: u32,
+    parent: u32,
+    ino: u32,
+    /// The next one of the same directory.
+    next: u32,
+}
+
+/// The tree.
+#[derive(Debug)]
+pub struct Index {
+    inodes: Vec<Inode>,
+    dentries: Vec<Dentry>,
+    table: HashTable<u32>,
+    arena: Arena,
+    hasher: RandomState,
+    xattrs: Vec<Xattrs>,
+    xattr_rows: HashMap<Xattrs, u32>,
+    sparse: HashMap<u32, Arc<SparseMap>>,
+    memory: HashMap<u32, Arc<Vec<u8>>>,
+    arrivals: HashMap<u32, Arrival>,
+    /// Hard links whose target has not come: target path to the links' paths.
+    waiting: HashMap<Box<[u8]>, Vec<crate::entry::EntryPath>>,
+    /// Where the entry before went; the next one mostly goes there too.
+    last_parent: (Vec<u8>, Ino),
+    owner: (u32, u32),
+    bytes: u64,
+}
+
+impl Index {
+    /// An empty tree. Directories that no header announces belong to `uid` and `gid`.
+    pub fn new(uid: u32, gid: u32, now: Timestamp) -> Self {
+        let mut index = Index {
+            inodes: Vec::new(),
+            dentries: Vec::new(),
+            table: HashTable::new(),
+            arena: Arena::default(),
+            hasher: RandomState::new(),
+            xattrs: Vec::new(),
+            xattr_rows: HashMap::new(),
+            sparse: HashMap::new(),
+            memory: HashMap::new(),
+            arrivals: HashMap::new(),
+            waiting: HashMap::new(),
+            last_parent: (Vec::new(), Ino::ROOT),
+            owner: (uid, gid),
+            bytes: 0,
+        };
+        index.inodes.push(Inode::directory(uid, gid, now));
+        index
+    }
+
+    /// Dentries in it.
+    pub fn len(&self) -> usize {
+        self.dentries.len()
+    }
+
+    /// Whether nothing has come yet.
+    pub fn is_empty(&self) -> bool {
+        self.dentries.is_empty()
+    }
+
+    /// Inodes in it.
+    pub fn inodes(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// Bytes of memory it takes, near enough for a limit.
+    pub fn memory(&self) -> u64 {
+        (self.inodes.capacity() * size_of::<Inode>()
+            + self.dentries.capacity() * size_of::<Dentry>()
+            + self.table.allocation_size()
+            + self.arena.bytes()) as u64
+            + self.bytes
+    }
+
+    fn hash(&self, parent: Ino, name: &[u8]) -> u32 {
+        self.hasher.hash_one((parent.0, name)) as u32
+    }
+
+    fn find(&self, parent: Ino, name: &[u8]) -> Option<u32> {
+        let hash = self.hash(parent, name);
+        self.table.find(spread(hash), |&d| self.is_dentry(d, hash, parent, name)).copied()
+    }
+
+    fn is_dentry(&self, d: u32, hash: u32, parent: Ino, name: &[u8]) -> bool {
+        let dentry = &self.dentries[d as usize];
+        dentry.hash == hash && u64::from(dentry.parent) == parent.0 && self.arena.get(dentry.name) == name
+    }
+
+    /// The inode that `name` in `parent` is bound to.
+    pub fn lookup(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
+        self.find(parent, name).map(|d| Ino(u64::from(self.dentries[d as usize].ino)))
+    }
+
+    /// The inode at a path below the root. Walks through directories only.
+    pub fn resolve(&self, path: &[u8]) -> Option<Ino> {
+        path.split(|&b| b == b'/')
+            .filter(|c| !c.is_empty() && *c != b".")
+            .try_fold(Ino::ROOT, |at, name| self.lookup(at, name))
+    }
+
+    /// What `stat` tells of an inode. None for a number that was never given out.
+    pub fn attributes(&self, ino: Ino) -> Option<Attributes> {
+        let inode = self.inode(ino)?;
+        let (size, stored) = match inode.kind {
+            Kind::File if inode.sparse => (inode.a, self.sparse[&(ino.0 as u32)].stored_len()),
+            Kind::File => (inode.a, inode.a),
+            Kind::Symlink => (self.arena.get(inode.target()).len() as u64, 0),
+            _ => (0, 0),
+        };
+        let device = matches!(inode.kind, Kind::CharDevice | Kind::BlockDevice)
+            .then_some(Device { major: (inode.a >> 32) as u32, minor: inode.a as u32 });
+        Some(Attributes {
+            ino,
+            kind: inode.kind,
+            mode: inode.mode,
+            uid: inode.uid,
+            gid: inode.gid,
+            size,
+            stored,
+            mtime: Timestamp::new(inode.seconds, inode.nanos),
+            nlink: inode.nlink,
+            device,
+        })
+    }
+
+    /// The target of a symbolic link.
+    pub fn target(&self, ino: Ino) -> Option<&[u8]> {
+        let inode = self.inode(ino)?;
+        (inode.kind == Kind::Symlink).then(|| self.arena.get(inode.target()))
+    }
+
+    /// Its extended attributes.
+    pub fn xattrs(&self, ino: Ino) -> Option<Xattrs> {
+        let inode = self.inode(ino)?;
+        Some(if inode.xattrs == NONE { Xattrs::default() } else { self.xattrs[inode.xattrs as usize].clone() })
+    }
+
+    /// How far the contents of a file have arrived.
+    pub fn arrival(&self, ino: Ino) -> Option<Arrival> {
+        let inode = self.inode(ino)?;
+        Some(if inode.pending { self.arrivals[&(ino.0 as u32)] } else { Arrival::Complete })
+    }
+
+    /// Where the contents of a file lie.
+    pub fn place(&self, ino: Ino) -> Option<Place> {
+        let inode = self.inode(ino)?;
+        Some(match inode.place {
+            PLACE_ARCHIVE => Place::Archive(inode.b),
+            PLACE_JOURNAL => Place::Journal(inode.b),
+            PLACE_BLOB => Place::Blob(inode.b),
+            PLACE_MEMORY => Place::Memory(self.memory[&(ino.0 as u32)].clone()),
+            _ => Place::Empty,
+        })
+    }
+
+    /// The map of a file with holes.
+    pub fn sparse(&self, ino: Ino) -> Option<&Arc<SparseMap>> {
+        self.sparse.get(&(ino.0 as u32))
+    }
+
+    /// The directory that a directory is in; the root is in itself. For `..`.
+    pub fn parent(&self, ino: Ino) -> Option<Ino> {
+        let inode = self.inode(ino)?;
+        (inode.kind == Kind::Directory).then_some(Ino(inode.b.max(1)))
+    }
+
+    /// The dentries of a directory in order of arrival, from the one after `cookie` (0: the first). Each comes
+    /// with its own cookie, which stays good for ever.
+    pub fn list(&self, ino: Ino, cookie: u64) -> impl Iterator<Item = (u64, &[u8], Ino)> {
+        let mut at = match (cookie, self.inode(ino)) {
+            (0, Some(inode)) if inode.kind == Kind::Directory => inode.children().0,
+            (0, _) => NONE,
+            (n, _) => {
+                self.dentries.get(n as usize - 1).filter(|d| u64::from(d.parent) == ino.0).map_or(NONE, |d| d.next)
+            }
+        };
+        std::iter::from_fn(move || {
+            let dentry = self.dentries.get(at as usize)?;
+            let item = (u64::from(at) + 1, self.arena.get(dentry.name), Ino(u64::from(dentry.ino)));
+            at = dentry.next;
+            Some(item)
+        })
+    }
+
+    fn inode(&self, ino: Ino) -> Option<&Inode> {
+        self.inodes.get((ino.0 as usize).checked_sub(1)?)
+    }
+}
+
+impl Inode {
+    fn directory(uid: u32, gid: u32, mtime: Timestamp) -> Self {
+        Inode {
+            seconds: mtime.seconds(),
+            a: u64::from(NONE) << 32 | u64::from(NONE),
+            b: 0,
+            nanos: mtime.nanos(),
+            uid,
+            gid,
+            nlink: 2,
+            xattrs: NONE,
+            mode: 0o755,
+            kind: Kind::Directory,
+            place: PLACE_EMPTY,
+            sparse: false,
+            pending: false,
+            implied: true,
+        }
+    }
+
+    /// First and last dentry of a directory.
+    fn children(&self) -> (u32, u32) {
+        ((self.a >> 32) as u32, self.a as u32)
+    }
+
+    fn set_children(&mut self, first: u32, last: u32) {
+        self.a = u64::from(first) << 32 | u64::from(last);
+    }
+
+    fn target(&self) -> NameRef {
+        NameRef::from_bits(self.a as u32)
+    }
+}
+
+/// The table takes its bucket from the low bits and its tag from the high ones of 64.
+fn spread(hash: u32) -> u64 {
+    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}

@@ -1,0 +1,99 @@
+//! The index by example.
+
+use super::*;
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
+
+fn path(p: &str) -> EntryPath {
+    EntryPath::parse(p.as_bytes()).unwrap()
+}
+
+fn put(index: &mut Index, p: &str, kind: EntryKind) -> Result<Inserted, Refusal> {
+    index.insert(&Entry { path: path(p), kind, metadata: Metadata::default() }, &mut |l, r| panic!("{l}: {r}"))
+}
+
+fn file() -> EntryKind {
+    EntryKind::File { size: 3, sparse: None }
+}
+
+fn link(to: &str) -> EntryKind {
+    EntryKind::HardLink { target: path(to) }
+}
+
+fn new() -> Index {
+    Index::new(0, 0, Timestamp::default())
+}
+
+#[test]
+fn rows_are_small() {
+    assert!(size_of::<Inode>() <= 64);
+    assert_eq!(size_of::<Dentry>(), 20);
+}
+
+#[test]
+fn makes_parents_and_lists_in_order() {
+    let mut x = new();
+    put(&mut x, "a/b/c", file()).unwrap();
+    put(&mut x, "a/d", EntryKind::Directory).unwrap();
+    let a = x.resolve(b"a").unwrap();
+    assert_eq!(x.list(a, 0).map(|(_, n, _)| n.to_vec()).collect::<Vec<_>>(), [b"b".to_vec(), b"d".to_vec()]);
+    let (first, ..) = x.list(a, 0).next().unwrap();
+    put(&mut x, "a/e", file()).unwrap();
+    assert_eq!(x.list(a, first).map(|(_, n, _)| n.to_vec()).collect::<Vec<_>>(), [b"d".to_vec(), b"e".to_vec()]);
+    assert_eq!(x.attributes(a).unwrap().nlink, 4);
+    assert_eq!(x.parent(x.resolve(b"a/d").unwrap()), Some(a));
+}
+
+#[test]
+fn the_later_wins() {
+    let mut x = new();
+    put(&mut x, "f", file()).unwrap();
+    let old = x.resolve(b"f").unwrap();
+    put(&mut x, "f", EntryKind::Symlink { target: b"/etc".as_slice().into() }).unwrap();
+    let new = x.resolve(b"f").unwrap();
+    assert_ne!(old, new);
+    assert_eq!(x.attributes(old).unwrap().nlink, 0);
+    assert_eq!(x.target(new), Some(&b"/etc"[..]));
+    assert_eq!(put(&mut x, "f/g", file()), Err(Refusal::ThroughNonDirectory));
+    put(&mut x, "f", EntryKind::Directory).unwrap();
+    put(&mut x, "f/g", file()).unwrap();
+    assert_eq!(put(&mut x, "f", file()), Err(Refusal::NotEmpty));
+    assert_eq!(x.list(Ino::ROOT, 0).count(), 1);
+}
+
+#[test]
+fn a_replaced_empty_directory_is_no_parent_any_more() {
+    let mut x = new();
+    put(&mut x, "a/d", EntryKind::Directory).unwrap();
+    x.directory(b"a/d", Timestamp::default()).unwrap();
+    put(&mut x, "a/d", file()).unwrap();
+    assert_eq!(put(&mut x, "a/d/e", file()), Err(Refusal::ThroughNonDirectory));
+}
+
+#[test]
+fn links_before_and_after() {
+    let mut x = new();
+    assert_eq!(put(&mut x, "late", link("mid")), Ok(Inserted::Waits));
+    assert_eq!(put(&mut x, "mid", link("f")), Ok(Inserted::Waits));
+    assert_eq!(x.resolve(b"late"), None);
+    put(&mut x, "f", file()).unwrap();
+    let f = x.resolve(b"f").unwrap();
+    assert_eq!((x.resolve(b"late"), x.resolve(b"mid")), (Some(f), Some(f)));
+    assert_eq!(x.attributes(f).unwrap().nlink, 3);
+    assert_eq!(put(&mut x, "f", link("f")), Err(Refusal::LinkToItself));
+    assert_eq!(put(&mut x, "l", link(".")), Err(Refusal::LinkToDirectory));
+    put(&mut x, "never", link("gone")).unwrap();
+    let mut left = Vec::new();
+    x.finish(&mut |l, r| left.push((l.clone(), r)));
+    assert_eq!(left, [(path("never"), Refusal::LinkTargetMissing)]);
+}
+
+#[test]
+fn arrival_moves_on() {
+    let mut x = new();
+    put(&mut x, "f", file()).unwrap();
+    let f = x.resolve(b"f").unwrap();
+    assert_eq!(x.arrival(f), Some(Arrival::Announced));
+    x.set_arrival(f, Arrival::Complete);
+    x.set_arrival(f, Arrival::Arriving { received: 1 });
+    assert_eq!(x.arrival(f), Some(Arrival::Complete));
+}

@@ -1,0 +1,141 @@
+//! Records: entries, contents and endings as bytes. One codec for the spool's journal and for the wire.
+//!
+//! A record is framed as `[length u32][crc32 u32][payload]`, little endian, the checksum (CRC-32, IEEE) over the
+//! payload. The payload is a [`Record`] in postcard's encoding; of a [`Record::Data`] the bytes follow behind
+//! it, so that contents are not copied through the encoder. A torn or broken frame is told by [`DecodeError`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::Entry;
+
+/// The form of records. Another number means that older readers cannot read it.
+pub const VERSION: u32 = 1;
+
+/// Bytes of a frame before its payload.
+pub const HEADER: usize = 8;
+
+/// No payload is longer: small contents go into one record, and an entry's own bounds are far below.
+pub const MAX_PAYLOAD: usize = 16 << 20;
+
+/// One step of a stream of entries. Entries are numbered from 0 in order of arrival.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Record {
+    /// Begins a stream.
+    Begin {
+        /// [`VERSION`].
+        version: u32,
+    },
+    /// An entry; the next number is its own.
+    Entry(Box<Entry>),
+    /// Stored bytes of entry `id`, from `offset` on; they follow behind the record in its frame.
+    Data {
+        /// The entry.
+        id: u64,
+        /// Where they begin among its stored bytes.
+        offset: u64,
+    },
+    /// The contents of entry `id` are in the blob of this number.
+    Blob {
+        /// The entry.
+        id: u64,
+        /// The blob.
+        number: u64,
+    },
+    /// No more contents of entry `id` come.
+    End {
+        /// The entry.
+        id: u64,
+        /// Stored bytes that arrived.
+        received: u64,
+        /// Whether these are all.
+        complete: bool,
+    },
+    /// The stream is over.
+    Finish {
+        /// Whether its end marker came.
+        complete: bool,
+    },
+}
+
+/// Why bytes are not a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DecodeError {
+    /// The frame is not all there.
+    #[error("the record is torn")]
+    Torn,
+    /// The checksum or the payload is wrong.
+    #[error("the record is damaged")]
+    Damaged,
+}
+
+/// Appends a frame to `out`. Returns where in `out` the bytes behind the record begin.
+pub fn encode(record: &Record, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEADER]);
+    let taken = std::mem::take(out);
+    // Writing to a vector cannot fail, and no type of ours refuses to be serialized.
+    *out = postcard::to_extend(record, taken).expect("a record can be encoded");
+    let data = out.len();
+    out.extend_from_slice(bytes);
+    let payload = &out[start + HEADER..];
+    let len = (payload.len() as u32).to_le_bytes();
+    let crc = crc32fast::hash(payload).to_le_bytes();
+    out[start..start + 4].copy_from_slice(&len);
+    out[start + 4..start + HEADER].copy_from_slice(&crc);
+    data
+}
+
+/// Reads the frame at the front of `input`: the record, the bytes behind it, and the length of the frame.
+pub fn decode(input: &[u8]) -> Result<(Record, &[u8], usize), DecodeError> {
+    let header: &[u8; HEADER] = input.first_chunk().ok_or(DecodeError::Torn)?;
+    let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+    let crc = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
+    if len > MAX_PAYLOAD {
+        return Err(DecodeError::Damaged);
+    }
+    let payload = input.get(HEADER..HEADER + len).ok_or(DecodeError::Torn)?;
+    if crc32fast::hash(payload) != crc {
+        return Err(DecodeError::Damaged);
+    }
+    let (record, bytes) = postcard::take_from_bytes(payload).map_err(|_| DecodeError::Damaged)?;
+    Ok((record, bytes, HEADER + len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{EntryKind, EntryPath, Metadata};
+
+    #[test]
+    fn round_trip_and_every_damage() {
+        let mut xattrs = crate::entry::Xattrs::default();
+        xattrs.insert(b"user.a", b"b").unwrap();
+        let entry = Entry {
+            path: EntryPath::parse(b"a/b\xff").unwrap(),
+            kind: EntryKind::Symlink { target: b"../x".as_slice().into() },
+            metadata: Metadata { xattrs, ..Metadata::default() },
+        };
+        let records =
+            [Record::Begin { version: VERSION }, Record::Entry(Box::new(entry)), Record::Data { id: 0, offset: 0 }];
+        let mut bytes = Vec::new();
+        for record in &records {
+            let at = encode(record, b"contents", &mut bytes);
+            assert_eq!(&bytes[at..], b"contents");
+        }
+        let mut rest = &bytes[..];
+        for record in &records {
+            let (got, data, len) = decode(rest).unwrap();
+            assert_eq!((&got, data), (record, &b"contents"[..]));
+            rest = &rest[len..];
+        }
+        let (_, _, first) = decode(&bytes).unwrap();
+        for cut in 0..first {
+            assert_eq!(decode(&bytes[..cut]), Err(DecodeError::Torn));
+        }
+        for i in 4..first {
+            let mut broken = bytes[..first].to_vec();
+            broken[i] ^= 1;
+            assert!(decode(&broken).is_err(), "byte {i}");
+        }
+    }
+}

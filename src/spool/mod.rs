@@ -1,0 +1,265 @@
+//! Contents on disk: a journal of every entry with the contents of small files, and one blob for each large one.
+//!
+//! ```text
+//! restorefs-XXXXXX/   0700
+//!   spool.json        format version, source, threshold
+//!   lock              held by the daemon while it lives
+//!   journal           records, in order of arrival
+//!   blobs/N           contents of one file each, at their offsets in it
+//! ```
+//!
+//! Nothing is synced while it arrives: the page cache outlives the daemon. A full disk is not an error:
+//! writing waits for room, and the monitor says so.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::monitor::{Monitor, SpoolUse};
+use crate::record;
+
+/// Files of this many stored bytes and more get a blob: it can be opened, linked and passed through on its
+/// own. Below it the cost of creating one is most of the work.
+pub const BLOB_THRESHOLD: u64 = 128 << 10;
+
+/// So often a full disk is asked again.
+const RETRY: Duration = Duration::from_millis(250);
+
+/// Where to spool, and how much.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The directory in which the spool's own directory is made.
+    pub directory: PathBuf,
+    /// The most that it may hold, in bytes.
+    pub limit: Option<u64>,
+    /// Whether it stays when the mount ends.
+    pub keep: bool,
+    /// What is spooled, for `spool.json`.
+    pub source: String,
+}
+
+/// A spool that is being written and read.
+#[derive(Debug)]
+pub struct Spool {
+    path: PathBuf,
+    journal: File,
+    written: AtomicU64,
+    blob_bytes: AtomicU64,
+    blobs: AtomicU64,
+    limit: Option<u64>,
+    keep: bool,
+    monitor: Arc<Monitor>,
+    _lock: File,
+}
+
+/// Receiving was stopped while it waited for room.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Somebody said stop while there was no room.
+    #[error("stopped while waiting for room in the spool")]
+    Stopped,
+    /// The disk failed.
+    #[error("cannot write the spool '{path}': {cause}")]
+    Write {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+}
+
+impl Spool {
+    /// Makes the directory and everything in it.
+    pub fn create(config: &Config, monitor: Arc<Monitor>) -> io::Result<Spool> {
+        let path = make_private(&config.directory)?;
+        let file =
+            |name: &str| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path.join(name));
+        let lock = file("lock")?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
+        let about = serde_json::json!({
+            "format": "restorefs-spool", "version": record::VERSION, "source": config.source,
+            "blob_threshold": BLOB_THRESHOLD, "pid": std::process::id(),
+        });
+        file("spool.json")?.write_all_at(format!("{about:#}\n").as_bytes(), 0)?;
+        let journal = file("journal")?;
+        DirBuilder::new().mode(0o700).create(path.join("blobs"))?;
+        let spool = Spool {
+            path,
+            journal,
+            written: AtomicU64::new(0),
+            blob_bytes: AtomicU64::new(0),
+            blobs: AtomicU64::new(0),
+            limit: config.limit,
+            keep: config.keep,
+            monitor,
+            _lock: lock,
+        };
+        spool.report();
+        Ok(spool)
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Bytes in it.
+    pub fn bytes(&self) -> u64 {
+        self.written.load(Ordering::Relaxed) + self.blob_bytes.load(Ordering::Relaxed)
+    }
+
+    /// The length of the journal: where the next frame goes.
+    pub fn position(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Appends whole frames to the journal, waiting for room while `stopped` does not say otherwise.
+    pub fn append(&self, frames: &[u8], stopped: &dyn Fn() -> bool) -> Result<(), Error> {
+        self.write(&self.journal, "journal", frames, self.position(), stopped)?;
+        self.written.fetch_add(frames.len() as u64, Ordering::Release);
+        self.report();
+        Ok(())
+    }
+
+    /// Begins a blob: its number, and the file to fill. `size` is its length, holes included.
+    pub fn create_blob(&self, size: u64) -> Result<(u64, File), Error> {
+        let number = self.blobs.fetch_add(1, Ordering::Relaxed);
+        let path = self.blob_path(number);
+        let fail = |cause| Error::Write { path: path.clone(), cause };
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
+        file.set_len(size).map_err(fail)?;
+        Ok((number, file))
+    }
+
+    /// Writes a piece of a blob, waiting for room.
+    pub fn write_blob(
+        &self,
+        file: &File,
+        number: u64,
+        bytes: &[u8],
+        at: u64,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        self.write(file, &format!("blobs/{number}"), bytes, at, stopped)?;
+        self.blob_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.report();
+        Ok(())
+    }
+
+    /// A blob, for reading.
+    pub fn open_blob(&self, number: u64) -> io::Result<File> {
+        File::open(self.blob_path(number))
+    }
+
+    /// Fills `buf` from the journal.
+    pub fn read_journal(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
+        self.journal.read_exact_at(buf, at)
+    }
+
+    fn blob_path(&self, number: u64) -> PathBuf {
+        self.path.join("blobs").join(number.to_string())
+    }
+
+    fn write(
+        &self,
+        file: &File,
+        name: &str,
+        mut bytes: &[u8],
+        mut at: u64,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<(), Error> {
+        let mut waiting = false;
+        while !bytes.is_empty() {
+            let over = self.limit.is_some_and(|limit| self.bytes() + bytes.len() as u64 > limit);
+            let full = if over {
+                format!("the spool '{}' has reached its limit (--spool-limit)", self.path.display())
+            } else {
+                match file.write_at(bytes, at) {
+                    Ok(n) => {
+                        bytes = &bytes[n..];
+                        at += n as u64;
+                        if waiting {
+                            waiting = false;
+                            self.monitor.paused(None);
+                        }
+                        continue;
+                    }
+                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                    Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                        format!("no room for the spool '{}': {e}", self.path.display())
+                    }
+                    Err(cause) => return Err(Error::Write { path: self.path.join(name), cause }),
+                }
+            };
+            if !waiting {
+                waiting = true;
+                self.monitor.paused(Some(full));
+            }
+            if stopped() {
+                return Err(Error::Stopped);
+            }
+            std::thread::sleep(RETRY);
+        }
+        Ok(())
+    }
+
+    fn report(&self) {
+        self.monitor.spool(SpoolUse {
+            directory: self.path.display().to_string(),
+            bytes: self.bytes(),
+            limit: self.limit,
+        });
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        if !self.keep
+            && let Err(e) = std::fs::remove_dir_all(&self.path)
+        {
+            log::warn!("cannot remove the spool '{}': {e}", self.path.display());
+        }
+    }
+}
+
+/// A directory of our own that did not exist before. The name is only a name: safety comes from `mkdir`,
+/// which never takes one that is there.
+fn make_private(parent: &Path) -> io::Result<PathBuf> {
+    for attempt in 0..1000u32 {
+        let path = parent.join(format!("restorefs-{}-{attempt}", std::process::id()));
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => return Ok(path),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
+            Err(e) => return Err(e),
+        }
+    }
+    Err(io::ErrorKind::AlreadyExists.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_waits_until_it_is_stopped_and_the_spool_goes_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { directory: dir.path().into(), limit: Some(10), keep: false, source: "test".into() };
+        let monitor = Monitor::new();
+        let spool = Spool::create(&config, monitor.clone()).unwrap();
+        spool.append(b"12345678", &|| false).unwrap();
+        assert!(matches!(spool.append(b"123", &|| true), Err(Error::Stopped)));
+        assert!(monitor.status().paused.unwrap().contains("--spool-limit"));
+        let (number, file) = spool.create_blob(2).unwrap();
+        spool.write_blob(&file, number, b"ab", 0, &|| false).unwrap();
+        let mut back = [0; 8];
+        spool.read_journal(&mut back, 0).unwrap();
+        assert_eq!(&back, b"12345678");
+        let path = spool.path().to_owned();
+        drop(spool);
+        assert!(!path.exists());
+    }
+}
