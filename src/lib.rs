@@ -7,3 +7,4 @@ pub mod index;
 pub mod monitor;
 pub mod record;
 pub mod spool;
+pub mod store;

@@ -1,0 +1,184 @@
+//! The index and the contents together: what ingest fills and the filesystem serves.
+//!
+//! Bytes are written before the index says that they are there, so whoever reads by what the index says reads
+//! archived bytes. Whoever waits for more is told after the index has changed.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::RwLock;
+
+use crate::index::{Arrival, Index, Ino, Place};
+use crate::spool::Spool;
+
+/// Told when more of an inode's contents are there, or when no more will come.
+type Listener = Box<dyn Fn(Ino) + Send + Sync>;
+
+/// A tree with its contents.
+pub struct Store {
+    /// The tree.
+    pub index: RwLock<Index>,
+    spool: OnceLock<Spool>,
+    archive: OnceLock<Arc<File>>,
+    listener: OnceLock<Listener>,
+    over: std::sync::atomic::AtomicBool,
+}
+
+/// Where to read a file from, taken once at open.
+#[derive(Clone, Debug)]
+pub struct Contents {
+    blob: Option<Arc<File>>,
+}
+
+/// What a read came to.
+#[derive(Debug)]
+pub enum Read {
+    /// These bytes: all that was asked for, up to the end of the file.
+    Bytes(Vec<u8>),
+    /// Not all of it is there; more is coming. Of the file, this much from its beginning is.
+    NotYet {
+        /// Bytes from the beginning of the file.
+        known: u64,
+    },
+    /// Not all of it is there, and no more will come.
+    Lost,
+}
+
+impl Store {
+    /// An empty tree without contents.
+    pub fn new(index: Index) -> Self {
+        Store {
+            index: RwLock::new(index),
+            spool: OnceLock::new(),
+            archive: OnceLock::new(),
+            listener: OnceLock::new(),
+            over: std::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Contents go to this spool from now on. Only the first call counts.
+    pub fn set_spool(&self, spool: Spool) {
+        let _ = self.spool.set(spool);
+    }
+
+    /// Contents lie in this archive. Only the first call counts.
+    pub fn set_archive(&self, file: Arc<File>) {
+        let _ = self.archive.set(file);
+    }
+
+    /// Who is told of arrivals. Only the first call counts.
+    pub fn set_listener(&self, listener: impl Fn(Ino) + Send + Sync + 'static) {
+        let _ = self.listener.set(Box::new(listener));
+    }
+
+    /// The spool, where there is one.
+    pub fn spool(&self) -> Option<&Spool> {
+        self.spool.get()
+    }
+
+    /// Something changed with the contents of `ino`, and the index says so already.
+    pub fn notify(&self, ino: Ino) {
+        if let Some(listener) = self.listener.get() {
+            listener(ino);
+        }
+    }
+
+    /// The stream is over; nothing changes any more.
+    pub fn set_over(&self) {
+        self.over.store(true, std::sync::atomic::Ordering::Release);
+    }
+
+    /// Whether the stream is over.
+    pub fn is_over(&self) -> bool {
+        self.over.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    /// What a handle keeps: the blob, where the file has one by now.
+    pub fn open(&self, ino: Ino) -> io::Result<Contents> {
+        let place = self.index.read().place(ino);
+        let blob = match place {
+            Some(Place::Blob(number)) => Some(Arc::new(self.spool_or_fail()?.open_blob(number)?)),
+            _ => None,
+        };
+        Ok(Contents { blob })
+    }
+
+    /// How much of the file is known from its beginning, and whether more will come.
+    pub fn known(&self, ino: Ino) -> Option<(u64, bool)> {
+        let index = self.index.read();
+        let size = index.attributes(ino)?.size;
+        let until = |received| index.sparse(ino).map_or(received, |map| map.known_until(received));
+        Some(match index.arrival(ino)? {
+            Arrival::Complete => (size, false),
+            Arrival::Announced => (until(0), true),
+            Arrival::Arriving { received } => (until(received), true),
+            Arrival::Truncated { received } => (until(received), false),
+        })
+    }
+
+    /// Reads `len` bytes at `offset`, fewer only at the end of the file.
+    pub fn read(&self, contents: &Contents, ino: Ino, offset: u64, len: usize) -> io::Result<Read> {
+        let (place, sparse, size, known, coming) = {
+            let index = self.index.read();
+            let missing = || io::Error::from_raw_os_error(libc::ESTALE);
+            let size = index.attributes(ino).ok_or_else(missing)?.size;
+            let sparse = index.sparse(ino).cloned();
+            let until = |received| sparse.as_ref().map_or(received, |map| map.known_until(received));
+            let (known, coming) = match index.arrival(ino).ok_or_else(missing)? {
+                Arrival::Complete => (size, false),
+                Arrival::Announced => (until(0), true),
+                Arrival::Arriving { received } => (until(received), true),
+                Arrival::Truncated { received } => (until(received), false),
+            };
+            (index.place(ino).ok_or_else(missing)?, sparse, size, known, coming)
+        };
+        let end = size.min(offset.saturating_add(len as u64));
+        if end > known && offset < end {
+            return Ok(if coming { Read::NotYet { known } } else { Read::Lost });
+        }
+        let len = end.saturating_sub(offset) as usize;
+        let mut buf = vec![0; len];
+        if len == 0 {
+            return Ok(Read::Bytes(buf));
+        }
+        match (&place, &sparse) {
+            (Place::Empty, _) => {}
+            // Blobs hold the bytes at their places in the file, holes and all.
+            (Place::Blob(number), _) => match &contents.blob {
+                Some(file) => file.read_exact_at(&mut buf, offset)?,
+                None => self.spool_or_fail()?.open_blob(*number)?.read_exact_at(&mut buf, offset)?,
+            },
+            (place, None) => self.read_stored(place, &mut buf, offset)?,
+            (place, Some(map)) => {
+                for (segment, stored) in map.within(offset, len as u64) {
+                    let at = (segment.offset - offset) as usize;
+                    self.read_stored(place, &mut buf[at..at + segment.len as usize], stored)?;
+                }
+            }
+        }
+        Ok(Read::Bytes(buf))
+    }
+
+    fn read_stored(&self, place: &Place, buf: &mut [u8], at: u64) -> io::Result<()> {
+        match place {
+            Place::Archive(start) => match self.archive.get() {
+                Some(file) => file.read_exact_at(buf, start + at),
+                None => Err(io::Error::from_raw_os_error(libc::EIO)),
+            },
+            Place::Journal(start) => self.spool_or_fail()?.read_journal(buf, start + at),
+            Place::Memory(bytes) => {
+                let at = at as usize;
+                let from = bytes.get(at..at + buf.len()).ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+                buf.copy_from_slice(from);
+                Ok(())
+            }
+            Place::Empty | Place::Blob(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+        }
+    }
+
+    fn spool_or_fail(&self) -> io::Result<&Spool> {
+        self.spool.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))
+    }
+}
