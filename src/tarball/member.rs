@@ -1,0 +1,259 @@
+//! One member from its header, the pax values and GNU names before it.
+
+use std::sync::Arc;
+
+use super::header::Header;
+use super::pax::Values;
+use super::{Event, Options};
+use crate::entry::{
+    ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, SparseMap, Timestamp, Xattrs, escape,
+};
+
+/// Linux takes no longer target: PATH_MAX without the NUL.
+const MAX_TARGET: usize = 4095;
+
+/// Who owns what no number can name: `nobody`. (`chown` takes u32::MAX for "leave it".)
+const NOBODY: u32 = 65534;
+
+/// What the headers before a member say of it.
+#[derive(Debug, Default)]
+pub(super) struct Extensions {
+    pub(super) local: Values,
+    pub(super) has_pax: bool,
+    pub(super) long_path: Option<Vec<u8>>,
+    pub(super) long_link: Option<Vec<u8>>,
+    /// A GNU name was longer than is held.
+    pub(super) too_long: bool,
+}
+
+impl Extensions {
+    pub(super) fn any(&self) -> bool {
+        self.has_pax || self.long_path.is_some() || self.long_link.is_some() || self.too_long
+    }
+}
+
+/// The sizes and the map that the decoder has found for a member.
+pub(super) struct Shape {
+    /// Bytes in the archive.
+    pub(super) stored: u64,
+    /// The map, where the member has holes.
+    pub(super) sparse: Option<SparseMap>,
+}
+
+pub(super) struct Builder<'a> {
+    pub(super) header: &'a Header<'a>,
+    pub(super) extensions: &'a Extensions,
+    pub(super) global: &'a Values,
+    pub(super) options: &'a Options,
+    /// Whether a leading `/` has been warned of already.
+    pub(super) slash_told: &'a mut bool,
+    pub(super) events: &'a mut std::collections::VecDeque<Event<'static>>,
+}
+
+impl Builder<'_> {
+    /// The name as packed.
+    pub(super) fn raw_path(&self) -> Vec<u8> {
+        let x = self.extensions;
+        if let Some(name) = &x.local.sparse.name {
+            name.to_vec()
+        } else if let Some(path) = x.local.path.or(&self.global.path) {
+            path.to_vec()
+        } else if let Some(path) = &x.long_path {
+            path.clone()
+        } else {
+            self.header.path()
+        }
+    }
+
+    fn raw_link(&self) -> Vec<u8> {
+        let x = self.extensions;
+        if let Some(link) = x.local.link.or(&self.global.link) {
+            link.to_vec()
+        } else if let Some(link) = &x.long_link {
+            link.clone()
+        } else {
+            self.header.link().to_vec()
+        }
+    }
+
+    /// Makes the entry, or says why it is left out. What is mended goes to the events.
+    pub(super) fn build(mut self, raw_path: &[u8], shape: Shape) -> Result<Entry, String> {
+        let x = self.extensions;
+        if let Some(reason) = &x.local.refuse_member {
+            return Err(reason.clone());
+        }
+        if x.too_long {
+            return Err(format!("its name or target is over {} bytes long", super::pax::MAX_PATH));
+        }
+        let path = EntryPath::parse(raw_path).map_err(|e| e.to_string())?;
+        self.leading_slash(raw_path);
+        let both = x.long_path.is_some() && x.local.path.or(&self.global.path).is_some()
+            || x.long_link.is_some() && x.local.link.or(&self.global.link).is_some();
+        if both {
+            self.warn(raw_path, "it has a pax and a GNU long name: the pax one is taken");
+        }
+        let kind = self.kind(raw_path, shape)?;
+        let metadata = self.metadata(raw_path, &kind);
+        Ok(Entry { path, kind, metadata })
+    }
+
+    fn kind(&mut self, raw_path: &[u8], shape: Shape) -> Result<EntryKind, String> {
+        let file = |shape: Shape| EntryKind::File {
+            size: shape.sparse.as_ref().map_or(shape.stored, SparseMap::size),
+            sparse: shape.sparse.map(Arc::new),
+        };
+        Ok(match self.header.typeflag() {
+            // v7 has no type for directories; GNU tar, libarchive and Go go by the slash in later dialects too.
+            0 | b'0' | b'7' if raw_path.ends_with(b"/") => {
+                if shape.stored > 0 {
+                    self.warn(raw_path, "it is a directory by its name, and has contents: these are left out");
+                }
+                EntryKind::Directory
+            }
+            0 | b'0' | b'7' | b'S' => file(shape),
+            b'1' => {
+                let link = self.raw_link();
+                let target = EntryPath::parse(&link).map_err(|e| format!("its link target: {e}"))?;
+                self.leading_slash(&link);
+                EntryKind::HardLink { target }
+            }
+            b'2' => {
+                let target = self.raw_link();
+                if target.is_empty() {
+                    return Err("it is a symbolic link to nothing".into());
+                } else if target.len() > MAX_TARGET {
+                    return Err(format!("its link target is over {MAX_TARGET} bytes long"));
+                } else if target.contains(&0) {
+                    return Err("its link target has a NUL byte".into());
+                }
+                EntryKind::Symlink { target: target.into() }
+            }
+            b'3' => EntryKind::CharDevice { device: self.device(raw_path) },
+            b'4' => EntryKind::BlockDevice { device: self.device(raw_path) },
+            b'5' | b'D' => EntryKind::Directory,
+            b'6' => EntryKind::Fifo,
+            other => {
+                let message = format!("its type '{}' is unknown: taken for a regular file", escape(&[other]));
+                self.warn(raw_path, message);
+                file(shape)
+            }
+        })
+    }
+
+    fn device(&mut self, raw_path: &[u8]) -> Device {
+        let x = &self.extensions.local;
+        let major = x.device_major.or(&self.global.device_major).map(|&n| i128::from(n));
+        let minor = x.device_minor.or(&self.global.device_minor).map(|&n| i128::from(n));
+        let major = major.or_else(|| self.header.device_major()).and_then(|n| u32::try_from(n).ok());
+        let minor = minor.or_else(|| self.header.device_minor()).and_then(|n| u32::try_from(n).ok());
+        if let (Some(major), Some(minor)) = (major, minor) {
+            Device { major, minor }
+        } else {
+            self.warn(raw_path, "its device number cannot be read: 0:0 is taken");
+            Device { major: 0, minor: 0 }
+        }
+    }
+
+    fn metadata(&mut self, path: &[u8], kind: &EntryKind) -> Metadata {
+        let directory = *kind == EntryKind::Directory;
+        let (x, g) = (&self.extensions.local, self.global);
+        let mut mode = match self.header.mode() {
+            Some(mode) => (mode & 0o7777) as u16,
+            None => {
+                self.warn(path, "its mode cannot be read: only its owner gets access");
+                if directory { 0o700 } else { 0o600 }
+            }
+        };
+        let uid = x.uid.or(&g.uid).copied().or_else(|| self.header.uid());
+        let gid = x.gid.or(&g.gid).copied().or_else(|| self.header.gid());
+        let id = |n: Option<i128>| n.and_then(|n| u32::try_from(n).ok()).filter(|&n| n != u32::MAX);
+        let (uid, gid) = match (id(uid), id(gid)) {
+            (Some(uid), Some(gid)) => (uid, gid),
+            (uid, gid) => {
+                let dropped = if mode & 0o6000 != 0 { ", setuid and setgid are dropped" } else { "" };
+                mode &= !0o6000;
+                self.warn(path, format!("its owner is no number that Linux has: {NOBODY} is taken{dropped}"));
+                (uid.unwrap_or(NOBODY), gid.unwrap_or(NOBODY))
+            }
+        };
+        let header_time = |n: i128| {
+            let clamped = n.clamp(i128::from(i64::MIN), i128::from(i64::MAX));
+            Timestamp::new(clamped as i64, 0)
+        };
+        let mtime = match x.mtime.or(&g.mtime).copied().or_else(|| self.header.mtime().map(header_time)) {
+            Some(mtime) => mtime,
+            None => {
+                self.warn(path, "its time cannot be read: 1970 is taken");
+                Timestamp::default()
+            }
+        };
+        let atime = x.atime.or(&g.atime).copied().or_else(|| self.header.atime().map(header_time));
+        let name = |pax: Option<&Box<[u8]>>, header: &[u8]| -> Option<Arc<[u8]>> {
+            let name = pax.map_or(header, |n| n);
+            (!name.is_empty()).then(|| name.into())
+        };
+        let user = name(x.user.or(&g.user), self.header.user());
+        let group = name(x.group.or(&g.group), self.header.group());
+        let xattrs =
+            if matches!(kind, EntryKind::HardLink { .. }) { Xattrs::default() } else { self.xattrs(path, kind) };
+        Metadata { mode, uid, gid, user, group, mtime, atime, xattrs }
+    }
+
+    fn xattrs(&mut self, path: &[u8], kind: &EntryKind) -> Xattrs {
+        let (x, g) = (&self.extensions.local, self.global);
+        let mut xattrs = Xattrs::default();
+        for (name, value) in g.xattrs.iter().filter(|(name, _)| !x.xattrs.contains_key(*name)).chain(&x.xattrs) {
+            if let Err(e) = xattrs.insert(name, value) {
+                self.refuse(path, format!("the xattr '{}' is left out: {e}", escape(name)));
+            }
+        }
+        for (text, name) in
+            [(x.acl_access.or(&g.acl_access), ACL_ACCESS), (x.acl_default.or(&g.acl_default), ACL_DEFAULT)]
+        {
+            let Some(text) = text else { continue };
+            match Acl::parse(text, self.options.resolve_user, self.options.resolve_group) {
+                Err(e) => self.refuse(path, format!("its ACL is left out: {e}")),
+                Ok(_) if name == ACL_DEFAULT && *kind != EntryKind::Directory => {
+                    self.refuse(path, "its default ACL is left out: only directories have one");
+                }
+                Ok(_) if matches!(kind, EntryKind::Symlink { .. }) => {
+                    self.refuse(path, "its ACL is left out: symbolic links have none");
+                }
+                // The mode says the same; the kernel keeps no such ACL either.
+                Ok(acl) if name == ACL_ACCESS && acl.is_minimal() => {}
+                Ok(acl) => {
+                    if let Err(e) = xattrs.insert(name, acl.as_bytes()) {
+                        self.refuse(path, format!("its ACL is left out: {e}"));
+                    }
+                }
+            }
+        }
+        xattrs
+    }
+
+    fn leading_slash(&mut self, path: &[u8]) {
+        if path.starts_with(b"/") && !std::mem::replace(self.slash_told, true) {
+            self.warn(b"", "names in the archive begin with '/': it is left out");
+        }
+    }
+
+    fn warn(&mut self, path: &[u8], message: impl Into<String>) {
+        self.events.push_back(Event::Warning { path: path.into(), message: message.into() });
+    }
+
+    fn refuse(&mut self, path: &[u8], reason: impl Into<String>) {
+        self.events.push_back(Event::Refused { path: path.into(), reason: reason.into() });
+    }
+}
+
+/// Whether a member of this type has payload in the archive at all. GNU tar 1.35.90 takes the size of the
+/// others for 0, whatever their header says.
+pub(super) fn has_payload(typeflag: u8) -> bool {
+    !matches!(typeflag, b'1'..=b'6')
+}
+
+/// A hard link of a pax archive may carry the contents again (POSIX), and may only say so (older tars):
+/// only the next block tells, as libarchive does it.
+pub(super) fn may_have_payload(header: &Header<'_>, extensions: &Extensions) -> bool {
+    header.typeflag() == b'1' && extensions.has_pax
+}

@@ -1,0 +1,131 @@
+//! Numbers in headers: octal, GNU base-256, and the decimal ones of pax.
+
+use crate::entry::Timestamp;
+
+/// What a header field holds: `None` where it is no number.
+///
+/// Octal may be led by blanks and ended by blank or NUL; an empty field is 0 (GNU tar, libarchive). With the
+/// highest bit set it is a big-endian two's complement number (GNU base-256, star).
+pub(super) fn header_number(field: &[u8]) -> Option<i128> {
+    match field.first()? {
+        0x80 | 0xff => base256(field),
+        _ => octal(field).map(i128::from),
+    }
+}
+
+fn octal(field: &[u8]) -> Option<u64> {
+    let begin = field.iter().position(|&b| b != b' ').unwrap_or(field.len());
+    let field = &field[begin..];
+    let digits = field.iter().position(|&b| !b.is_ascii_digit()).unwrap_or(field.len());
+    let mut n = 0u64;
+    for &b in &field[..digits] {
+        if b > b'7' {
+            return None;
+        }
+        n = n.checked_mul(8)?.checked_add(u64::from(b - b'0'))?;
+    }
+    match field.get(digits) {
+        None | Some(0 | b' ') => Some(n),
+        Some(_) => None,
+    }
+}
+
+fn base256(field: &[u8]) -> Option<i128> {
+    let negative = field[0] == 0xff;
+    let mut n: i128 = if negative { -1 } else { 0 };
+    for &b in &field[1..] {
+        // Fields are at most 12 bytes, so 88 bits.
+        n = (n << 8) | i128::from(b);
+    }
+    Some(n)
+}
+
+/// A decimal number without sign, as pax has for sizes and counts.
+pub(super) fn decimal(text: &[u8]) -> Option<u64> {
+    if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    text.iter().try_fold(0u64, |n, b| n.checked_mul(10)?.checked_add(u64::from(b - b'0')))
+}
+
+/// A decimal number that may be negative, as pax has for owners of foreign systems.
+pub(super) fn signed_decimal(text: &[u8]) -> Option<i128> {
+    match text.strip_prefix(b"-") {
+        Some(rest) => decimal(rest).map(|n| -i128::from(n)),
+        None => decimal(text).map(i128::from),
+    }
+}
+
+/// A pax time: seconds with a fraction, negative before 1970. Digits after the ninth are dropped downwards,
+/// seconds that no `i64` holds are clamped.
+pub(super) fn time(text: &[u8]) -> Option<Timestamp> {
+    let (negative, text) = match text.strip_prefix(b"-") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    let (whole, fraction) = match text.iter().position(|&b| b == b'.') {
+        Some(dot) => (&text[..dot], &text[dot + 1..]),
+        None => (text, &[][..]),
+    };
+    if whole.is_empty() && fraction.is_empty() || !whole.iter().chain(fraction).all(u8::is_ascii_digit) {
+        return None;
+    }
+    let mut seconds = whole.iter().fold(0i64, |n, b| n.saturating_mul(10).saturating_add(i64::from(b - b'0')));
+    let mut nanos = 0;
+    for i in 0..9 {
+        nanos = nanos * 10 + fraction.get(i).map_or(0, |b| u32::from(b - b'0'));
+    }
+    if negative {
+        seconds = -seconds;
+        let more = fraction.get(9..).unwrap_or_default().iter().any(|&b| b != b'0');
+        nanos += u32::from(more);
+        if nanos > 0 {
+            seconds = seconds.saturating_sub(1);
+            nanos = 1_000_000_000 - nanos;
+        }
+    }
+    Some(Timestamp::new(seconds, nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_fields() {
+        assert_eq!(header_number(b"0000644\0"), Some(0o644));
+        assert_eq!(header_number(b"   644 \0"), Some(0o644));
+        assert_eq!(header_number(b"77777777777"), Some(0o77777777777));
+        assert_eq!(header_number(b"\0\0\0\0"), Some(0));
+        assert_eq!(header_number(b"        "), Some(0));
+        assert_eq!(header_number(b"0000008\0"), None);
+        assert_eq!(header_number(b"-000001\0"), None);
+        assert_eq!(header_number(b"12x4567\0"), None);
+        assert_eq!(header_number(b"\x80\0\0\0\0\0\0\x02\0\0\0\0"), Some(1 << 33));
+        assert_eq!(header_number(b"\xff\xff\xff\xff\xff\xff\xff\xfe"), Some(-2));
+        assert_eq!(header_number(b"\x81\0\0\0"), None);
+    }
+
+    #[test]
+    fn pax_numbers() {
+        assert_eq!(decimal(b"18446744073709551615"), Some(u64::MAX));
+        assert_eq!(decimal(b"18446744073709551616"), None);
+        assert_eq!(decimal(b"+5"), None);
+        assert_eq!(decimal(b""), None);
+        assert_eq!(signed_decimal(b"-2"), Some(-2));
+    }
+
+    #[test]
+    fn times() {
+        let t = |s: &str| time(s.as_bytes()).map(|t| (t.seconds(), t.nanos()));
+        assert_eq!(t("1700000000.5"), Some((1_700_000_000, 500_000_000)));
+        assert_eq!(t("-0.25"), Some((-1, 750_000_000)));
+        assert_eq!(t("-1"), Some((-1, 0)));
+        assert_eq!(t("0.0000000019"), Some((0, 1)));
+        assert_eq!(t("-0.0000000011"), Some((-1, 999_999_998)));
+        assert_eq!(t("99999999999999999999999"), Some((i64::MAX, 0)));
+        assert_eq!(t("1e5"), None);
+        assert_eq!(t("."), None);
+        assert_eq!(t(""), None);
+    }
+}

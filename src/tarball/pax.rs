@@ -1,0 +1,446 @@
+//! Pax extended headers: records `LENGTH KEY=VALUE\n`, taken in whatever pieces they come.
+//!
+//! A malformed record ends the stream, since the size of the member may be in it. Keys that mean nothing
+//! here are passed over without being held; those that do have a bound each.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+
+use super::number::{decimal, signed_decimal, time};
+use crate::entry::{MAX_SEGMENTS, MAX_XATTR_VALUE, Timestamp};
+
+/// A key longer than this is none that anybody writes.
+const MAX_KEY: usize = 1 << 10;
+
+/// A path or link target may have this many bytes: sixteen times PATH_MAX.
+pub(super) const MAX_PATH: usize = 64 << 10;
+
+/// Any other known value: numbers, times, owners' names.
+const MAX_VALUE: usize = 4 << 10;
+
+/// The longest text that [`MAX_SEGMENTS`] segments can make: two numbers of 20 digits, two commas.
+const MAX_MAP: usize = MAX_SEGMENTS * 42;
+
+/// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
+const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
+
+/// So many problems of one header are told in full.
+const MAX_PROBLEMS: usize = 64;
+
+/// A value that a header may set, or take back from the global ones.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Field<T> {
+    #[default]
+    Unset,
+    Removed,
+    Set(T),
+}
+
+impl<T> Field<T> {
+    /// This header's, else the global ones'.
+    pub(super) fn or<'a>(&'a self, global: &'a Field<T>) -> Option<&'a T> {
+        match (self, global) {
+            (Field::Set(value), _) | (Field::Unset, Field::Set(value)) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+/// What the `GNU.sparse.*` keys say.
+#[derive(Clone, Debug, Default)]
+pub(super) struct PaxSparse {
+    pub(super) major: Option<u64>,
+    pub(super) minor: Option<u64>,
+    pub(super) name: Option<Box<[u8]>>,
+    /// `GNU.sparse.size` (0.x) or `GNU.sparse.realsize` (1.0).
+    pub(super) size: Option<u64>,
+    /// Offsets and lengths in turn (0.0 and 0.1).
+    pub(super) numbers: Vec<u64>,
+    pub(super) broken: bool,
+}
+
+impl PaxSparse {
+    pub(super) fn is_present(&self) -> bool {
+        self.major.is_some() || self.size.is_some() || !self.numbers.is_empty() || self.broken
+    }
+}
+
+/// The values of one extended header, or of all global ones so far.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Values {
+    pub(super) path: Field<Box<[u8]>>,
+    pub(super) link: Field<Box<[u8]>>,
+    pub(super) size: Field<u64>,
+    pub(super) uid: Field<i128>,
+    pub(super) gid: Field<i128>,
+    pub(super) user: Field<Box<[u8]>>,
+    pub(super) group: Field<Box<[u8]>>,
+    pub(super) mtime: Field<Timestamp>,
+    pub(super) atime: Field<Timestamp>,
+    pub(super) device_major: Field<u64>,
+    pub(super) device_minor: Field<u64>,
+    pub(super) acl_access: Field<Box<[u8]>>,
+    pub(super) acl_default: Field<Box<[u8]>>,
+    /// An empty value is an empty attribute, not one taken back: files have such.
+    pub(super) xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    pub(super) sparse: PaxSparse,
+    pub(super) label: Option<Box<[u8]>>,
+    /// Attributes left out, with the reason.
+    pub(super) refused: Vec<String>,
+    /// What was mended.
+    pub(super) warnings: Vec<String>,
+    /// The whole member has to be left out.
+    pub(super) refuse_member: Option<String>,
+    xattr_bytes: usize,
+}
+
+/// What a key means.
+#[derive(Clone, Debug)]
+enum Key {
+    Path,
+    Link,
+    Size,
+    Uid,
+    Gid,
+    User,
+    Group,
+    Mtime,
+    Atime,
+    DeviceMajor,
+    DeviceMinor,
+    AclAccess,
+    AclDefault,
+    AclNfs4,
+    Label,
+    Selinux,
+    Xattr(Box<[u8]>),
+    XattrBase64(Box<[u8]>),
+    SparseMajor,
+    SparseMinor,
+    SparseName,
+    SparseSize,
+    SparseMap,
+    SparseOffset,
+    SparseLen,
+    Unknown,
+}
+
+impl Key {
+    fn parse(key: &[u8]) -> Self {
+        match key {
+            b"path" => Key::Path,
+            b"linkpath" => Key::Link,
+            b"size" => Key::Size,
+            b"uid" => Key::Uid,
+            b"gid" => Key::Gid,
+            b"uname" => Key::User,
+            b"gname" => Key::Group,
+            b"mtime" => Key::Mtime,
+            b"atime" => Key::Atime,
+            b"SCHILY.devmajor" => Key::DeviceMajor,
+            b"SCHILY.devminor" => Key::DeviceMinor,
+            b"SCHILY.acl.access" => Key::AclAccess,
+            b"SCHILY.acl.default" => Key::AclDefault,
+            b"SCHILY.acl.ace" => Key::AclNfs4,
+            b"RHT.security.selinux" => Key::Selinux,
+            b"GNU.volume.label" => Key::Label,
+            b"GNU.sparse.major" => Key::SparseMajor,
+            b"GNU.sparse.minor" => Key::SparseMinor,
+            b"GNU.sparse.name" => Key::SparseName,
+            b"GNU.sparse.size" | b"GNU.sparse.realsize" => Key::SparseSize,
+            b"GNU.sparse.map" => Key::SparseMap,
+            b"GNU.sparse.offset" => Key::SparseOffset,
+            b"GNU.sparse.numbytes" => Key::SparseLen,
+            _ => {
+                if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
+                    Key::Xattr(name.into())
+                } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
+                    Key::XattrBase64(percent_decode(name))
+                } else {
+                    Key::Unknown
+                }
+            }
+        }
+    }
+
+    /// The most of a value that is held.
+    fn limit(&self) -> usize {
+        match self {
+            Key::Path | Key::Link | Key::SparseName => MAX_PATH,
+            Key::Xattr(_) => MAX_XATTR_VALUE,
+            Key::XattrBase64(_) => MAX_XATTR_VALUE.div_ceil(3) * 4,
+            Key::AclAccess | Key::AclDefault => MAX_ACL,
+            Key::SparseMap => MAX_MAP,
+            Key::AclNfs4 | Key::Unknown => 0,
+            _ => MAX_VALUE,
+        }
+    }
+
+    fn is_sparse(&self) -> bool {
+        matches!(
+            self,
+            Key::SparseMajor
+                | Key::SparseMinor
+                | Key::SparseName
+                | Key::SparseSize
+                | Key::SparseMap
+                | Key::SparseOffset
+                | Key::SparseLen
+        )
+    }
+}
+
+/// Takes the payload of an extended header apart.
+#[derive(Debug)]
+pub(super) struct Parser {
+    global: bool,
+    state: State,
+}
+
+#[derive(Debug)]
+enum State {
+    Length { value: u64, digits: u32 },
+    Key { key: Vec<u8>, left: u64 },
+    Value { key: Key, value: Vec<u8>, left: u64, over: bool },
+}
+
+const BEGIN: State = State::Length { value: 0, digits: 0 };
+
+impl Parser {
+    pub(super) fn new(global: bool) -> Self {
+        Parser { global, state: BEGIN }
+    }
+
+    /// Takes the next piece of the header.
+    pub(super) fn feed(&mut self, mut input: &[u8], values: &mut Values) -> Result<(), String> {
+        while let Some((&b, rest)) = input.split_first() {
+            match &mut self.state {
+                State::Length { value, digits } => {
+                    input = rest;
+                    match b {
+                        b'0'..=b'9' => {
+                            *digits += 1;
+                            *value = value
+                                .checked_mul(10)
+                                .and_then(|n| n.checked_add(u64::from(b - b'0')))
+                                .ok_or("the length of a pax record is too large")?;
+                        }
+                        b' ' if *digits > 0 => {
+                            // What counts: the digits, this blank, at least "k=" and the newline.
+                            let left = value
+                                .checked_sub(u64::from(*digits) + 1)
+                                .filter(|&left| left >= 3)
+                                .ok_or("the length of a pax record is too small")?;
+                            self.state = State::Key { key: Vec::new(), left };
+                        }
+                        _ => return Err("a pax record does not begin with its length".into()),
+                    }
+                }
+                State::Key { key, left } => {
+                    input = rest;
+                    *left -= 1;
+                    if b == b'=' && !key.is_empty() {
+                        if *left == 0 {
+                            return Err("a pax record does not end where its length says".into());
+                        }
+                        let (key, left) = (Key::parse(key), *left);
+                        self.state = State::Value { key, value: Vec::new(), left, over: false };
+                    } else if *left <= 1 || key.len() == MAX_KEY || b == b'\n' || b == b'=' {
+                        return Err("a pax record has no key".into());
+                    } else {
+                        key.push(b);
+                    }
+                }
+                State::Value { key, value, left, over } => {
+                    if *left > 1 {
+                        let n = ((*left - 1).min(input.len() as u64)) as usize;
+                        let (piece, rest) = input.split_at(n);
+                        if value.len() + n > key.limit() {
+                            *over = true;
+                            value.clear();
+                        } else if !*over {
+                            value.extend_from_slice(piece);
+                        }
+                        input = rest;
+                        *left -= n as u64;
+                    } else {
+                        input = rest;
+                        if b != b'\n' {
+                            return Err("a pax record does not end where its length says".into());
+                        }
+                        let State::Value { key, value, over, .. } = std::mem::replace(&mut self.state, BEGIN) else {
+                            continue;
+                        };
+                        values.set(key, value, over, self.global)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The payload is at its end: it must not be inside a record.
+    pub(super) fn finish(&self) -> Result<(), String> {
+        match self.state {
+            State::Length { digits: 0, .. } => Ok(()),
+            _ => Err("the last pax record is longer than its header".into()),
+        }
+    }
+}
+
+impl Values {
+    fn refuse(&mut self, reason: String) {
+        if self.refused.len() < MAX_PROBLEMS {
+            self.refused.push(reason);
+        }
+    }
+
+    fn warn(&mut self, message: String) {
+        if self.warnings.len() < MAX_PROBLEMS {
+            self.warnings.push(message);
+        }
+    }
+
+    fn set(&mut self, key: Key, value: Vec<u8>, over: bool, global: bool) -> Result<(), String> {
+        if global && (matches!(key, Key::Path | Key::Link) || key.is_sparse()) {
+            self.warn("a global header has a path or a sparse map: ignored".into());
+            return Ok(());
+        }
+        match key {
+            Key::Unknown => {}
+            Key::AclNfs4 => self.refuse("its NFSv4 ACL is left out: Linux has none".into()),
+            Key::Path | Key::Link | Key::SparseName if over => {
+                self.refuse_member = Some(format!("its name or target is over {MAX_PATH} bytes long"));
+            }
+            Key::Path => self.path = bytes(value),
+            Key::Link => self.link = bytes(value),
+            Key::Size if global => return Err("a global pax header has a size".into()),
+            Key::Size if value.is_empty() && !over => self.size = Field::Removed,
+            Key::Size => match decimal(&value).filter(|&n| !over && i128::from(n) <= super::header::MAX_SIZE) {
+                Some(n) => self.size = Field::Set(n),
+                None => return Err(format!("the pax size '{}' is no number of bytes", crate::entry::escape(&value))),
+            },
+            Key::Uid => self.uid = self.parsed(&value, "uid", signed_decimal),
+            Key::Gid => self.gid = self.parsed(&value, "gid", signed_decimal),
+            Key::Mtime => self.mtime = self.parsed(&value, "mtime", time),
+            Key::Atime => self.atime = self.parsed(&value, "atime", time),
+            Key::DeviceMajor => self.device_major = self.parsed(&value, "SCHILY.devmajor", decimal),
+            Key::DeviceMinor => self.device_minor = self.parsed(&value, "SCHILY.devminor", decimal),
+            Key::User => self.user = bytes(value),
+            Key::Group => self.group = bytes(value),
+            Key::AclAccess | Key::AclDefault if over => self.refuse("its ACL is left out: it is too large".into()),
+            Key::AclAccess => self.acl_access = bytes(value),
+            Key::AclDefault => self.acl_default = bytes(value),
+            Key::Label => self.label = Some(value.into()),
+            Key::Xattr(name) => self.set_xattr(name, value, over),
+            Key::XattrBase64(name) => match BASE64.decode(&value) {
+                Ok(value) => self.set_xattr(name, value, over),
+                Err(_) => self.refuse(format!(
+                    "the xattr '{}' is left out: its value is not base64",
+                    crate::entry::escape(&name)
+                )),
+            },
+            Key::Selinux if value.is_empty() && !over => {}
+            Key::Selinux => {
+                let mut value = value;
+                // The kernel's value ends with a NUL; GNU tar packs it without, and restores it with.
+                if value.last() != Some(&0) {
+                    value.push(0);
+                }
+                self.set_xattr(b"security.selinux".as_slice().into(), value, over);
+            }
+            Key::SparseMajor => self.sparse.major = self.sparse_number(&value),
+            Key::SparseMinor => self.sparse.minor = self.sparse_number(&value),
+            Key::SparseSize => self.sparse.size = self.sparse_number(&value),
+            Key::SparseName => self.sparse.name = Some(value.into()),
+            Key::SparseOffset | Key::SparseLen => {
+                // The two come in turn; an offset is at an even place.
+                if self.sparse.numbers.len() % 2 != usize::from(matches!(key, Key::SparseLen)) {
+                    self.sparse.broken = true;
+                }
+                self.push_sparse(&value);
+            }
+            Key::SparseMap => {
+                self.sparse.numbers.clear();
+                self.sparse.broken |= over;
+                for number in value.split(|&b| b == b',').filter(|_| !value.is_empty()) {
+                    self.push_sparse(number);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parsed<T>(&mut self, value: &[u8], key: &str, parse: impl Fn(&[u8]) -> Option<T>) -> Field<T> {
+        if value.is_empty() {
+            return Field::Removed;
+        }
+        match parse(value) {
+            Some(value) => Field::Set(value),
+            None => {
+                self.warn(format!("the pax {key} '{}' is no number: ignored", crate::entry::escape(value)));
+                Field::Unset
+            }
+        }
+    }
+
+    fn sparse_number(&mut self, value: &[u8]) -> Option<u64> {
+        let number = decimal(value);
+        self.sparse.broken |= number.is_none();
+        number
+    }
+
+    fn push_sparse(&mut self, value: &[u8]) {
+        match decimal(value) {
+            Some(n) if self.sparse.numbers.len() < 2 * MAX_SEGMENTS + 2 => self.sparse.numbers.push(n),
+            _ => self.sparse.broken = true,
+        }
+    }
+
+    fn set_xattr(&mut self, name: Box<[u8]>, value: Vec<u8>, over: bool) {
+        let limit = crate::entry::MAX_XATTR_TOTAL;
+        if over || value.len() > MAX_XATTR_VALUE {
+            let name = crate::entry::escape(&name);
+            return self.refuse(format!("the xattr '{name}' is left out: it is over {MAX_XATTR_VALUE} bytes"));
+        }
+        // Counted for all names, also those that come again: memory is bounded either way.
+        self.xattr_bytes += name.len() + value.len() + 32;
+        if self.xattr_bytes > 2 * limit {
+            let name = crate::entry::escape(&name);
+            return self.refuse(format!("the xattr '{name}' is left out: all together are over {limit} bytes"));
+        }
+        self.xattrs.insert(name, value.into());
+    }
+}
+
+/// libarchive writes it without padding; others pad.
+const BASE64: base64::engine::GeneralPurpose = base64::engine::GeneralPurpose::new(
+    &base64::alphabet::STANDARD,
+    base64::engine::GeneralPurposeConfig::new()
+        .with_decode_padding_mode(base64::engine::DecodePaddingMode::Indifferent),
+);
+
+fn bytes(value: Vec<u8>) -> Field<Box<[u8]>> {
+    if value.is_empty() { Field::Removed } else { Field::Set(value.into()) }
+}
+
+/// `%41` to `A`; what is no escape stays as it is (libarchive encodes names of xattrs so).
+fn percent_decode(name: &[u8]) -> Box<[u8]> {
+    let mut out = Vec::with_capacity(name.len());
+    let mut rest = name;
+    while let Some((&b, after)) = rest.split_first() {
+        let hex = |i: usize| after.get(i).and_then(|&b| char::from(b).to_digit(16));
+        match (b, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => {
+                out.push((high * 16 + low) as u8);
+                rest = &after[2..];
+            }
+            _ => {
+                out.push(b);
+                rest = after;
+            }
+        }
+    }
+    out.into()
+}
