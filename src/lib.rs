@@ -3,9 +3,11 @@
 #![cfg_attr(test, allow(clippy::print_stdout, clippy::print_stderr))]
 
 pub mod entry;
+pub mod filter;
 pub mod index;
 pub mod monitor;
 pub mod record;
+pub mod source;
 pub mod spool;
 pub mod store;
 pub mod tarball;

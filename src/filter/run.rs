@@ -1,0 +1,319 @@
+//! The thread that reads and decompresses.
+
+use std::io::{self, Read};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+
+use super::codec::Codec;
+use super::detect::{Compression, Detected, detect};
+use super::{CHUNK, Error};
+use crate::monitor::Monitor;
+use crate::source::{Source, Stop};
+
+/// Whoever took the chunks is gone, or an error has been handed over: nothing is left to do.
+struct Over;
+
+type Outcome<T = ()> = Result<T, Failure>;
+
+enum Failure {
+    Over,
+    Error(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(e: Error) -> Self {
+        Failure::Error(e)
+    }
+}
+
+impl From<Over> for Failure {
+    fn from(_: Over) -> Self {
+        Failure::Over
+    }
+}
+
+pub(super) struct Run {
+    input: Input,
+    output: Output,
+    monitor: Arc<Monitor>,
+}
+
+/// Bytes from the source that are not used up.
+struct Input {
+    source: Source,
+    stop: Stop,
+    monitor: Arc<Monitor>,
+    buf: Vec<u8>,
+    at: usize,
+    end: usize,
+    eof: bool,
+}
+
+/// The chunk that is being filled.
+struct Output {
+    send: SyncSender<Result<Vec<u8>, Error>>,
+    spare: Receiver<Vec<u8>>,
+    chunk: Vec<u8>,
+    filled: usize,
+}
+
+impl Run {
+    pub(super) fn new(
+        source: Source,
+        stop: Stop,
+        monitor: Arc<Monitor>,
+        send: SyncSender<Result<Vec<u8>, Error>>,
+        spare: Receiver<Vec<u8>>,
+    ) -> Self {
+        let buf = vec![0; CHUNK];
+        let input = Input { source, stop, monitor: monitor.clone(), buf, at: 0, end: 0, eof: false };
+        Run { input, output: Output { send, spare, chunk: vec![0; CHUNK], filled: 0 }, monitor }
+    }
+
+    pub(super) fn run(mut self) {
+        if let Err(Failure::Error(error)) = self.all() {
+            // What was decompressed before comes first.
+            if self.output.flush().is_ok() {
+                let _ = self.output.send.send(Err(error));
+            }
+        }
+    }
+
+    fn all(&mut self) -> Outcome {
+        let Some(mut compression) = self.first()? else { return self.plain() };
+        loop {
+            self.monitor.compression(Some(compression.name()));
+            match Codec::new(compression).map_err(Error::Corrupt)? {
+                Some(codec) => self.member(codec, compression)?,
+                None => self.lz4()?,
+            }
+            match self.behind()? {
+                Some(next) => compression = next,
+                None => break,
+            }
+        }
+        self.output.flush()?;
+        Ok(())
+    }
+
+    /// How the stream is compressed; none where it is not.
+    fn first(&mut self) -> Outcome<Option<Compression>> {
+        loop {
+            match detect(self.input.buffer()) {
+                Detected::More if self.input.more()? => {}
+                Detected::More | Detected::Plain => return Ok(None),
+                Detected::Known(compression) => return Ok(Some(compression)),
+                Detected::Skippable(len) => self.skip(len)?,
+                Detected::Unsupported(name, program) => {
+                    return Err(Error::Corrupt(format!(
+                        "compression with {name} is not supported; \
+                         decompress it in front: {program} … | restorefs mount - MOUNTPOINT"
+                    ))
+                    .into());
+                }
+            }
+        }
+    }
+
+    /// What follows a member: another one, or the end, with padding and garbage passed over.
+    fn behind(&mut self) -> Outcome<Option<Compression>> {
+        loop {
+            let buffer = self.input.buffer();
+            let zeros = buffer.iter().take_while(|&&b| b == 0).count();
+            self.input.consume(zeros);
+            if self.input.buffer().is_empty() {
+                self.output.flush()?;
+                if !self.input.more()? {
+                    return Ok(None);
+                }
+                continue;
+            }
+            match detect(self.input.buffer()) {
+                Detected::Known(compression) => return Ok(Some(compression)),
+                Detected::Skippable(len) => self.skip(len)?,
+                Detected::More if self.wait_more()? => {}
+                Detected::More | Detected::Plain | Detected::Unsupported(..) => {
+                    self.monitor.warning(b"", "there is data behind the compressed stream: it is ignored");
+                    self.output.flush()?;
+                    self.input.drain()?;
+                    return Ok(None);
+                }
+            }
+        }
+    }
+
+    fn wait_more(&mut self) -> Outcome<bool> {
+        self.output.flush()?;
+        self.input.more()
+    }
+
+    /// A skippable frame: `len` bytes with its header.
+    fn skip(&mut self, mut len: u64) -> Outcome {
+        while len > 0 {
+            let n = len.min(self.input.buffer().len() as u64);
+            self.input.consume(n as usize);
+            len -= n;
+            if len > 0 && !self.wait_more()? {
+                return Err(Error::Truncated("zstd or lz4").into());
+            }
+        }
+        Ok(())
+    }
+
+    fn plain(&mut self) -> Outcome {
+        loop {
+            if self.input.buffer().is_empty() && !self.input.more()? {
+                return Ok(());
+            }
+            // The whole buffer changes hands; nothing is copied.
+            let Input { buf, at, end, .. } = &mut self.input;
+            let mut chunk = self.output.fresh();
+            std::mem::swap(buf, &mut chunk);
+            chunk.truncate(*end);
+            chunk.drain(..*at);
+            (*at, *end) = (0, 0);
+            self.output.send(chunk)?;
+        }
+    }
+
+    fn member(&mut self, mut codec: Codec, compression: Compression) -> Outcome {
+        loop {
+            let step = codec.step(self.input.buffer(), self.output.room()?).map_err(Error::Corrupt)?;
+            self.output.filled += step.produced;
+            self.input.consume(step.consumed);
+            if step.ended {
+                return Ok(());
+            }
+            // Room was left, so the decompressor has given all that it could.
+            let starved = self.output.filled < CHUNK && self.input.buffer().is_empty();
+            if starved && !self.wait_more()? {
+                return Err(Error::Truncated(compression.name()).into());
+            }
+        }
+    }
+
+    /// lz4_flex reads one block, and gives all of it, before it reads the next.
+    fn lz4(&mut self) -> Outcome {
+        let mut piece = vec![0; 64 << 10];
+        let mut frame = lz4_flex::frame::FrameDecoder::new(Lz4Input { run: self, failure: None, ended: false });
+        loop {
+            let read = frame.read(&mut piece);
+            let input = frame.get_mut();
+            if let Some(failure) = input.failure.take() {
+                return Err(failure);
+            }
+            match read {
+                Ok(0) | Err(_) if input.ended => return Err(Error::Truncated("lz4").into()),
+                Ok(0) => return Ok(()),
+                Ok(n) => input.run.output.extend(&piece[..n])?,
+                Err(e) => return Err(Error::Corrupt(format!("lz4: {e}")).into()),
+            }
+        }
+    }
+}
+
+/// What an lz4 frame reads from.
+struct Lz4Input<'a> {
+    run: &'a mut Run,
+    failure: Option<Failure>,
+    ended: bool,
+}
+
+impl Read for Lz4Input<'_> {
+    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        if self.run.input.buffer().is_empty() {
+            match self.run.wait_more() {
+                Ok(true) => {}
+                Ok(false) => {
+                    self.ended = true;
+                    return Ok(0);
+                }
+                Err(failure) => {
+                    self.failure = Some(failure);
+                    return Err(io::ErrorKind::Other.into());
+                }
+            }
+        }
+        let n = buf.len().min(self.run.input.buffer().len());
+        buf[..n].copy_from_slice(&self.run.input.buffer()[..n]);
+        self.run.input.consume(n);
+        Ok(n)
+    }
+}
+
+impl Input {
+    fn buffer(&self) -> &[u8] {
+        &self.buf[self.at..self.end]
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.at += n;
+    }
+
+    /// Waits for more bytes behind those that are there. False at the end of the source.
+    fn more(&mut self) -> Outcome<bool> {
+        if self.at > 0 {
+            self.buf.copy_within(self.at..self.end, 0);
+            (self.at, self.end) = (0, self.end - self.at);
+        }
+        if self.eof || self.end == self.buf.len() {
+            return Ok(!self.eof);
+        }
+        let n = self.source.read(&mut self.buf[self.end..], &self.stop).map_err(Error::from)?;
+        self.eof = n == 0;
+        self.end += n;
+        self.monitor.add_source_bytes(n as u64);
+        Ok(n > 0)
+    }
+
+    /// Reads on to the end, so that whoever sends can finish.
+    fn drain(&mut self) -> Outcome {
+        while !self.eof {
+            (self.at, self.end) = (0, 0);
+            self.more()?;
+        }
+        Ok(())
+    }
+}
+
+impl Output {
+    /// Where the next bytes go; never empty.
+    fn room(&mut self) -> Result<&mut [u8], Over> {
+        if self.filled == self.chunk.len() {
+            self.flush()?;
+        }
+        Ok(&mut self.chunk[self.filled..])
+    }
+
+    fn extend(&mut self, mut bytes: &[u8]) -> Result<(), Over> {
+        while !bytes.is_empty() {
+            let room = self.room()?;
+            let n = room.len().min(bytes.len());
+            room[..n].copy_from_slice(&bytes[..n]);
+            self.filled += n;
+            bytes = &bytes[n..];
+        }
+        Ok(())
+    }
+
+    /// Hands over what there is.
+    fn flush(&mut self) -> Result<(), Over> {
+        if self.filled == 0 {
+            return Ok(());
+        }
+        let mut chunk = self.fresh();
+        std::mem::swap(&mut chunk, &mut self.chunk);
+        chunk.truncate(std::mem::take(&mut self.filled));
+        self.send(chunk)
+    }
+
+    fn fresh(&self) -> Vec<u8> {
+        let mut chunk = self.spare.try_recv().unwrap_or_default();
+        chunk.resize(CHUNK, 0);
+        chunk
+    }
+
+    fn send(&self, chunk: Vec<u8>) -> Result<(), Over> {
+        self.send.send(Ok(chunk)).map_err(|_| Over)
+    }
+}

@@ -1,0 +1,158 @@
+//! Each form of compression from a pipe that stays open: all that was delivered has to come out.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use super::*;
+use crate::source::Spec;
+
+/// A source that reads the end of a pipe, and the pipe's other end.
+fn pipe() -> (Source, File) {
+    let (read, write): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
+    let path = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&read));
+    let source = Source::open(&Spec::Path(path.into())).unwrap();
+    (source, File::from(write))
+}
+
+fn compress(program: &[&str], input: &[u8]) -> Vec<u8> {
+    let mut child =
+        Command::new(program[0]).args(&program[1..]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    let input = input.to_vec();
+    let writer = std::thread::spawn(move || stdin.write_all(&input).unwrap());
+    let output = child.wait_with_output().unwrap();
+    writer.join().unwrap();
+    assert!(output.status.success());
+    output.stdout
+}
+
+/// Text that compresses, but not to nothing.
+fn text(len: usize) -> Vec<u8> {
+    let mut state = 1u32;
+    (0..len)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            b"restore files now "[(state >> 24) as usize % 18]
+        })
+        .collect()
+}
+
+const TOOLS: &[&[&str]] = &[
+    &["cat"],
+    &["gzip", "-c"],
+    &["zstd", "-qc"],
+    &["zstd", "-qc", "--long=27"],
+    &["xz", "-1c"],
+    &["bzip2", "-c"],
+    &["lz4", "-qc"],
+    &["lz4", "-qc", "-BD", "--content-size"],
+];
+
+fn take(chunks: &mut Chunks, len: usize) -> Vec<u8> {
+    let mut got = Vec::new();
+    while got.len() < len {
+        let chunk = chunks.next().unwrap().expect("the stream is not over");
+        got.extend_from_slice(&chunk);
+        chunks.recycle(chunk);
+    }
+    got
+}
+
+#[test]
+fn every_byte_is_there_while_the_pipe_is_open() {
+    for tool in TOOLS {
+        for len in [0, 1, 700, 1_000_000] {
+            let plain = [text(len), text(len)].concat();
+            // Two members, one after the other.
+            let packed = [compress(tool, &text(len)), compress(tool, &text(len))].concat();
+            let (source, mut writer) = pipe();
+            let mut chunks = Chunks::new(source, Stop::new().unwrap(), Monitor::new()).unwrap();
+            let thread = std::thread::spawn(move || {
+                writer.write_all(&packed).unwrap();
+                writer
+            });
+            assert!(take(&mut chunks, plain.len()) == plain, "{tool:?} {len}");
+            drop(thread.join().unwrap());
+            assert!(chunks.next().unwrap().is_none());
+        }
+    }
+}
+
+#[test]
+fn byte_by_byte() {
+    let plain = text(5000);
+    for tool in TOOLS {
+        let packed = compress(tool, &plain);
+        let (source, mut writer) = pipe();
+        let mut chunks = Chunks::new(source, Stop::new().unwrap(), Monitor::new()).unwrap();
+        let thread = std::thread::spawn(move || {
+            for b in packed {
+                writer.write_all(&[b]).unwrap();
+            }
+        });
+        let mut got = Vec::new();
+        while let Some(chunk) = chunks.next().unwrap() {
+            assert!(!chunk.is_empty());
+            got.extend(chunk);
+        }
+        thread.join().unwrap();
+        assert!(got == plain, "{tool:?}");
+    }
+}
+
+/// What comes out of a pipe with these bytes, and how it ends.
+fn run(packed: &[u8]) -> (Vec<u8>, Result<(), Error>, Arc<Monitor>) {
+    let (source, mut writer) = pipe();
+    let monitor = Monitor::new();
+    let mut chunks = Chunks::new(source, Stop::new().unwrap(), monitor.clone()).unwrap();
+    let packed = packed.to_vec();
+    let thread = std::thread::spawn(move || {
+        let _ = writer.write_all(&packed);
+    });
+    let mut got = Vec::new();
+    let end = loop {
+        match chunks.next() {
+            Ok(Some(chunk)) => got.extend(chunk),
+            Ok(None) => break Ok(()),
+            Err(e) => break Err(e),
+        }
+    };
+    drop(chunks);
+    thread.join().unwrap();
+    (got, end, monitor)
+}
+
+#[test]
+fn cut_and_broken_streams_keep_what_came_before() {
+    let plain = text(500_000);
+    for tool in &TOOLS[1..] {
+        let packed = compress(tool, &plain);
+        let (got, end, _) = run(&packed[..packed.len() - 3]);
+        assert!(matches!(end, Err(Error::Truncated(_))), "{tool:?}: {end:?}");
+        assert!(plain.starts_with(&got));
+        let mut broken = packed.clone();
+        let middle = broken.len() / 2;
+        for b in &mut broken[middle..middle + 64] {
+            *b ^= 0x5a;
+        }
+        let (_, end, _) = run(&broken);
+        assert!(matches!(end, Err(Error::Corrupt(_))), "{tool:?}: {end:?}");
+    }
+}
+
+#[test]
+fn what_may_stand_behind_a_stream_and_before_it() {
+    let plain = text(1000);
+    let packed = compress(&["gzip", "-c"], &plain);
+    let (got, end, monitor) = run(&[&packed[..], &[0; 512]].concat());
+    assert!(got == plain && end.is_ok() && monitor.status().warnings == 0);
+    let (got, end, monitor) = run(&[&packed[..], b"garbage"].concat());
+    assert!(got == plain && end.is_ok() && monitor.status().warnings == 1);
+    let skippable = [b"\x50\x2a\x4d\x18\x05\0\0\0skip!".to_vec(), compress(&["zstd", "-qc"], &plain)].concat();
+    let (got, end, _) = run(&[skippable.clone(), skippable].concat());
+    assert!(got == [&plain[..], &plain].concat() && end.is_ok());
+    let (_, end, _) = run(b"\x1f\x9d\x90abcdefghijkl");
+    assert!(end.unwrap_err().to_string().contains("zcat"));
+}

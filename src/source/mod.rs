@@ -1,0 +1,254 @@
+//! Where bytes come from: standard input, a file, a FIFO, one TCP connection.
+//!
+//! A read gives what is there, waits only when nothing is, and ends when [`Stop`] is said. What the bytes
+//! mean is not known here.
+
+mod stop;
+mod tcp;
+
+use std::fs::File;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{Mode, OFlags};
+
+pub use stop::Stop;
+use tcp::Listener;
+
+/// What to read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Spec {
+    /// Standard input.
+    Stdin,
+    /// A file, FIFO or device.
+    Path(PathBuf),
+    /// The first connection to this address.
+    Listen(SocketAddr),
+}
+
+/// Why a source cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file cannot be opened.
+    #[error("cannot open '{path}': {cause}")]
+    Open {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// It is a directory.
+    #[error("'{0}' is a directory; what is mounted is a tar archive: a file, a FIFO, or '-' for standard input")]
+    Directory(PathBuf),
+    /// Standard input is a terminal.
+    #[error("standard input is a terminal; pipe an archive into it: tar cf - DIR | restorefs mount - MOUNTPOINT")]
+    Terminal,
+    /// The address cannot be listened on.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// Which.
+        address: SocketAddr,
+        /// Why.
+        cause: io::Error,
+    },
+    /// Anything else.
+    #[error("cannot read the source: {0}")]
+    Other(#[from] io::Error),
+}
+
+/// Why nothing more comes.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// [`Stop`] was said.
+    #[error("receiving was stopped")]
+    Stopped,
+    /// The source failed, or the connection broke.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+}
+
+/// An open source.
+#[derive(Debug)]
+pub struct Source {
+    input: Input,
+    name: String,
+    /// Length, where it is a regular file.
+    size: Option<u64>,
+}
+
+#[derive(Debug)]
+enum Input {
+    /// Something that can be polled.
+    Stream(OwnedFd),
+    /// A regular file: never waits.
+    File(File),
+    /// Nobody has connected yet.
+    Listening(Listener),
+    /// The rest is refused while this one is served.
+    Connected(OwnedFd, #[allow(dead_code, reason = "refuses others until it is dropped")] tcp::Refuser),
+}
+
+impl Source {
+    /// Opens it, without waiting for a writer or a sender.
+    pub fn open(spec: &Spec) -> Result<Self, OpenError> {
+        match spec {
+            Spec::Stdin => {
+                let fd = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3).map_err(io::Error::from)?;
+                if rustix::termios::isatty(&fd) {
+                    return Err(OpenError::Terminal);
+                }
+                Self::from_fd(fd, "standard input".into(), Path::new("-"))
+            }
+            Spec::Path(path) => {
+                // Without O_NONBLOCK, opening a FIFO waits for its writer.
+                let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+                let fd = rustix::fs::open(path, flags, Mode::empty())
+                    .map_err(|e| OpenError::Open { path: path.clone(), cause: e.into() })?;
+                Self::from_fd(fd, path.display().to_string(), path)
+            }
+            Spec::Listen(address) => {
+                let listener =
+                    Listener::bind(*address).map_err(|cause| OpenError::Listen { address: *address, cause })?;
+                let name = format!("tcp {}", listener.address());
+                Ok(Source { input: Input::Listening(listener), name, size: None })
+            }
+        }
+    }
+
+    fn from_fd(fd: OwnedFd, name: String, path: &Path) -> Result<Self, OpenError> {
+        let file = File::from(fd);
+        let metadata = file.metadata()?;
+        if metadata.is_dir() {
+            return Err(OpenError::Directory(path.into()));
+        }
+        // Standard input may stand in the middle of a file; only from its beginning it is mounted in place.
+        if metadata.is_file() && rustix::fs::tell(&file).is_ok_and(|at| at == 0) {
+            return Ok(Source { input: Input::File(file), name, size: Some(metadata.len()) });
+        }
+        Ok(Source { input: Input::Stream(file.into()), name, size: None })
+    }
+
+    /// What it is called, for status.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Its length, where that is known.
+    pub fn size(&self) -> Option<u64> {
+        self.size
+    }
+
+    /// The file, where it can be read anywhere at any time.
+    pub fn file(&self) -> Option<&File> {
+        match &self.input {
+            Input::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    /// The address that is listened on.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match &self.input {
+            Input::Listening(listener) => Some(listener.address()),
+            _ => None,
+        }
+    }
+
+    /// Reads what is there, at least one byte unless it is over; waits when nothing is.
+    pub fn read(&mut self, buf: &mut [u8], stop: &Stop) -> Result<usize, ReadError> {
+        if let Input::Listening(listener) = &self.input {
+            let (connection, refuser) = listener.accept(stop)?;
+            self.input = Input::Connected(connection, refuser);
+        }
+        let fd: BorrowedFd<'_> = match &self.input {
+            Input::File(file) => {
+                if stop.is_stopped() {
+                    return Err(ReadError::Stopped);
+                }
+                file.as_fd()
+            }
+            Input::Stream(fd) | Input::Connected(fd, _) => fd.as_fd(),
+            Input::Listening(_) => return Ok(0),
+        };
+        loop {
+            if !matches!(self.input, Input::File(_)) {
+                wait_readable(fd, stop)?;
+            }
+            match rustix::io::read(fd, &mut *buf) {
+                Ok(n) => return Ok(n),
+                Err(rustix::io::Errno::INTR | rustix::io::Errno::AGAIN) => {}
+                Err(e) => return Err(ReadError::Io(e.into())),
+            }
+        }
+    }
+}
+
+/// Waits until there is something to read (or the end is reached), unless `stop` is said.
+fn wait_readable(fd: BorrowedFd<'_>, stop: &Stop) -> Result<(), ReadError> {
+    loop {
+        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
+        match poll(&mut fds, None) {
+            Ok(_) if !fds[1].revents().is_empty() => return Err(ReadError::Stopped),
+            Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(e) => return Err(ReadError::Io(e.into())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    #[test]
+    fn a_fifo_waits_for_its_writer_and_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RWXU, 0).unwrap();
+        let mut source = Source::open(&Spec::Path(path.clone())).unwrap();
+        let writer = std::thread::spawn(move || {
+            let mut fifo = File::options().write(true).open(path).unwrap();
+            fifo.write_all(b"bytes").unwrap();
+        });
+        let stop = Stop::new().unwrap();
+        let mut got = Vec::new();
+        let mut buf = [0; 3];
+        loop {
+            match source.read(&mut buf, &stop).unwrap() {
+                0 => break,
+                n => got.extend_from_slice(&buf[..n]),
+            }
+        }
+        writer.join().unwrap();
+        assert_eq!(got, b"bytes");
+    }
+
+    #[test]
+    fn stop_ends_a_wait_and_a_second_connection_is_refused() {
+        let mut source = Source::open(&Spec::Listen("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = source.local_address().unwrap();
+        let stop = Stop::new().unwrap();
+        let mut first = std::net::TcpStream::connect(address).unwrap();
+        first.write_all(b"x").unwrap();
+        let mut buf = [0; 8];
+        assert_eq!(source.read(&mut buf, &stop).unwrap(), 1);
+        let mut second = std::net::TcpStream::connect(address).unwrap();
+        // Closed or reset, but never served.
+        assert!(matches!(io::Read::read(&mut second, &mut buf), Ok(0) | Err(_)));
+        let stopper = stop.clone();
+        let thread = std::thread::spawn(move || stopper.stop());
+        assert!(matches!(source.read(&mut buf, &stop), Err(ReadError::Stopped)));
+        thread.join().unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_opened_is_named() {
+        let error = Source::open(&Spec::Path("/nowhere/x.tar".into())).unwrap_err().to_string();
+        assert!(error.contains("'/nowhere/x.tar'") && error.contains("No such file"), "{error}");
+        assert!(matches!(Source::open(&Spec::Path("/".into())), Err(OpenError::Directory(_))));
+    }
+}
