@@ -4,7 +4,10 @@
 
 pub mod entry;
 pub mod filter;
+pub mod fs;
+pub mod fuse;
 pub mod index;
+pub mod ingest;
 pub mod monitor;
 pub mod record;
 pub mod source;

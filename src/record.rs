@@ -14,8 +14,9 @@ pub const VERSION: u32 = 1;
 /// Bytes of a frame before its payload.
 pub const HEADER: usize = 8;
 
-/// No payload is longer: small contents go into one record, and an entry's own bounds are far below.
-pub const MAX_PAYLOAD: usize = 16 << 20;
+/// No payload is longer: small contents go into one record, and an entry at the bounds of its sparse map and
+/// xattrs stays below.
+pub const MAX_PAYLOAD: usize = 64 << 20;
 
 /// One step of a stream of entries. Entries are numbered from 0 in order of arrival.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -105,17 +105,9 @@ impl Store {
         Ok(Contents { blob })
     }
 
-    /// How much of the file is known from its beginning, and whether more will come.
-    pub fn known(&self, ino: Ino) -> Option<(u64, bool)> {
-        let index = self.index.read();
-        let size = index.attributes(ino)?.size;
-        let until = |received| index.sparse(ino).map_or(received, |map| map.known_until(received));
-        Some(match index.arrival(ino)? {
-            Arrival::Complete => (size, false),
-            Arrival::Announced => (until(0), true),
-            Arrival::Arriving { received } => (until(received), true),
-            Arrival::Truncated { received } => (until(received), false),
-        })
+    /// The size of a file, how much of it is known from its beginning, and whether more will come.
+    pub fn known(&self, ino: Ino) -> Option<(u64, u64, bool)> {
+        known(&self.index.read(), ino)
     }
 
     /// Reads `len` bytes at `offset`, fewer only at the end of the file.
@@ -123,16 +115,8 @@ impl Store {
         let (place, sparse, size, known, coming) = {
             let index = self.index.read();
             let missing = || io::Error::from_raw_os_error(libc::ESTALE);
-            let size = index.attributes(ino).ok_or_else(missing)?.size;
-            let sparse = index.sparse(ino).cloned();
-            let until = |received| sparse.as_ref().map_or(received, |map| map.known_until(received));
-            let (known, coming) = match index.arrival(ino).ok_or_else(missing)? {
-                Arrival::Complete => (size, false),
-                Arrival::Announced => (until(0), true),
-                Arrival::Arriving { received } => (until(received), true),
-                Arrival::Truncated { received } => (until(received), false),
-            };
-            (index.place(ino).ok_or_else(missing)?, sparse, size, known, coming)
+            let (size, known, coming) = known(&index, ino).ok_or_else(missing)?;
+            (index.place(ino).ok_or_else(missing)?, index.sparse(ino).cloned(), size, known, coming)
         };
         let end = size.min(offset.saturating_add(len as u64));
         if end > known && offset < end {
@@ -181,4 +165,15 @@ impl Store {
     fn spool_or_fail(&self) -> io::Result<&Spool> {
         self.spool.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))
     }
+}
+
+fn known(index: &Index, ino: Ino) -> Option<(u64, u64, bool)> {
+    let size = index.attributes(ino)?.size;
+    let until = |received| index.sparse(ino).map_or(received, |map| map.known_until(received));
+    Some(match index.arrival(ino)? {
+        Arrival::Complete => (size, size, false),
+        Arrival::Announced => (size, until(0), true),
+        Arrival::Arriving { received } => (size, until(received), true),
+        Arrival::Truncated { received } => (size, until(received), false),
+    })
 }

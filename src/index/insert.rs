@@ -201,6 +201,7 @@ impl Index {
             EntryKind::HardLink { .. } => return Err(Refusal::LinkTargetMissing),
         };
         let pending = inode.pending;
+        self.contents = self.contents.saturating_add(entry.kind.stored_len());
         let ino = self.push(inode)?;
         if let Some(map) = map {
             self.bytes += (map.segments().len() * 24 + 64) as u64;

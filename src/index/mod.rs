@@ -172,7 +172,9 @@ pub struct Index {
     /// Where the entry before went; the next one mostly goes there too.
     last_parent: (Vec<u8>, Ino),
     owner: (u32, u32),
+    /// Memory of what has no row of fixed length.
     bytes: u64,
+    contents: u64,
 }
 
 impl Index {
@@ -193,6 +195,7 @@ impl Index {
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),
             bytes: 0,
+            contents: 0,
         };
         index.inodes.push(Inode::directory(uid, gid, now));
         index
@@ -211,6 +214,11 @@ impl Index {
     /// Inodes in it.
     pub fn inodes(&self) -> usize {
         self.inodes.len()
+    }
+
+    /// Stored bytes of all files that ever had a name.
+    pub fn contents(&self) -> u64 {
+        self.contents
     }
 
     /// Bytes of memory it takes, near enough for a limit.

@@ -125,13 +125,16 @@ impl Spool {
         Ok(())
     }
 
-    /// Begins a blob: its number, and the file to fill. `size` is its length, holes included.
-    pub fn create_blob(&self, size: u64) -> Result<(u64, File), Error> {
+    /// Begins a blob: its number, and the file to fill. A file with holes gets its `size` now, since holes
+    /// are never written; any other grows, since a size that is only claimed may be more than the disk takes.
+    pub fn create_blob(&self, size: Option<u64>) -> Result<(u64, File), Error> {
         let number = self.blobs.fetch_add(1, Ordering::Relaxed);
         let path = self.blob_path(number);
         let fail = |cause| Error::Write { path: path.clone(), cause };
         let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
-        file.set_len(size).map_err(fail)?;
+        if let Some(size) = size {
+            file.set_len(size).map_err(fail)?;
+        }
         Ok((number, file))
     }
 
@@ -253,7 +256,7 @@ mod tests {
         spool.append(b"12345678", &|| false).unwrap();
         assert!(matches!(spool.append(b"123", &|| true), Err(Error::Stopped)));
         assert!(monitor.status().paused.unwrap().contains("--spool-limit"));
-        let (number, file) = spool.create_blob(2).unwrap();
+        let (number, file) = spool.create_blob(Some(2)).unwrap();
         spool.write_blob(&file, number, b"ab", 0, &|| false).unwrap();
         let mut back = [0; 8];
         spool.read_journal(&mut back, 0).unwrap();

@@ -1,0 +1,213 @@
+//! The filesystem over a store, in our own types: attributes, handles, reads that wait.
+//!
+//! Nothing here knows FUSE. Reads are answered through a closure, at once or when the bytes have come; see
+//! [`parking`].
+
+mod parking;
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use rustix::io::Errno;
+
+use crate::index::{Arrival, Attributes, Index, Ino, Kind};
+use crate::store::{Contents, Store};
+use parking::Parking;
+
+/// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
+/// tools do not carry it along.
+pub const STATE_XATTR: &str = "user.restorefs.state";
+
+/// Once the stream is over nothing changes; the kernel may remember for this long.
+const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// The answer to a read: bytes, fewer than asked for only at the end of the file.
+pub type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
+
+/// A mounted store.
+pub struct Filesystem {
+    store: Arc<Store>,
+    parking: Arc<Parking>,
+    handles: RwLock<HashMap<u64, (Ino, Arc<Contents>)>>,
+    next_handle: AtomicU64,
+}
+
+/// What is in a directory, for one `readdir`.
+pub struct Listed<'a> {
+    /// Where to go on behind it.
+    pub cookie: u64,
+    /// Its name.
+    pub name: &'a OsStr,
+    /// Its attributes.
+    pub attributes: Attributes,
+}
+
+/// `SEEK_DATA` or `SEEK_HOLE`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// The next byte that is not in a hole.
+    Data,
+    /// The next byte that is in a hole, or the end.
+    Hole,
+}
+
+impl Filesystem {
+    /// Serves `store`. From now on arrivals answer the reads that wait for them.
+    pub fn new(store: Arc<Store>) -> io::Result<Self> {
+        let parking = Parking::new(store.clone())?;
+        let lot = Arc::downgrade(&parking);
+        store.set_listener(move |ino| {
+            if let Some(lot) = lot.upgrade() {
+                lot.arrived(ino);
+            }
+        });
+        Ok(Filesystem { store, parking, handles: RwLock::default(), next_handle: AtomicU64::new(1) })
+    }
+
+    /// What ends waiting: for whoever unmounts.
+    pub fn closer(&self) -> Closer {
+        Closer(self.parking.clone())
+    }
+
+    /// For how long names and attributes may be remembered.
+    pub fn ttl(&self) -> Duration {
+        // While entries arrive, a later one may take the name of an earlier one.
+        if self.store.is_over() { FOR_EVER } else { Duration::ZERO }
+    }
+
+    /// Whether nothing changes any more.
+    pub fn is_over(&self) -> bool {
+        self.store.is_over()
+    }
+
+    /// The entry of this name.
+    pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attributes, Errno> {
+        let index = self.store.index.read();
+        let ino = index.lookup(parent, name.as_bytes()).ok_or(Errno::NOENT)?;
+        index.attributes(ino).ok_or(Errno::NOENT)
+    }
+
+    /// What `stat` tells.
+    pub fn attributes(&self, ino: Ino) -> Result<Attributes, Errno> {
+        self.store.index.read().attributes(ino).ok_or(Errno::NOENT)
+    }
+
+    /// The target of a symbolic link.
+    pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        self.store.index.read().target(ino).map(<[u8]>::to_vec).ok_or(Errno::INVAL)
+    }
+
+    /// Opens a file for reading.
+    pub fn open(&self, ino: Ino) -> Result<u64, Errno> {
+        let contents = self.store.open(ino).map_err(errno)?;
+        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
+        self.handles.write().insert(handle, (ino, Arc::new(contents)));
+        Ok(handle)
+    }
+
+    /// Closes it.
+    pub fn release(&self, handle: u64) {
+        self.handles.write().remove(&handle);
+    }
+
+    /// Reads, now or when the bytes have come.
+    pub fn read(&self, handle: u64, offset: u64, len: usize, reply: Reply) {
+        let Some((ino, contents)) = self.handles.read().get(&handle).cloned() else {
+            return reply(Err(Errno::BADF));
+        };
+        self.parking.read(ino, contents, offset, len, reply);
+    }
+
+    /// Calls `add` for the entries of a directory behind `cookie`, `.` and `..` first, until it says that
+    /// there is no more room.
+    pub fn list(&self, ino: Ino, cookie: u64, mut add: impl FnMut(Listed<'_>) -> bool) -> Result<(), Errno> {
+        let index = self.store.index.read();
+        let parent = index.parent(ino).ok_or(Errno::NOTDIR)?;
+        for (own, name, of) in [(1, ".", ino), (2, "..", parent)] {
+            let attributes = index.attributes(of).ok_or(Errno::NOENT)?;
+            if cookie < own && add(Listed { cookie: own, name: OsStr::new(name), attributes }) {
+                return Ok(());
+            }
+        }
+        for (next, name, ino) in index.list(ino, cookie.saturating_sub(2)) {
+            let attributes = index.attributes(ino).ok_or(Errno::IO)?;
+            if add(Listed { cookie: next + 2, name: OsStr::from_bytes(name), attributes }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The value of an extended attribute.
+    pub fn xattr(&self, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
+        let index = self.store.index.read();
+        if name == STATE_XATTR {
+            return state(&index, ino).map(String::into_bytes).ok_or(Errno::NODATA);
+        }
+        let xattrs = index.xattrs(ino).ok_or(Errno::NOENT)?;
+        xattrs.get(name.as_bytes()).map(<[u8]>::to_vec).ok_or(Errno::NODATA)
+    }
+
+    /// The names of the extended attributes, each ended by a NUL.
+    pub fn xattr_names(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
+        let xattrs = self.store.index.read().xattrs(ino).ok_or(Errno::NOENT)?;
+        Ok(xattrs.iter().flat_map(|(name, _)| name.iter().copied().chain([0])).collect())
+    }
+
+    /// Where data or a hole begins.
+    pub fn seek(&self, ino: Ino, offset: u64, seek: Seek) -> Result<u64, Errno> {
+        let index = self.store.index.read();
+        let size = index.attributes(ino).ok_or(Errno::NOENT)?.size;
+        if offset >= size {
+            return Err(Errno::NXIO);
+        }
+        match (index.sparse(ino), seek) {
+            (Some(map), Seek::Data) => map.next_data(offset).ok_or(Errno::NXIO),
+            (Some(map), Seek::Hole) => Ok(map.next_hole(offset)),
+            (None, Seek::Data) => Ok(offset),
+            (None, Seek::Hole) => Ok(size),
+        }
+    }
+
+    /// Bytes and inodes of the whole, for `df`.
+    pub fn totals(&self) -> (u64, u64) {
+        let index = self.store.index.read();
+        (index.contents(), index.inodes() as u64)
+    }
+}
+
+/// Answers every read that waits, and every later one, with an error.
+pub struct Closer(Arc<Parking>);
+
+impl Closer {
+    /// Does it.
+    pub fn close(&self) {
+        self.0.close();
+    }
+}
+
+/// How far a file has arrived, as [`STATE_XATTR`] says it.
+pub fn state(index: &Index, ino: Ino) -> Option<String> {
+    let attributes = index.attributes(ino)?;
+    if attributes.kind != Kind::File {
+        return None;
+    }
+    let stored = attributes.stored;
+    Some(match index.arrival(ino)? {
+        Arrival::Announced => "announced".into(),
+        Arrival::Arriving { received } => format!("arriving {received}/{stored}"),
+        Arrival::Complete => "complete".into(),
+        Arrival::Truncated { received } => format!("truncated {received}/{stored}"),
+    })
+}
+
+fn errno(e: io::Error) -> Errno {
+    log::error!("cannot read contents: {e}");
+    e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+}

@@ -1,0 +1,266 @@
+//! Requests in fuser's types to calls of [`Filesystem`], and back.
+
+use std::ffi::OsStr;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use fuser::{
+    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
+    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyXattr, Request,
+};
+
+use crate::entry::{Device, Timestamp};
+use crate::fs::{Filesystem, Seek};
+use crate::index::{Attributes, Ino, Kind};
+
+/// The kernel's unit of `st_blocks`, whatever the block size.
+const BLOCK: u64 = 512;
+
+/// What is told as the preferred size of reads, and the unit of `statfs`.
+const PAGE: u32 = 4096;
+
+pub(super) struct Adapter {
+    filesystem: Filesystem,
+    /// Whether the kernel checks permissions, for everybody: then it does ACLs too.
+    checked: bool,
+}
+
+impl Adapter {
+    pub(super) fn new(filesystem: Filesystem, checked: bool) -> Self {
+        Adapter { filesystem, checked }
+    }
+}
+
+fn errno(e: rustix::io::Errno) -> Errno {
+    Errno::from_i32(e.raw_os_error())
+}
+
+fn system_time(t: Timestamp) -> SystemTime {
+    let nanos = Duration::new(0, t.nanos());
+    let whole = Duration::from_secs(t.seconds().unsigned_abs());
+    let seconds = if t.seconds() < 0 {
+        SystemTime::UNIX_EPOCH.checked_sub(whole)
+    } else {
+        SystemTime::UNIX_EPOCH.checked_add(whole)
+    };
+    seconds.and_then(|s| s.checked_add(nanos)).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::CharDevice => FileType::CharDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::Fifo => FileType::NamedPipe,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+/// The kernel's `new_encode_dev`: 12 bits of major, 20 of minor.
+fn encode_device(device: Device) -> u32 {
+    let (major, minor) = (device.major & 0xfff, device.minor & 0xf_ffff);
+    (minor & 0xff) | (major << 8) | ((minor & !0xff) << 12)
+}
+
+fn file_attr(a: &Attributes) -> FileAttr {
+    let mtime = system_time(a.mtime);
+    FileAttr {
+        ino: INodeNo(a.ino.0),
+        size: a.size,
+        blocks: a.stored.div_ceil(BLOCK),
+        atime: mtime,
+        mtime,
+        ctime: mtime,
+        crtime: mtime,
+        kind: file_type(a.kind),
+        perm: a.mode,
+        nlink: a.nlink,
+        uid: a.uid,
+        gid: a.gid,
+        rdev: a.device.map_or(0, encode_device),
+        blksize: PAGE,
+        flags: 0,
+    }
+}
+
+/// Inode numbers are never reused.
+const GENERATION: Generation = Generation(0);
+
+impl fuser::Filesystem for Adapter {
+    fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        let mut wanted = InitFlags::FUSE_ASYNC_READ
+            | InitFlags::FUSE_DO_READDIRPLUS
+            | InitFlags::FUSE_READDIRPLUS_AUTO
+            | InitFlags::FUSE_PARALLEL_DIROPS
+            | InitFlags::FUSE_CACHE_SYMLINKS
+            | InitFlags::FUSE_MAX_PAGES;
+        if self.checked {
+            wanted |= InitFlags::FUSE_POSIX_ACL;
+        }
+        let _ = config.add_capabilities(wanted & config.capabilities());
+        // The kernel lets so many asynchronous reads wait before it holds back all others.
+        let _ = config.set_max_background(u16::MAX);
+        let _ = config.set_congestion_threshold(u16::MAX);
+        let _ = config.set_time_granularity(Duration::from_nanos(1));
+        Ok(())
+    }
+
+    fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        match self.filesystem.lookup(Ino(parent.0), name) {
+            Ok(a) => reply.entry(&self.filesystem.ttl(), &file_attr(&a), GENERATION),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        match self.filesystem.attributes(Ino(ino.0)) {
+            Ok(a) => reply.attr(&self.filesystem.ttl(), &file_attr(&a)),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+        match self.filesystem.read_link(Ino(ino.0)) {
+            Ok(target) => reply.data(&target),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        match self.filesystem.open(Ino(ino.0)) {
+            // Contents never change: what is in the page cache stays right.
+            Ok(handle) => {
+                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
+            }
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn read(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        let reply = Box::new(move |answer: Result<&[u8], rustix::io::Errno>| match answer {
+            Ok(bytes) => reply.data(bytes),
+            Err(e) => reply.error(errno(e)),
+        });
+        self.filesystem.read(fh.0, offset, size as usize, reply);
+    }
+
+    fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
+        reply.ok();
+    }
+
+    fn release(
+        &self,
+        _: &Request,
+        _: INodeNo,
+        fh: FileHandle,
+        _: OpenFlags,
+        _: Option<LockOwner>,
+        _: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.filesystem.release(fh.0);
+        reply.ok();
+    }
+
+    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+        let flags = if self.filesystem.is_over() {
+            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
+        } else {
+            FopenFlags::empty()
+        };
+        reply.opened(FileHandle(0), flags);
+    }
+
+    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        let listed = self.filesystem.list(Ino(ino.0), offset, |entry| {
+            let a = &entry.attributes;
+            reply.add(INodeNo(a.ino.0), entry.cookie, file_type(a.kind), entry.name)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        let ttl = self.filesystem.ttl();
+        let listed = self.filesystem.list(Ino(ino.0), offset, |entry| {
+            let attr = file_attr(&entry.attributes);
+            reply.add(attr.ino, entry.cookie, entry.name, &ttl, &attr, GENERATION)
+        });
+        match listed {
+            Ok(()) => reply.ok(),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+
+    fn statfs(&self, _: &Request, _: INodeNo, reply: ReplyStatfs) {
+        let (bytes, inodes) = self.filesystem.totals();
+        reply.statfs(bytes.div_ceil(u64::from(PAGE)), 0, 0, inodes, 0, PAGE, 255, PAGE);
+    }
+
+    fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        answer_xattr(self.filesystem.xattr(Ino(ino.0), name), size, reply);
+    }
+
+    fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        answer_xattr(self.filesystem.xattr_names(Ino(ino.0)), size, reply);
+    }
+
+    fn lseek(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let seek = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        match u64::try_from(offset)
+            .map_err(|_| rustix::io::Errno::NXIO)
+            .and_then(|at| self.filesystem.seek(Ino(ino.0), at, seek))
+        {
+            Ok(at) => reply.offset(at as i64),
+            Err(e) => reply.error(errno(e)),
+        }
+    }
+}
+
+fn answer_xattr(value: Result<Vec<u8>, rustix::io::Errno>, size: u32, reply: ReplyXattr) {
+    match value {
+        Ok(value) if size == 0 => reply.size(value.len() as u32),
+        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
+        Ok(value) => reply.data(&value),
+        Err(e) => reply.error(errno(e)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn device_numbers_as_the_kernel_has_them() {
+        assert_eq!(encode_device(Device { major: 1, minor: 3 }), 0x103);
+        assert_eq!(encode_device(Device { major: 0xabc, minor: 0xf_1234 }), 0xf12a_bc34);
+    }
+
+    #[test]
+    fn times_before_1970_and_far_away() {
+        let back = |t: SystemTime| t.duration_since(SystemTime::UNIX_EPOCH).map_err(|e| e.duration());
+        assert_eq!(back(system_time(Timestamp::new(-1, 750_000_000))), Err(Duration::from_millis(250)));
+        assert_eq!(back(system_time(Timestamp::new(5, 1))), Ok(Duration::new(5, 1)));
+        system_time(Timestamp::new(i64::MAX, 999_999_999));
+        system_time(Timestamp::new(i64::MIN, 0));
+    }
+}
