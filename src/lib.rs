@@ -2,6 +2,8 @@
 
 #![cfg_attr(test, allow(clippy::print_stdout, clippy::print_stderr))]
 
+pub mod cli;
+pub mod control;
 pub mod entry;
 pub mod filter;
 pub mod fs;
@@ -9,8 +11,10 @@ pub mod fuse;
 pub mod index;
 pub mod ingest;
 pub mod monitor;
+pub mod mount;
 pub mod record;
 pub mod source;
 pub mod spool;
 pub mod store;
+pub mod sys;
 pub mod tarball;

@@ -1,3 +1,10 @@
-//! Parse, run, exit code.
+//! The command: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use restorefs::cli::{Cli, run};
+
+fn main() -> ExitCode {
+    run(Cli::parse()).into()
+}

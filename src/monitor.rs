@@ -170,6 +170,7 @@ struct State {
     began: Option<Instant>,
     ended: Option<Instant>,
     samples: std::collections::VecDeque<(Instant, u64)>,
+    version: u64,
 }
 
 impl Monitor {
@@ -218,10 +219,21 @@ impl Monitor {
         }
     }
 
-    /// The file whose contents are arriving, or none.
+    /// The file whose contents are arriving, or none. Called whenever something new can be seen in the tree.
     pub fn receiving(&self, file: Option<Receiving>) {
+        self.update(|s| s.receiving = file);
+    }
+
+    /// How many times something changed: for [`Monitor::wait_change`].
+    pub fn version(&self) -> u64 {
+        self.state.lock().version
+    }
+
+    /// Waits until something has changed since `version`, or for `timeout`.
+    pub fn wait_change(&self, version: u64, timeout: Duration) {
+        let deadline = Instant::now() + timeout;
         let mut state = self.state.lock();
-        state.receiving = file;
+        while state.version == version && !self.changed.wait_until(&mut state, deadline).timed_out() {}
     }
 
     /// What the spool holds now.
@@ -353,6 +365,7 @@ impl Monitor {
     fn update(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state.lock();
         change(&mut state);
+        state.version += 1;
         self.changed.notify_all();
     }
 }

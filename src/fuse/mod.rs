@@ -2,10 +2,15 @@
 
 mod adapter;
 
+use std::ffi::CString;
 use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
 use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fs::Filesystem;
 use adapter::Adapter;
@@ -19,24 +24,52 @@ pub struct Session {
 }
 
 /// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
+///
+/// The kernel is asked first; where it takes mounts from root only, fusermount3 is.
 pub fn mount(filesystem: Filesystem, mountpoint: &Path, source: &str, allow_other: bool) -> io::Result<Session> {
+    let source = source_name(source);
     let mut config = Config::default();
-    config.mount_options = vec![
-        MountOption::RO,
-        MountOption::NoDev,
-        MountOption::NoSuid,
-        MountOption::NoAtime,
-        MountOption::Subtype("restorefs".into()),
-        MountOption::FSName(source_name(source)),
-    ];
-    if allow_other {
-        config.acl = SessionACL::All;
-        config.mount_options.push(MountOption::DefaultPermissions);
-    }
     config.n_threads = Some(THREADS);
     config.clone_fd = true;
-    let session = fuser::Session::new(Adapter::new(filesystem, allow_other), mountpoint, &config)?;
+    if allow_other {
+        config.acl = SessionACL::All;
+    }
+    let adapter = Adapter::new(filesystem, allow_other);
+    let session = match mount_directly(mountpoint, &source, allow_other) {
+        Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
+            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+        })?,
+        Err(Errno::PERM) => {
+            config.mount_options = vec![
+                MountOption::RO,
+                MountOption::NoDev,
+                MountOption::NoSuid,
+                MountOption::Subtype("restorefs".into()),
+                MountOption::FSName(source),
+            ];
+            if allow_other {
+                config.mount_options.push(MountOption::DefaultPermissions);
+            }
+            fuser::Session::new(adapter, mountpoint, &config)?
+        }
+        Err(e) => return Err(e.into()),
+    };
     Ok(Session { session: session.spawn()? })
+}
+
+/// What fuser does as root too, but for the type: `fuse.restorefs` tells our mounts from others.
+fn mount_directly(mountpoint: &Path, source: &str, allow_other: bool) -> Result<OwnedFd, Errno> {
+    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let mode = rustix::fs::stat(mountpoint)?.st_mode;
+    let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+    let mut data = format!("fd={},rootmode={mode:o},user_id={uid},group_id={gid}", device.as_raw_fd());
+    if allow_other {
+        data.push_str(",allow_other,default_permissions");
+    }
+    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
+    rustix::mount::mount(source, mountpoint, "fuse.restorefs", flags, data.as_c_str())?;
+    Ok(device)
 }
 
 impl Session {

@@ -1,0 +1,207 @@
+//! The process behind a mount: it serves until it is unmounted, whatever becomes of the one in front.
+
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::Exit;
+use crate::control::{self, Server};
+use crate::monitor::{Monitor, Status};
+use crate::mount::{Handle, Options, Running};
+
+/// So often the front is told how it stands.
+const TELL: Duration = Duration::from_millis(200);
+
+/// So many log lines may wait for the front; a front that does not read must not hold up receiving.
+const WAITING: usize = 1024;
+
+/// What the daemon tells the front, a line of JSON each.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) enum Note {
+    /// The mount answers.
+    Ready(PathBuf),
+    /// It could not be made.
+    Failed(String),
+    /// How it stands.
+    Status(Box<Status>),
+    /// A line of the log.
+    Log(String),
+    /// The stream is over.
+    End(Box<Status>),
+}
+
+/// What the front says to the daemon: receive no more.
+pub(super) const STOP: &[u8] = b"stop\n";
+
+/// A mount with all that belongs to it.
+pub(super) struct Service {
+    running: Running,
+    _server: Option<Server>,
+}
+
+impl Service {
+    /// Mounts, and makes sure that the mount answers.
+    pub(super) fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, String> {
+        let running = Running::start(options, monitor).map_err(|e| e.to_string())?;
+        let handle = running.handle();
+        if let Err(e) = std::fs::metadata(handle.mountpoint()) {
+            let _ = handle.unmount();
+            return Err(format!("the mount '{}' does not answer: {e}", handle.mountpoint().display()));
+        }
+        let server = match control::find(handle.mountpoint()) {
+            Ok(Some(mounted)) => Server::start(&mounted.device, handle),
+            Ok(None) => Err(io::ErrorKind::NotFound.into()),
+            Err(e) => Err(e),
+        };
+        let server = server.map_err(|e| log::warn!("status, wait and umount will not reach this mount: {e}")).ok();
+        Ok(Service { running, _server: server })
+    }
+
+    pub(super) fn handle(&self) -> Arc<Handle> {
+        self.running.handle()
+    }
+
+    /// Serves until it is unmounted.
+    pub(super) fn serve(self) {
+        self.running.join();
+    }
+}
+
+/// The whole life of the daemon, in the child.
+pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
+    let (log, logs) = sync_channel(WAITING);
+    init_log(verbose, log);
+    let begun = become_daemon().map_err(|e| format!("cannot become a daemon: {e}")).and_then(|()| {
+        let monitor = Monitor::new();
+        Service::start(options, &monitor).map(|service| (service, monitor))
+    });
+    let (service, monitor) = match begun {
+        Ok(begun) => begun,
+        Err(message) => {
+            let _ = send(&front, &Note::Failed(message));
+            return Exit::Failed;
+        }
+    };
+    let handle = service.handle();
+    let _ = send(&front, &Note::Ready(handle.mountpoint().into()));
+    let listening = front.try_clone();
+    let teller = std::thread::Builder::new().name("teller".into()).spawn({
+        let monitor = monitor.clone();
+        move || tell(&front, &monitor, &logs)
+    });
+    let listener = std::thread::Builder::new().name("listener".into()).spawn({
+        let handle = handle.clone();
+        move || {
+            // The front may go at any time: that stops nothing.
+            for line in BufReader::new(listening?).lines() {
+                if line?.as_bytes() == STOP.trim_ascii_end() {
+                    handle.stop_receiving();
+                }
+            }
+            io::Result::Ok(())
+        }
+    });
+    if let Err(e) = teller.map(drop).and(listener.map(drop)).and_then(|()| unmount_on_signal(handle)) {
+        log::error!("cannot start a thread: {e}");
+    }
+    service.serve();
+    Exit::of(&monitor.status())
+}
+
+/// SIGTERM and SIGINT to the daemon itself unmount.
+fn unmount_on_signal(handle: Arc<Handle>) -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for _ in signals.forever() {
+            if let Err(e) = handle.unmount() {
+                log::error!("cannot unmount '{}': {e}", handle.mountpoint().display());
+            }
+        }
+    })?;
+    Ok(())
+}
+
+/// Tells the front of everything, until the stream is over or the front is gone.
+fn tell(front: &UnixStream, monitor: &Monitor, logs: &Receiver<String>) {
+    loop {
+        let note = match logs.recv_timeout(TELL) {
+            Ok(line) => Note::Log(line),
+            Err(RecvTimeoutError::Disconnected) => return,
+            Err(RecvTimeoutError::Timeout) => Note::Status(Box::new(brief(monitor.status()))),
+        };
+        if send(front, &note).is_err() {
+            return;
+        }
+        if monitor.verdict().is_some() {
+            break;
+        }
+    }
+    for line in logs.try_iter() {
+        if send(front, &Note::Log(line)).is_err() {
+            return;
+        }
+    }
+    let _ = send(front, &Note::End(Box::new(brief(monitor.status()))));
+}
+
+/// Without the list of problems, which the log has.
+fn brief(mut status: Status) -> Status {
+    status.problems.clear();
+    status
+}
+
+fn send(mut front: &UnixStream, note: &Note) -> io::Result<()> {
+    let mut line = serde_json::to_vec(note)?;
+    line.push(b'\n');
+    front.write_all(&line)
+}
+
+fn become_daemon() -> io::Result<()> {
+    rustix::process::setsid()?;
+    std::env::set_current_dir("/")?;
+    stdin_to_null()?;
+    let null = std::fs::File::options().write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    Ok(())
+}
+
+/// Lets go of standard input, and keeps its number taken.
+pub(super) fn stdin_to_null() -> io::Result<()> {
+    rustix::stdio::dup2_stdin(std::fs::File::open("/dev/null")?)?;
+    Ok(())
+}
+
+/// What is logged goes to `log`, as long as that has room.
+fn init_log(verbose: bool, log: SyncSender<String>) {
+    struct Lines(SyncSender<String>);
+    impl Write for Lines {
+        fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+            let _ = self.0.try_send(String::from_utf8_lossy(line).trim_end().to_owned());
+            Ok(line.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    logger(verbose).target(env_logger::Target::Pipe(Box::new(Lines(log)))).init();
+    std::panic::set_hook(Box::new(|panic| log::error!("{panic}")));
+}
+
+/// One line for each thing, as messages of the command itself are.
+pub(super) fn logger(verbose: bool) -> env_logger::Builder {
+    let mut builder = env_logger::Builder::new();
+    builder.filter_module("restorefs", if verbose { log::LevelFilter::Info } else { log::LevelFilter::Warn });
+    builder.filter_module("fuser", log::LevelFilter::Error);
+    if let Ok(filters) = std::env::var("RUST_LOG") {
+        builder.parse_filters(&filters);
+    }
+    builder.format(|out, record| writeln!(out, "restorefs: {}", record.args()));
+    builder
+}

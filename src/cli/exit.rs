@@ -1,0 +1,42 @@
+//! Exit codes.
+
+use std::process::ExitCode;
+
+use crate::monitor::{Status, Verdict};
+
+/// How a command ended, for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Exit {
+    /// All is there.
+    Complete = 0,
+    /// It failed.
+    Failed = 1,
+    /// The command line is wrong.
+    Usage = 2,
+    /// All that could be taken is there; entries or attributes were refused, each is named.
+    Problems = 3,
+    /// The stream ended early.
+    Incomplete = 4,
+    /// The stream cannot be followed further.
+    Corrupt = 5,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        ExitCode::from(exit as u8)
+    }
+}
+
+impl Exit {
+    /// What a stream's end comes to. One that has not ended is none.
+    pub fn of(status: &Status) -> Exit {
+        match &status.end {
+            Some(Verdict::Complete) if status.refused == 0 => Exit::Complete,
+            Some(Verdict::Complete) => Exit::Problems,
+            Some(Verdict::Incomplete { .. }) | None => Exit::Incomplete,
+            Some(Verdict::Corrupt { .. }) => Exit::Corrupt,
+            Some(Verdict::Failed { .. }) => Exit::Failed,
+        }
+    }
+}

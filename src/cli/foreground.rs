@@ -1,0 +1,71 @@
+//! `mount --foreground`: one process, until it is unmounted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::daemon::{Service, logger, stdin_to_null};
+use super::progress::Progress;
+use super::{Exit, fail, show, tell};
+use crate::monitor::Monitor;
+use crate::mount::{Handle, Options};
+
+const TICK: Duration = Duration::from_millis(200);
+
+pub(super) fn run(options: Options, verbose: bool) -> Exit {
+    logger(verbose).init();
+    if let Err(e) = stdin_to_null() {
+        tell(format_args!("cannot let go of standard input: {e}"));
+    }
+    let monitor = Monitor::new();
+    let service = match Service::start(options, &monitor) {
+        Ok(service) => service,
+        Err(message) => return fail(message),
+    };
+    let handle = service.handle();
+    if let Err(e) = on_signals(handle.clone()) {
+        tell(format_args!("Ctrl-C will not unmount: {e}"));
+    }
+    tell(format_args!("mounted on '{}'", show::path(handle.mountpoint())));
+    // Without systemd there is nobody to notify, and that is fine.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
+    let shown = std::thread::Builder::new().name("progress".into()).spawn({
+        let monitor = monitor.clone();
+        move || show_until_over(&monitor)
+    });
+    if let Err(e) = shown {
+        tell(format_args!("no progress is shown: {e}"));
+    }
+    service.serve();
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
+    Exit::of(&monitor.status())
+}
+
+fn show_until_over(monitor: &Monitor) {
+    let mut progress = Progress::new();
+    while monitor.wait_end(TICK).is_none() {
+        progress.update(&monitor.status());
+    }
+    progress.clear();
+    let summary = show::summary(&monitor.status());
+    tell(&summary);
+    let _ = sd_notify::notify(&[NotifyState::Status(&summary)]);
+}
+
+/// SIGINT stops receiving, and unmounts when that is over; SIGTERM unmounts.
+fn on_signals(handle: Arc<Handle>) -> std::io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for signal in signals.forever() {
+            if signal == SIGINT && handle.monitor().verdict().is_none() {
+                handle.stop_receiving();
+                tell("receiving is stopped; what arrived stays mounted (Ctrl-C again unmounts)");
+            } else if let Err(e) = handle.unmount() {
+                tell(format_args!("cannot unmount '{}': {e}", show::path(handle.mountpoint())));
+            }
+        }
+    })?;
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! The process in front of a daemon: shows progress until the stream is over, and passes Ctrl-C on.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::daemon::{Note, STOP};
+use super::progress::Progress;
+use super::{Exit, fail, show, tell};
+
+pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
+    if let Err(e) = pass_signals_on(&daemon) {
+        tell(format_args!("Ctrl-C will not stop receiving, only this display: {e}"));
+    }
+    let mut progress = Progress::new();
+    let mut mountpoint = PathBuf::new();
+    for line in BufReader::new(daemon).lines() {
+        let Ok(Ok(note)) = line.map(|line| serde_json::from_str::<Note>(&line)) else { break };
+        match note {
+            Note::Failed(message) => return fail(message),
+            Note::Ready(path) => {
+                mountpoint = path;
+                if detach {
+                    return Exit::Complete;
+                }
+                progress.tell(format_args!("mounted on '{}'", show::path(&mountpoint)));
+            }
+            Note::Status(status) => progress.update(&status),
+            Note::Log(line) => progress.tell(line.strip_prefix("restorefs: ").unwrap_or(&line)),
+            Note::End(status) => {
+                progress.clear();
+                tell(show::summary(&status));
+                tell(format_args!("it stays mounted on '{0}' ('restorefs umount {0}')", show::path(&mountpoint)));
+                return Exit::of(&status);
+            }
+        }
+    }
+    progress.clear();
+    fail("the daemon is gone (killed, or unmounted before the stream was over)")
+}
+
+/// The first SIGINT or SIGTERM makes the daemon stop receiving; with the second this process goes at once. The mount
+/// stays in both cases.
+fn pass_signals_on(daemon: &UnixStream) -> std::io::Result<()> {
+    let mut daemon = daemon.try_clone()?;
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for (n, _) in signals.forever().enumerate() {
+            if n > 0 || daemon.write_all(STOP).is_err() {
+                std::process::exit(i32::from(Exit::Incomplete as u8));
+            }
+        }
+    })?;
+    Ok(())
+}

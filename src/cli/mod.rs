@@ -1,0 +1,194 @@
+//! The commands. The only place that prints.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
+mod daemon;
+mod exit;
+mod foreground;
+mod front;
+mod mount;
+mod progress;
+mod show;
+mod status;
+mod umount;
+mod wait;
+
+use std::io::Write;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use exit::Exit;
+
+/// Mount a tar archive while it is still arriving.
+///
+/// Every entry can be seen, and every symbolic link is right, from the moment its header has come. Reads of what
+/// is still on its way wait for it. Whatever ends the stream, all that arrived stays.
+#[derive(Debug, Parser)]
+#[command(name = "restorefs", version, after_help = EXIT_CODES, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  complete
+  1  failed
+  2  wrong usage
+  3  complete, with problems: entries or attributes were left out, each is named
+  4  incomplete: the stream ended early, or was stopped
+  5  corrupt: the stream cannot be followed further";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Mount an archive: a file, a FIFO, standard input, or what somebody sends over TCP
+    Mount(MountArgs),
+    /// Tell how a mount stands
+    Status(StatusArgs),
+    /// Wait until all of a mount, or the named paths in it, have arrived
+    Wait(WaitArgs),
+    /// Unmount
+    Umount(UmountArgs),
+}
+
+#[derive(Debug, Args)]
+#[command(
+    override_usage = "restorefs mount [OPTIONS] SOURCE MOUNTPOINT\n       \
+                      restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT",
+    after_help = "SOURCE is '-' (standard input), a file or a FIFO: tar as v7, ustar, GNU or pax, as it is or \
+                  compressed with gzip, zstd, xz, bzip2 or lz4.\n\nThe command stays in front to show progress until \
+                  the stream is over, then exits; the mount stays until it is unmounted. Ctrl-C stops receiving: \
+                  what arrived stays mounted."
+)]
+struct MountArgs {
+    #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "MOUNTPOINT"], hide = true)]
+    paths: Vec<PathBuf>,
+    /// Take one TCP connection instead of SOURCE; without ADDR only from this machine, with port 0 from a free port,
+    /// which is printed
+    #[arg(long, value_name = "[ADDR:]PORT")]
+    listen: Option<String>,
+    /// The connection carries a bare tar stream, from whoever connects first: no password, no encryption
+    #[arg(long, requires = "listen")]
+    plain: bool,
+    /// Stay one process, in front, until unmounted (for systemd: Type=notify)
+    #[arg(short, long, conflicts_with = "detach")]
+    foreground: bool,
+    /// Return as soon as the mount answers
+    #[arg(short, long)]
+    detach: bool,
+    /// Where contents are kept on disk while mounted (not needed for an uncompressed archive file)
+    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    spool: PathBuf,
+    /// Keep at most so much there, as 500M or 20G; when it is full, receiving waits
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    spool_limit: Option<u64>,
+    /// Leave the spool where it is when unmounted
+    #[arg(long)]
+    keep_spool: bool,
+    /// Let other users look in, as far as the permissions of the entries allow
+    #[arg(long)]
+    allow_other: bool,
+    /// Let names and attributes take at most so much memory [default: a quarter of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    max_index: Option<u64>,
+    /// Read on behind an end marker: for archives that were joined with cat
+    #[arg(long)]
+    concatenated: bool,
+    /// Tell more of what goes on
+    #[arg(short, long)]
+    verbose: bool,
+}
+
+#[derive(Debug, Args)]
+struct StatusArgs {
+    /// A mount point, or a path in a mount; without it, all mounts
+    mountpoint: Option<PathBuf>,
+    /// As JSON, an object per mount and line
+    #[arg(long)]
+    json: bool,
+    /// Again every second, until the stream is over
+    #[arg(long, requires = "mountpoint")]
+    watch: bool,
+}
+
+#[derive(Debug, Args)]
+struct WaitArgs {
+    /// The mount point
+    mountpoint: PathBuf,
+    /// Paths in it, relative to it or absolute; without any, all of it
+    paths: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+struct UmountArgs {
+    /// The mount point
+    mountpoint: PathBuf,
+    /// Also while it receives: what has not arrived is lost
+    #[arg(short, long)]
+    force: bool,
+}
+
+/// Runs a command line.
+pub fn run(cli: Cli) -> Exit {
+    match cli.command {
+        Command::Mount(args) => mount::run(args),
+        Command::Status(args) => status::run(&args),
+        Command::Wait(args) => wait::run(&args),
+        Command::Umount(args) => umount::run(&args),
+    }
+}
+
+/// `restorefs: <message>` on standard error.
+fn fail(message: impl std::fmt::Display) -> Exit {
+    tell(message);
+    Exit::Failed
+}
+
+fn tell(message: impl std::fmt::Display) {
+    // Nobody may read it; that is no reason to stop.
+    let _ = writeln!(std::io::stderr(), "restorefs: {message}");
+}
+
+/// A line on standard output. False when nobody reads it any more.
+fn say(line: impl std::fmt::Display) -> bool {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+}
+
+/// `500M`: bytes, in powers of 1024.
+fn parse_size(text: &str) -> Result<u64, String> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit.trim_end_matches("iB").trim_end_matches('B').to_ascii_uppercase().as_str() {
+        "" => 0,
+        "K" => 10,
+        "M" => 20,
+        "G" => 30,
+        "T" => 40,
+        _ => return Err("give a number of bytes, or one with K, M, G or T behind it, as 500M".into()),
+    };
+    let number: u64 = number.parse().map_err(|_| "give a number, as 500M".to_owned())?;
+    number.checked_mul(1 << shift).filter(|&n| n > 0).ok_or_else(|| "that is out of range".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes() {
+        assert_eq!(parse_size("500M"), Ok(500 << 20));
+        assert_eq!(parse_size("1GiB"), Ok(1 << 30));
+        assert_eq!(parse_size("7"), Ok(7));
+        for wrong in ["", "0", "M", "1X", "-1", "1.5G", "99999999999T"] {
+            assert!(parse_size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! `restorefs mount`: checks what was asked, then parts into front and daemon.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+
+use super::{Exit, MountArgs, daemon, fail, foreground, front, say, tell};
+use crate::mount::{Options, check_mountpoint};
+use crate::source::{Source, Spec};
+use crate::sys::{Fork, fork};
+use crate::{control, tarball};
+
+pub(super) fn run(args: MountArgs) -> Exit {
+    let (spec, mountpoint) = match spec(&args) {
+        Ok(spec) => spec,
+        Err(message) => {
+            tell(message);
+            tell("see 'restorefs mount --help'");
+            return Exit::Usage;
+        }
+    };
+    let (foreground, detach, verbose) = (args.foreground, args.detach, args.verbose);
+    let options = match options(args, &spec, &mountpoint) {
+        Ok(options) => options,
+        Err(message) => return fail(message),
+    };
+    if let Some(address) = options.source.local_address()
+        && !say(format_args!("listening on {address}"))
+    {
+        return fail("nobody reads the address that is listened on");
+    }
+    if foreground {
+        return foreground::run(options, verbose);
+    }
+    let (front, back) = match std::os::unix::net::UnixStream::pair() {
+        Ok(pair) => pair,
+        Err(e) => return fail(format_args!("cannot begin: {e}")),
+    };
+    match fork() {
+        Err(e) => fail(format_args!("cannot start the daemon: {e}")),
+        Ok(Fork::Child) => {
+            drop(front);
+            daemon::run(options, back, verbose)
+        }
+        Ok(Fork::Parent) => {
+            // The daemon alone holds the source: when it lets go, whoever writes has to see that.
+            drop((options, back));
+            if let Err(e) = daemon::stdin_to_null() {
+                tell(format_args!("cannot let go of standard input: {e}"));
+            }
+            front::run(front, detach)
+        }
+    }
+}
+
+fn spec(args: &MountArgs) -> Result<(Spec, PathBuf), String> {
+    match (&args.listen, &args.paths[..]) {
+        (Some(address), [mountpoint]) if args.plain => Ok((Spec::Listen(listen(address)?), mountpoint.clone())),
+        (Some(_), [_]) => Err("--listen needs --plain: whoever connects first sends the archive, without a password \
+                               and without encryption"
+            .into()),
+        (Some(_), _) => Err("with --listen, name the mount point only".into()),
+        (None, [source, mountpoint]) if source == Path::new("-") => Ok((Spec::Stdin, mountpoint.clone())),
+        (None, [source, mountpoint]) => Ok((Spec::Path(source.clone()), mountpoint.clone())),
+        (None, [mountpoint]) => {
+            Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", mountpoint.display()))
+        }
+        (None, _) => Err("name a SOURCE and a MOUNTPOINT".into()),
+    }
+}
+
+/// `9000`, `:9000`, `192.0.2.1:9000`, `[::]:9000`, `name:9000`. Without an address: this machine only.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(port) = text.strip_prefix(':').unwrap_or(text).parse() {
+        return Ok(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port));
+    }
+    let wrong = |e: &dyn std::fmt::Display| format!("'{text}' is no address to listen on: {e} (as 192.0.2.1:9000)");
+    text.to_socket_addrs().map_err(|e| wrong(&e))?.next().ok_or_else(|| wrong(&"it has no address"))
+}
+
+fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, String> {
+    // Everything that can be wrong is told before anything is mounted, and before a sender can connect.
+    let mountpoint = check_mountpoint(mountpoint).map_err(|e| match control::find(mountpoint) {
+        Ok(Some(dead)) => format!(
+            "{e}: a restorefs was mounted there, and its daemon is gone; take it away with 'restorefs umount {}'",
+            dead.mountpoint.display()
+        ),
+        _ => e.to_string(),
+    })?;
+    if let Ok(Some(there)) = control::find(&mountpoint)
+        && there.mountpoint == mountpoint
+    {
+        return Err(format!(
+            "cannot mount on '{0}': '{1}' is mounted there already (restorefs umount {0})",
+            mountpoint.display(),
+            there.source
+        ));
+    }
+    let spool = std::path::absolute(&args.spool).map_err(|e| e.to_string())?;
+    if !spool.is_dir() {
+        return Err(format!("cannot make a spool in '{}': it is not a directory", args.spool.display()));
+    }
+    let source = Source::open(spec).map_err(|e| e.to_string())?;
+    Ok(Options {
+        source,
+        mountpoint,
+        spool_directory: spool,
+        spool_limit: args.spool_limit,
+        keep_spool: args.keep_spool,
+        allow_other: args.allow_other,
+        max_index: args.max_index,
+        tar: tarball::Options { concatenated: args.concatenated, resolve_user: user, resolve_group: group },
+    })
+}
+
+fn user(name: &[u8]) -> Option<u32> {
+    nix::unistd::User::from_name(std::str::from_utf8(name).ok()?).ok()?.map(|user| user.uid.as_raw())
+}
+
+fn group(name: &[u8]) -> Option<u32> {
+    nix::unistd::Group::from_name(std::str::from_utf8(name).ok()?).ok()?.map(|group| group.gid.as_raw())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        for (text, address) in
+            [("9000", "127.0.0.1:9000"), (":0", "127.0.0.1:0"), ("0.0.0.0:1", "0.0.0.0:1"), ("[::1]:7", "[::1]:7")]
+        {
+            assert_eq!(listen(text), Ok(address.parse().unwrap()), "{text}");
+        }
+        for wrong in ["", "70000", "1.2.3.4", "[::1]"] {
+            assert!(listen(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! `restorefs status`.
+
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::json;
+
+use super::{Exit, StatusArgs, fail, say, show, tell};
+use crate::control::{self, Connection, Error, Mounted, Request, Response};
+use crate::monitor::Status;
+
+const WATCH: Duration = Duration::from_secs(1);
+
+pub(super) fn run(args: &StatusArgs) -> Exit {
+    let mounts = match &args.mountpoint {
+        Some(path) => match find(path) {
+            Ok(mounted) => vec![mounted],
+            Err(message) => return fail(message),
+        },
+        None => match control::list() {
+            Ok(mounts) => mounts,
+            Err(e) => return fail(format_args!("cannot read /proc/self/mountinfo: {e}")),
+        },
+    };
+    if mounts.is_empty() && !args.json {
+        say("no restorefs is mounted");
+    }
+    let mut exit = Exit::Complete;
+    for mounted in &mounts {
+        loop {
+            match ask(mounted) {
+                Err(e) => {
+                    tell(e);
+                    exit = Exit::Failed;
+                }
+                Ok(status) => {
+                    if !print(mounted, &status, args.json) {
+                        return Exit::Complete;
+                    }
+                    if args.watch && status.end.is_none() {
+                        std::thread::sleep(WATCH);
+                        continue;
+                    }
+                }
+            }
+            break;
+        }
+    }
+    exit
+}
+
+/// The mount that a path of the command line means.
+pub(super) fn find(path: &Path) -> Result<Mounted, String> {
+    match control::find(path) {
+        Ok(Some(mounted)) => Ok(mounted),
+        Ok(None) => {
+            Err(format!("'{}' is not in a restorefs mount ('restorefs status' names them all)", show::path(path)))
+        }
+        Err(e) => Err(format!("cannot read /proc/self/mountinfo: {e}")),
+    }
+}
+
+fn ask(mounted: &Mounted) -> Result<Status, Error> {
+    match Connection::open(mounted)?.ask(&Request::Status)? {
+        Response::Status(status) => Ok(*status),
+        other => Err(Error::Other {
+            mountpoint: mounted.mountpoint.clone(),
+            cause: std::io::Error::other(format!("unexpected answer {other:?}")),
+        }),
+    }
+}
+
+fn print(mounted: &Mounted, status: &Status, as_json: bool) -> bool {
+    if !as_json {
+        return show::status(&mounted.mountpoint, status).into_iter().all(say);
+    }
+    let mut object = json!(status);
+    object["mountpoint"] = json!(mounted.mountpoint.to_string_lossy());
+    say(object)
+}

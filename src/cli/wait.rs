@@ -1,0 +1,51 @@
+//! `restorefs wait`.
+
+use std::path::Path;
+
+use super::status::find;
+use super::{Exit, WaitArgs, fail, show, tell};
+use crate::control::{Connection, Mounted, Request, Response};
+use crate::mount::path_below;
+
+pub(super) fn run(args: &WaitArgs) -> Exit {
+    let mounted = match find(&args.mountpoint) {
+        Ok(mounted) => mounted,
+        Err(message) => return fail(message),
+    };
+    if args.paths.is_empty() {
+        return all(&mounted);
+    }
+    // One after the other: they are complete together when the last is.
+    args.paths.iter().map(|path| one(&mounted, path)).find(|exit| *exit != Exit::Complete).unwrap_or(Exit::Complete)
+}
+
+fn all(mounted: &Mounted) -> Exit {
+    match Connection::open(mounted).and_then(|daemon| daemon.ask(&Request::Wait { path: None })) {
+        Ok(Response::Status(status)) => {
+            let exit = Exit::of(&status);
+            if exit != Exit::Complete {
+                tell(show::summary(&status));
+            }
+            exit
+        }
+        Ok(other) => fail(format_args!("unexpected answer {other:?}")),
+        Err(e) => fail(e),
+    }
+}
+
+fn one(mounted: &Mounted, path: &Path) -> Exit {
+    let below = path_below(&mounted.mountpoint, path);
+    match Connection::open(mounted).and_then(|daemon| daemon.ask(&Request::Wait { path: Some(below) })) {
+        Ok(Response::State(state)) if state == "complete" => Exit::Complete,
+        Ok(Response::State(state)) => {
+            tell(format_args!("'{}' is {state}: the stream is over", show::path(path)));
+            Exit::Incomplete
+        }
+        Ok(Response::Absent) => {
+            tell(format_args!("'{}' has not come, and the stream is over", show::path(path)));
+            Exit::Incomplete
+        }
+        Ok(other) => fail(format_args!("unexpected answer {other:?}")),
+        Err(e) => fail(e),
+    }
+}

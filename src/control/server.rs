@@ -1,0 +1,159 @@
+//! The daemon's side.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use super::{Request, Response, Trace, own_directory};
+use crate::monitor::Monitor;
+use crate::mount::Handle;
+
+/// A request is a path at most; more is nobody's whom we know.
+const MAX_REQUEST: u64 = 1 << 20;
+
+/// While somebody waits, it is looked again at least this often whether they are still there.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Answers requests until it is dropped, then takes its socket away.
+pub struct Server {
+    socket: PathBuf,
+    trace: PathBuf,
+    served: Arc<Served>,
+}
+
+/// How many requests are being answered.
+#[derive(Default)]
+struct Served {
+    count: Mutex<usize>,
+    fewer: Condvar,
+}
+
+impl Server {
+    /// Listens for whoever asks about the mount `handle`, of device number `device`.
+    pub fn start(device: &str, handle: Arc<Handle>) -> io::Result<Self> {
+        let directory = own_directory()?;
+        let socket = directory.join(format!("{device}.sock"));
+        // A device number is given again only when its mount, and so its daemon, is gone.
+        match std::fs::remove_file(&socket) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&socket)?;
+        std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
+        let status = handle.monitor().status();
+        let trace = Trace {
+            pid: std::process::id(),
+            mountpoint: handle.mountpoint().into(),
+            source: status.source,
+            spool: status.spool.map(|spool| spool.directory),
+        };
+        let path = directory.join(format!("{device}.json"));
+        std::fs::write(&path, serde_json::to_vec(&trace)?)?;
+        let served = Arc::new(Served::default());
+        std::thread::Builder::new().name("control".into()).spawn({
+            let served = served.clone();
+            move || accept(&listener, &handle, &served)
+        })?;
+        Ok(Server { socket, trace: path, served })
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.socket);
+        let _ = std::fs::remove_file(&self.trace);
+        // Whoever asked to unmount is still owed the answer. With the mount the stream is over, so none waits long.
+        let deadline = Instant::now() + LOOK;
+        let mut count = self.served.count.lock();
+        while *count > 0 && !self.served.fewer.wait_until(&mut count, deadline).timed_out() {}
+    }
+}
+
+fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
+    for connection in listener.incoming() {
+        let connection = match connection {
+            Ok(connection) => connection,
+            Err(e) => {
+                log::warn!("cannot take a control connection: {e}");
+                // Out of descriptors, most likely; the next moment may be better, a busy loop makes it worse.
+                std::thread::sleep(Duration::from_millis(100));
+                continue;
+            }
+        };
+        let (handle, own) = (handle.clone(), served.clone());
+        *served.count.lock() += 1;
+        let serve = move || {
+            if let Err(e) = serve(&connection, &handle) {
+                log::debug!("a control connection broke: {e}");
+            }
+            *own.count.lock() -= 1;
+            own.fewer.notify_all();
+        };
+        if let Err(e) = std::thread::Builder::new().name("control-client".into()).spawn(serve) {
+            log::warn!("cannot serve a control connection: {e}");
+            *served.count.lock() -= 1;
+        }
+    }
+}
+
+fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
+    let peer = rustix::net::sockopt::socket_peercred(connection)?;
+    let own = rustix::process::geteuid();
+    if peer.uid != own && !peer.uid.is_root() {
+        return Err(io::Error::other(format!("user {} may not ask", peer.uid.as_raw())));
+    }
+    let mut line = Vec::new();
+    BufReader::new(connection.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+    let response = match serde_json::from_slice(&line) {
+        Err(e) => Response::Failed(format!("the request cannot be read: {e}")),
+        Ok(Request::Status) => Response::Status(Box::new(handle.monitor().status())),
+        Ok(Request::Stop) => {
+            handle.stop_receiving();
+            while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
+            Response::Status(Box::new(handle.monitor().status()))
+        }
+        Ok(Request::Wait { path: None }) => {
+            while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
+            Response::Status(Box::new(handle.monitor().status()))
+        }
+        Ok(Request::Wait { path: Some(path) }) => wait_path(connection, handle, &path),
+        Ok(Request::Unmount { force: false }) if handle.monitor().verdict().is_none() => Response::Receiving,
+        Ok(Request::Unmount { .. }) => match handle.unmount() {
+            Ok(()) => Response::Done,
+            Err(e) => Response::Failed(e.to_string()),
+        },
+    };
+    let mut answer = serde_json::to_vec(&response)?;
+    answer.push(b'\n');
+    (&mut &*connection).write_all(&answer)
+}
+
+fn wait_path(connection: &UnixStream, handle: &Handle, path: &[u8]) -> Response {
+    let monitor: &Monitor = handle.monitor();
+    loop {
+        let version = monitor.version();
+        let over = monitor.verdict().is_some();
+        match handle.state_of(path) {
+            Some(state) if over || state == "complete" => return Response::State(state),
+            None if over => return Response::Absent,
+            _ => {}
+        }
+        monitor.wait_change(version, LOOK);
+        if !is_there(connection) {
+            return Response::Absent;
+        }
+    }
+}
+
+/// Whether the other side still listens.
+fn is_there(connection: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut fds = [PollFd::new(connection, PollFlags::RDHUP)];
+    let none = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut fds, Some(&none)).is_ok() && !fds[0].revents().intersects(PollFlags::HUP | PollFlags::ERR)
+}

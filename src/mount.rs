@@ -1,0 +1,245 @@
+//! One mount from beginning to end: store, filesystem, and the thread that receives.
+//!
+//! [`Running::start`] returns when the mount answers. It stays until it is unmounted, by [`Handle::unmount`] or
+//! from outside, whatever becomes of the stream.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::SystemTime;
+
+use rustix::io::Errno;
+
+use crate::entry::Timestamp;
+use crate::fs::{Closer, Filesystem, state};
+use crate::fuse;
+use crate::index::{Index, Ino};
+use crate::ingest::{self, Job};
+use crate::monitor::Monitor;
+use crate::source::{Source, Stop};
+use crate::spool::{self, Spool};
+use crate::store::Store;
+use crate::tarball;
+
+/// What to mount, where, and how.
+#[derive(Debug)]
+pub struct Options {
+    /// Where the archive comes from.
+    pub source: Source,
+    /// An existing directory.
+    pub mountpoint: PathBuf,
+    /// In which directory contents are spooled, where they have to be.
+    pub spool_directory: PathBuf,
+    /// The most that is spooled, in bytes.
+    pub spool_limit: Option<u64>,
+    /// Whether the spool stays behind.
+    pub keep_spool: bool,
+    /// Whether others than the owner may look in; the kernel then checks permissions.
+    pub allow_other: bool,
+    /// The most memory that the index may take, in bytes; a quarter of the machine's where it is not said.
+    pub max_index: Option<u64>,
+    /// How the archive is to be read.
+    pub tar: tarball::Options,
+}
+
+/// Why a mount could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// There is no such directory.
+    #[error("cannot mount on '{path}': {cause}")]
+    Mountpoint {
+        /// The mount point.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The mount point is no directory.
+    #[error("cannot mount on '{0}': it is not a directory")]
+    NotDirectory(PathBuf),
+    /// The spool could not be made.
+    #[error("cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)")]
+    Spool {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The kernel or fusermount3 refused.
+    #[error("cannot mount on '{path}': {cause}{hint}")]
+    Mount {
+        /// The mount point.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Anything else.
+    #[error("cannot begin: {0}")]
+    Other(#[from] io::Error),
+}
+
+/// A mount that is being served.
+pub struct Running {
+    session: fuse::Session,
+    ingest: JoinHandle<()>,
+    handle: Arc<Handle>,
+}
+
+/// What can be asked of a mount while it runs, from any thread.
+pub struct Handle {
+    stop: Stop,
+    closer: Closer,
+    store: Arc<Store>,
+    monitor: Arc<Monitor>,
+    mountpoint: PathBuf,
+}
+
+/// A mount point that can be mounted on: absolute, without symbolic links, a directory.
+pub fn check_mountpoint(path: &Path) -> Result<PathBuf, Error> {
+    let absolute = path.canonicalize().map_err(|cause| Error::Mountpoint { path: path.into(), cause })?;
+    if absolute.is_dir() { Ok(absolute) } else { Err(Error::NotDirectory(path.into())) }
+}
+
+impl Running {
+    /// Mounts, and begins to receive.
+    pub fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, Error> {
+        let Options { source, mountpoint, spool_directory, spool_limit, keep_spool, allow_other, max_index, tar } =
+            options;
+        let mountpoint = check_mountpoint(&mountpoint)?;
+        monitor.source(source.name().to_owned(), source.size());
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let now = Timestamp::new(now.as_secs() as i64, now.subsec_nanos());
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let store = Arc::new(Store::new(Index::new(uid, gid, now)));
+        match source.file() {
+            Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?)),
+            _ => {
+                let config = spool::Config {
+                    directory: spool_directory.clone(),
+                    limit: spool_limit,
+                    keep: keep_spool,
+                    source: source.name().to_owned(),
+                };
+                let spool = Spool::create(&config, monitor.clone())
+                    .map_err(|cause| Error::Spool { path: spool_directory, cause })?;
+                store.set_spool(spool);
+            }
+        }
+        let filesystem = Filesystem::new(store.clone())?;
+        let stop = Stop::new()?;
+        let closer = filesystem.closer();
+        let session = fuse::mount(filesystem, &mountpoint, source.name(), allow_other)
+            .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
+        let handle =
+            Arc::new(Handle { stop: stop.clone(), closer, store: store.clone(), monitor: monitor.clone(), mountpoint });
+        let job = Job {
+            source,
+            store,
+            monitor: monitor.clone(),
+            stop,
+            options: tar,
+            max_index: max_index.unwrap_or_else(quarter_of_memory),
+        };
+        let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || ingest::run(job));
+        match begun {
+            Ok(ingest) => Ok(Running { session, ingest, handle }),
+            Err(e) => {
+                let _ = handle.unmount();
+                Err(e.into())
+            }
+        }
+    }
+
+    /// What can be asked of it.
+    pub fn handle(&self) -> Arc<Handle> {
+        self.handle.clone()
+    }
+
+    /// Serves until it is unmounted and nothing holds it any more. The spool goes away with it.
+    pub fn join(self) {
+        if let Err(e) = self.session.join() {
+            log::error!("the mount '{}' ended: {e}", self.handle.mountpoint.display());
+        }
+        self.handle.stop.stop();
+        self.handle.closer.close();
+        if self.ingest.join().is_err() {
+            log::error!("receiving ended with a panic");
+        }
+    }
+}
+
+impl Handle {
+    /// Receives no more. What arrived stays.
+    pub fn stop_receiving(&self) {
+        self.stop.stop();
+    }
+
+    /// Where it is mounted.
+    pub fn mountpoint(&self) -> &Path {
+        &self.mountpoint
+    }
+
+    /// Who knows how far it is.
+    pub fn monitor(&self) -> &Arc<Monitor> {
+        &self.monitor
+    }
+
+    /// Takes the mount away at once, also while it is in use; open files can be read on.
+    pub fn unmount(&self) -> io::Result<()> {
+        self.stop.stop();
+        self.closer.close();
+        detach(&self.mountpoint)
+    }
+
+    /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no
+    /// contents. None where there is no such entry (yet).
+    pub fn state_of(&self, path: &[u8]) -> Option<String> {
+        let index = self.store.index.read();
+        let ino: Ino = index.resolve(path)?;
+        Some(state(&index, ino).unwrap_or_else(|| "complete".into()))
+    }
+}
+
+/// Detaches a mount, as root or through fusermount3.
+pub fn detach(mountpoint: &Path) -> io::Result<()> {
+    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH) {
+        Ok(()) => Ok(()),
+        Err(Errno::PERM) => {
+            let output = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).output()?;
+            if output.status.success() {
+                Ok(())
+            } else {
+                Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
+            }
+        }
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn hint(cause: &io::Error) -> &'static str {
+    let text = cause.to_string();
+    if !Path::new("/dev/fuse").exists() {
+        " (there is no /dev/fuse: load the module with 'modprobe fuse'; in a container, pass --device /dev/fuse)"
+    } else if text.contains("user_allow_other") {
+        " (put 'user_allow_other' into /etc/fuse.conf, or leave --allow-other out)"
+    } else if cause.kind() == io::ErrorKind::NotFound {
+        " (an ordinary user needs fusermount3: install the package fuse3)"
+    } else {
+        ""
+    }
+}
+
+fn quarter_of_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.totalram as u64 * u64::from(info.mem_unit) / 4
+}
+
+/// Whether `path` names the root or something below it, given as it was on a command line: below the mount point,
+/// or relative to it.
+pub fn path_below(mountpoint: &Path, path: &Path) -> Vec<u8> {
+    path.strip_prefix(mountpoint).unwrap_or(path).as_os_str().as_bytes().to_vec()
+}
