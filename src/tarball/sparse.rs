@@ -40,7 +40,7 @@ impl Segments {
     /// From `GNU.sparse.offset`/`numbytes` or `GNU.sparse.map`: offsets and lengths in turn.
     pub(super) fn from_numbers(numbers: &[u64], broken: bool) -> Self {
         let mut segments = Segments::default();
-        if broken || numbers.len() % 2 != 0 {
+        if broken || !numbers.len().is_multiple_of(2) {
             segments.broken = Some("its sparse map cannot be read");
         }
         for pair in numbers.chunks_exact(2) {

@@ -1,0 +1,229 @@
+//! A mount for one test. Whatever becomes of the test, the mount is detached and its processes are gone afterwards.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Output, Stdio};
+use std::sync::Arc;
+
+use parking_lot::{Condvar, Mutex};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{HANGS, wait_until};
+
+pub const RESTOREFS: &str = env!("CARGO_BIN_EXE_restorefs");
+
+/// A mount that a test has made.
+pub struct Mount {
+    /// The process that was started: with `-f` it is the daemon too.
+    pub front: Child,
+    /// Where it is mounted.
+    pub point: PathBuf,
+    daemon: Option<Pid>,
+    printed: Arc<Printed>,
+    /// Mount point and spool are in here.
+    pub dir: TempDir,
+}
+
+#[derive(Default)]
+struct Printed {
+    text: Mutex<(String, bool)>,
+    more: Condvar,
+}
+
+impl Mount {
+    /// Mounts an archive in a file, in one process.
+    pub fn file(archive: &Path, args: &[&str]) -> Mount {
+        Mount::start(Stdio::null(), &[&["-f"], args].concat(), |command| {
+            command.arg(archive);
+        })
+    }
+
+    /// Mounts what is written to the handle that is returned.
+    pub fn pipe(args: &[&str]) -> (Mount, ChildStdin) {
+        let mut mount = Mount::start(Stdio::piped(), &[&["-f"], args].concat(), |command| {
+            command.arg("-");
+        });
+        let stdin = mount.front.stdin.take().unwrap();
+        (mount, stdin)
+    }
+
+    /// Mounts what is sent to the address that is returned.
+    pub fn listen(args: &[&str]) -> (Mount, SocketAddr) {
+        let mut mount =
+            Mount::start(Stdio::null(), &[&["-f", "--plain", "--listen", "127.0.0.1:0"], args].concat(), |_| {});
+        let address = mount.address();
+        (mount, address)
+    }
+
+    /// Runs `restorefs mount` with `args`, with what `source` adds, and with a mount point and a spool of its own.
+    /// Returns when it says that it is mounted.
+    pub fn start(stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
+        let dir = tempfile::tempdir().unwrap();
+        let point = dir.path().canonicalize().unwrap().join("mnt");
+        let spool = dir.path().join("spool");
+        std::fs::create_dir(&point).unwrap();
+        std::fs::create_dir(&spool).unwrap();
+        let outside = point.metadata().unwrap().dev();
+        let mut command = Command::new(RESTOREFS);
+        command.arg("mount").args(args);
+        if !args.contains(&"--spool") {
+            command.arg("--spool").arg(&spool);
+        }
+        source(&mut command);
+        command.arg(&point).stdin(stdin).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut front = command.spawn().unwrap();
+        let printed = Arc::new(Printed::default());
+        let errors = front.stderr.take().unwrap();
+        std::thread::spawn({
+            let printed = printed.clone();
+            move || collect(errors, &printed)
+        });
+        // From here on the guard takes care of it.
+        let mut mount = Mount { front, point, daemon: None, printed, dir };
+        mount.wait_printed("mounted on");
+        assert_ne!(mount.point.metadata().unwrap().dev(), outside, "nothing is mounted");
+        mount.daemon = Some(mount.find_daemon());
+        mount
+    }
+
+    /// Below the mount point.
+    pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.point.join(name)
+    }
+
+    /// The process that serves.
+    pub fn daemon(&self) -> Pid {
+        self.daemon.unwrap()
+    }
+
+    fn find_daemon(&self) -> Pid {
+        let device = self.point.metadata().unwrap().dev();
+        let trace = format!("/run/restorefs/{}:{}.json", rustix::fs::major(device), rustix::fs::minor(device));
+        let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+        Pid::from_raw(trace["pid"].as_i64().unwrap() as i32).unwrap()
+    }
+
+    fn address(&mut self) -> SocketAddr {
+        let mut line = String::new();
+        BufReader::new(self.front.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        line.trim().strip_prefix("listening on ").unwrap().parse().unwrap()
+    }
+
+    /// The extended attribute that says how far a file has arrived.
+    pub fn state(&self, name: impl AsRef<Path>) -> String {
+        let mut value = [0; 100];
+        let path = self.path(name);
+        let n = rustix::fs::lgetxattr(&path, "user.restorefs.state", &mut value)
+            .unwrap_or_else(|e| panic!("the state of {path:?}: {e}"));
+        String::from_utf8(value[..n].to_vec()).unwrap()
+    }
+
+    /// What `restorefs status --json` tells.
+    pub fn status(&self) -> Value {
+        let output = restorefs(&["status", "--json"], &[&self.point]);
+        assert!(output.status.success(), "{output:?}");
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Waits until a status is as it shall be.
+    pub fn wait_status(&self, what: &str, good: impl Fn(&Value) -> bool) -> Value {
+        wait_until(what, || Some(self.status()).filter(|status| good(status)))
+    }
+
+    /// Waits until the stream is over, and returns the status.
+    pub fn wait_end(&self) -> Value {
+        self.wait_status("the stream is over", |status| status["phase"] == "over")
+    }
+
+    /// Waits until something exists.
+    pub fn wait_for(&self, name: impl AsRef<Path>) {
+        let path = self.path(name);
+        wait_until(&format!("{path:?} is there"), || path.symlink_metadata().ok());
+    }
+
+    /// What it has printed on standard error so far.
+    pub fn printed(&self) -> String {
+        self.printed.text.lock().0.clone()
+    }
+
+    /// Waits until it has printed this on standard error.
+    pub fn wait_printed(&self, needle: &str) {
+        let mut text = self.printed.text.lock();
+        while !text.0.contains(needle) {
+            assert!(!text.1, "it ended without saying '{needle}':\n{}", text.0);
+            let late = self.printed.more.wait_for(&mut text, HANGS).timed_out();
+            assert!(!late, "waited in vain for '{needle}' in:\n{}", text.0);
+        }
+    }
+
+    /// Sends a signal to the process that was started.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.front), signal).unwrap();
+    }
+
+    /// Waits until the process that was started ends: its exit code.
+    pub fn wait_front(&mut self) -> Option<i32> {
+        wait_until("the command ends", || self.front.try_wait().unwrap()).code()
+    }
+
+    /// Unmounts as its user would, and waits until nothing is left of it.
+    pub fn unmount(mut self) {
+        let output = restorefs(&["umount"], &[&self.point]);
+        assert!(output.status.success(), "{output:?}");
+        self.wait_front();
+        let daemon = self.daemon();
+        wait_until("the daemon is gone", || rustix::process::test_kill_process(daemon).is_err().then_some(()));
+        let left: Vec<_> = self.dir.path().join("spool").read_dir().unwrap().collect();
+        assert!(left.is_empty(), "the spool stays behind: {left:?}");
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        // More than one may lie there.
+        while rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::DETACH).is_ok() {}
+        let _ = self.front.kill();
+        let _ = self.front.wait();
+        if let Some(daemon) = self.daemon {
+            let _ = kill_process(daemon, Signal::KILL);
+        }
+        if std::thread::panicking() {
+            eprintln!("the command printed:\n{}", self.printed());
+        }
+    }
+}
+
+/// Runs a command of ours that ends by itself.
+pub fn restorefs(args: &[&str], paths: &[&Path]) -> Output {
+    Command::new(RESTOREFS).args(args).args(paths).stdin(Stdio::null()).output().unwrap()
+}
+
+fn collect(mut from: impl Read, into: &Printed) {
+    let mut buf = [0; 4096];
+    while let Ok(n @ 1..) = from.read(&mut buf) {
+        into.text.lock().0.push_str(&String::from_utf8_lossy(&buf[..n]));
+        into.more.notify_all();
+    }
+    into.text.lock().1 = true;
+    into.more.notify_all();
+}
+
+/// A FIFO, and where it is.
+pub fn fifo(dir: &Path) -> PathBuf {
+    let path = dir.join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+    path
+}
+
+/// Reads a whole file in a thread of its own, so that a test can wait for it.
+pub fn read_aside(path: PathBuf) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
+    std::thread::spawn(move || {
+        let mut contents = Vec::new();
+        File::open(path)?.read_to_end(&mut contents).map(|_| contents)
+    })
+}
