@@ -1,5 +1,6 @@
 //! One member from its header, the pax values and GNU names before it.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::header::Header;
@@ -202,9 +203,10 @@ impl Builder<'_> {
     fn xattrs(&mut self, path: &[u8], kind: &EntryKind) -> Xattrs {
         let (x, g) = (&self.extensions.local, self.global);
         let mut xattrs = Xattrs::default();
-        for (name, value) in g.xattrs.iter().filter(|(name, _)| !x.xattrs.contains_key(*name)).chain(&x.xattrs) {
-            if let Err(e) = xattrs.insert(name, value) {
-                self.refuse(path, format!("the xattr '{}' is left out: {e}", escape(name)));
+        let named: BTreeMap<_, _> = g.xattrs().chain(x.xattrs()).collect();
+        for (name, value) in named {
+            if let Err(e) = xattrs.insert(&name, value) {
+                self.refuse(path, format!("the xattr '{}' is left out: {e}", escape(&name)));
             }
         }
         for (text, name) in

@@ -82,8 +82,9 @@ pub(super) struct Values {
     pub(super) device_minor: Field<u64>,
     pub(super) acl_access: Field<Box<[u8]>>,
     pub(super) acl_default: Field<Box<[u8]>>,
-    /// An empty value is an empty attribute, not one taken back: files have such.
-    pub(super) xattrs: BTreeMap<Box<[u8]>, Box<[u8]>>,
+    /// By their names as written, with who wrote them. An empty value is an empty attribute, not one taken
+    /// back: files have such.
+    xattrs: BTreeMap<Box<[u8]>, (Writer, Box<[u8]>)>,
     pub(super) sparse: PaxSparse,
     pub(super) label: Option<Box<[u8]>>,
     /// Attributes left out, with the reason.
@@ -93,6 +94,15 @@ pub(super) struct Values {
     /// The whole member has to be left out.
     pub(super) refuse_member: Option<String>,
     xattr_bytes: usize,
+}
+
+/// Whose way of writing down the name of an xattr.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Writer {
+    /// `SCHILY.xattr.NAME`: `=` and `%` are escaped by GNU tar.
+    Schily,
+    /// `LIBARCHIVE.xattr.NAME`: everything is escaped that is not plain. The value is in base64.
+    Libarchive,
 }
 
 /// What a key means.
@@ -156,7 +166,7 @@ impl Key {
                 if let Some(name) = key.strip_prefix(b"SCHILY.xattr.") {
                     Key::Xattr(name.into())
                 } else if let Some(name) = key.strip_prefix(b"LIBARCHIVE.xattr.") {
-                    Key::XattrBase64(percent_decode(name))
+                    Key::XattrBase64(name.into())
                 } else {
                     Key::Unknown
                 }
@@ -333,9 +343,9 @@ impl Values {
             Key::AclAccess => self.acl_access = bytes(value),
             Key::AclDefault => self.acl_default = bytes(value),
             Key::Label => self.label = Some(value.into()),
-            Key::Xattr(name) => self.set_xattr(name, value, over),
+            Key::Xattr(name) => self.set_xattr(Writer::Schily, name, value, over),
             Key::XattrBase64(name) => match BASE64.decode(&value) {
-                Ok(value) => self.set_xattr(name, value, over),
+                Ok(value) => self.set_xattr(Writer::Libarchive, name, value, over),
                 Err(_) => self.refuse(format!(
                     "the xattr '{}' is left out: its value is not base64",
                     crate::entry::escape(&name)
@@ -348,7 +358,7 @@ impl Values {
                 if value.last() != Some(&0) {
                     value.push(0);
                 }
-                self.set_xattr(b"security.selinux".as_slice().into(), value, over);
+                self.set_xattr(Writer::Schily, b"security.selinux".as_slice().into(), value, over);
             }
             Key::SparseMajor => self.sparse.major = self.sparse_number(&value),
             Key::SparseMinor => self.sparse.minor = self.sparse_number(&value),
@@ -398,7 +408,18 @@ impl Values {
         }
     }
 
-    fn set_xattr(&mut self, name: Box<[u8]>, value: Vec<u8>, over: bool) {
+    /// Names and values, the names as the kernel knows them.
+    pub(super) fn xattrs(&self) -> impl Iterator<Item = (Vec<u8>, &[u8])> {
+        self.xattrs.iter().map(|(name, (writer, value))| {
+            let escaped: fn(u8) -> bool = match writer {
+                Writer::Schily => |b| matches!(b, b'=' | b'%'),
+                Writer::Libarchive => |_| true,
+            };
+            (percent_decode(name, escaped), &**value)
+        })
+    }
+
+    fn set_xattr(&mut self, writer: Writer, name: Box<[u8]>, value: Vec<u8>, over: bool) {
         let limit = crate::entry::MAX_XATTR_TOTAL;
         if over || value.len() > MAX_XATTR_VALUE {
             let name = crate::entry::escape(&name);
@@ -410,7 +431,10 @@ impl Values {
             let name = crate::entry::escape(&name);
             return self.refuse(format!("the xattr '{name}' is left out: all together are over {limit} bytes"));
         }
-        self.xattrs.insert(name, value.into());
+        // libarchive writes each attribute both ways, with one and the same name, which it escapes in its own way.
+        if writer == Writer::Libarchive || !matches!(self.xattrs.get(&name), Some((Writer::Libarchive, _))) {
+            self.xattrs.insert(name, (writer, value.into()));
+        }
     }
 }
 
@@ -425,22 +449,18 @@ fn bytes(value: Vec<u8>) -> Field<Box<[u8]>> {
     if value.is_empty() { Field::Removed } else { Field::Set(value.into()) }
 }
 
-/// `%41` to `A`; what is no escape stays as it is (libarchive encodes names of xattrs so).
-fn percent_decode(name: &[u8]) -> Box<[u8]> {
+/// `%41` to `A`, where that is one that is `escaped`; what is no escape stays as it is.
+fn percent_decode(name: &[u8], escaped: impl Fn(u8) -> bool) -> Vec<u8> {
     let mut out = Vec::with_capacity(name.len());
     let mut rest = name;
     while let Some((&b, after)) = rest.split_first() {
         let hex = |i: usize| after.get(i).and_then(|&b| char::from(b).to_digit(16));
-        match (b, hex(0), hex(1)) {
-            (b'%', Some(high), Some(low)) => {
-                out.push((high * 16 + low) as u8);
-                rest = &after[2..];
-            }
-            _ => {
-                out.push(b);
-                rest = after;
-            }
-        }
+        let decoded = match (b, hex(0), hex(1)) {
+            (b'%', Some(high), Some(low)) => Some((high * 16 + low) as u8).filter(|&b| escaped(b)),
+            _ => None,
+        };
+        out.push(decoded.unwrap_or(b));
+        rest = if decoded.is_some() { &after[2..] } else { after };
     }
-    out.into()
+    out
 }

@@ -413,6 +413,29 @@ fn metadata_that_is_mended() {
 }
 
 #[test]
+fn names_of_xattrs_are_unescaped_as_their_writer_escaped_them() {
+    let (seen, _) = all(&[
+        pax(
+            b'x',
+            &[
+                // libarchive: each twice, in either order.
+                ("LIBARCHIVE.xattr.user.a%20b", b"MQ"),
+                ("SCHILY.xattr.user.a%20b", b"1"),
+                ("SCHILY.xattr.user.a%2520b", b"2"),
+                ("LIBARCHIVE.xattr.user.a%2520b", b"Mg"),
+                // GNU tar.
+                ("SCHILY.xattr.user.%3D%25%41", b"3"),
+            ],
+        ),
+        member(b"f", b'0', b""),
+    ]
+    .concat());
+    let xattrs: Vec<_> = entries(&seen)[0].metadata.xattrs.iter().collect();
+    let expected: [(&[u8], &[u8]); 3] = [(b"user.=%%41", b"3"), (b"user.a b", b"1"), (b"user.a%20b", b"2")];
+    assert_eq!(xattrs, expected);
+}
+
+#[test]
 fn xattrs_are_bounded_and_refused_alone() {
     let (seen, end) = all(&[
         pax(

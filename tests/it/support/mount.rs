@@ -140,6 +140,13 @@ impl Mount {
         self.wait_status("the stream is over", |status| status["phase"] == "over")
     }
 
+    /// Waits until the stream is over: complete, and nothing in it had to be refused or mended.
+    pub fn wait_clean(&self) {
+        let status = self.wait_end();
+        assert_eq!(status["end"]["verdict"], "complete", "{status:#}");
+        assert_eq!((&status["refused"], &status["warnings"]), (&0.into(), &0.into()), "{status:#}");
+    }
+
     /// Waits until something exists.
     pub fn wait_for(&self, name: impl AsRef<Path>) {
         let path = self.path(name);
