@@ -170,6 +170,24 @@ impl Acl {
         &self.0
     }
 
+    /// The mode bits of a file with this access ACL: the group's are those of the mask, where there is one.
+    /// What it does not say is as in `mode`.
+    pub fn apply_to_mode(&self, mode: u16) -> u16 {
+        let mut mode = mode;
+        // In order of their tags: the mask comes behind the group.
+        for entry in self.0[4..].chunks_exact(8) {
+            let perm = u16::from_le_bytes([entry[2], entry[3]]);
+            let shift = match u16::from_le_bytes([entry[0], entry[1]]) {
+                TAG_USER_OBJ => 6,
+                TAG_GROUP_OBJ | TAG_MASK => 3,
+                TAG_OTHER => 0,
+                _ => continue,
+            };
+            mode = mode & !(7 << shift) | perm << shift;
+        }
+        mode
+    }
+
     /// Whether it says no more than the mode bits do: user, group and other. The kernel keeps no xattr for
     /// such an access ACL.
     pub fn is_minimal(&self) -> bool {

@@ -195,12 +195,16 @@ impl Builder<'_> {
         };
         let user = name(x.user.or(&g.user), self.header.user());
         let group = name(x.group.or(&g.group), self.header.group());
-        let xattrs =
-            if matches!(kind, EntryKind::HardLink { .. }) { Xattrs::default() } else { self.xattrs(path, kind) };
+        let xattrs = if matches!(kind, EntryKind::HardLink { .. }) {
+            Xattrs::default()
+        } else {
+            self.xattrs(path, kind, &mut mode)
+        };
         Metadata { mode, uid, gid, user, group, mtime, atime, xattrs }
     }
 
-    fn xattrs(&mut self, path: &[u8], kind: &EntryKind) -> Xattrs {
+    /// Attributes and ACLs. An access ACL says anew what `mode` says.
+    fn xattrs(&mut self, path: &[u8], kind: &EntryKind, mode: &mut u16) -> Xattrs {
         let (x, g) = (&self.extensions.local, self.global);
         let mut xattrs = Xattrs::default();
         let named: BTreeMap<_, _> = g.xattrs().chain(x.xattrs()).collect();
@@ -221,9 +225,15 @@ impl Builder<'_> {
                 Ok(_) if matches!(kind, EntryKind::Symlink { .. }) => {
                     self.refuse(path, "its ACL is left out: symbolic links have none");
                 }
-                // The mode says the same; the kernel keeps no such ACL either.
-                Ok(acl) if name == ACL_ACCESS && acl.is_minimal() => {}
                 Ok(acl) => {
+                    if name == ACL_ACCESS {
+                        // As with setfacl(1). bsdtar writes the group's entry into the header's mode, not the mask.
+                        *mode = acl.apply_to_mode(*mode);
+                        // The mode says the same; the kernel keeps no such ACL either.
+                        if acl.is_minimal() {
+                            continue;
+                        }
+                    }
                     if let Err(e) = xattrs.insert(name, acl.as_bytes()) {
                         self.refuse(path, format!("its ACL is left out: {e}"));
                     }
