@@ -1,9 +1,10 @@
 //! The daemon's side.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,8 +22,8 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// Answers requests until it is dropped, then takes its socket away.
 pub struct Server {
-    socket: PathBuf,
-    trace: PathBuf,
+    directory: PathBuf,
+    device: String,
     served: Arc<Served>,
 }
 
@@ -37,8 +38,9 @@ impl Server {
     /// Listens for whoever asks about the mount `handle`, of device number `device`.
     pub fn start(device: &str, handle: Arc<Handle>) -> io::Result<Self> {
         let directory = own_directory()?;
+        let _locked = lock(&directory)?;
         let socket = directory.join(format!("{device}.sock"));
-        // A device number is given again only when its mount, and so its daemon, is gone.
+        // A device number is given again only when its mount is gone; its daemon may still be about to clean up.
         match std::fs::remove_file(&socket) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
             _ => {}
@@ -59,19 +61,41 @@ impl Server {
             let served = served.clone();
             move || accept(&listener, &handle, &served)
         })?;
-        Ok(Server { socket, trace: path, served })
+        Ok(Server { directory, device: device.into(), served })
+    }
+}
+
+impl Server {
+    /// Takes socket and trace away, unless another daemon has got the device number, and has made its own.
+    fn clean_up(&self) -> io::Result<()> {
+        let _locked = lock(&self.directory)?;
+        let path = |kind| self.directory.join(format!("{}.{kind}", self.device));
+        let trace: Trace = serde_json::from_slice(&std::fs::read(path("json"))?)?;
+        if trace.pid == std::process::id() {
+            std::fs::remove_file(path("sock"))?;
+            std::fs::remove_file(path("json"))?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Server {
     fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.socket);
-        let _ = std::fs::remove_file(&self.trace);
+        if let Err(e) = self.clean_up() {
+            log::debug!("the control socket stays behind: {e}");
+        }
         // Whoever asked to unmount is still owed the answer. With the mount the stream is over, so none waits long.
         let deadline = Instant::now() + LOOK;
         let mut count = self.served.count.lock();
         while *count > 0 && !self.served.fewer.wait_until(&mut count, deadline).timed_out() {}
     }
+}
+
+/// Until it is dropped, no other daemon of this user makes or removes sockets.
+fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+    Ok(file)
 }
 
 fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
