@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::print_stderr)]
 
+mod acl;
 mod dialects;
 mod sparse;
 mod support;
