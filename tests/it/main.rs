@@ -6,5 +6,6 @@
 
 mod acl;
 mod dialects;
+mod policy;
 mod sparse;
 mod support;

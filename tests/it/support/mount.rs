@@ -178,15 +178,16 @@ impl Mount {
         wait_until("the command ends", || self.front.try_wait().unwrap()).code()
     }
 
-    /// Unmounts as its user would, and waits until nothing is left of it.
-    pub fn unmount(mut self) {
+    /// Unmounts as its user would, and waits until nothing is left of it. Returns the exit code of what was started.
+    pub fn unmount(mut self) -> Option<i32> {
         let output = restorefs(&["umount"], &[&self.point]);
         assert!(output.status.success(), "{output:?}");
-        self.wait_front();
+        let code = self.wait_front();
         let daemon = self.daemon();
         wait_until("the daemon is gone", || rustix::process::test_kill_process(daemon).is_err().then_some(()));
         let left: Vec<_> = self.dir.path().join("spool").read_dir().unwrap().collect();
         assert!(left.is_empty(), "the spool stays behind: {left:?}");
+        code
     }
 }
 
