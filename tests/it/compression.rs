@@ -1,0 +1,283 @@
+//! Compressed archives over connections that stay open: all that a decompressor can know is there before they end.
+
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::compare::same_tree;
+use crate::support::mount::Mount;
+use crate::support::pack::gnu_tar;
+use crate::support::tree::{self, Features};
+use crate::support::{needs_fuse, shell, wait_until};
+
+/// A tree with everything, its archive, and what a line of shell makes of that: `x.tar` to `packed`.
+fn packed(line: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    tree::make(&tree, Features::ALL);
+    gnu_tar(
+        &tree,
+        &dir.path().join("x.tar"),
+        &["--format=pax", "--xattrs", "--xattrs-include=*", "--acls", "--sparse"],
+    );
+    shell(dir.path(), line);
+    (dir, tree)
+}
+
+/// Everything is there while the sender holds the connection, and from a file too.
+fn check(name: &str, line: &str) {
+    let (dir, tree) = packed(line);
+    let archive = fs::read(dir.path().join("packed")).unwrap();
+
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    stdin.write_all(&archive).unwrap();
+    mount.wait_clean();
+    same_tree(&tree, &mount.point);
+    assert_eq!(mount.status()["compression"], name);
+    drop(stdin);
+    assert_eq!(mount.unmount(), Some(0));
+
+    let mount = Mount::file(&dir.path().join("packed"), &[]);
+    mount.wait_clean();
+    same_tree(&tree, &mount.point);
+    assert_eq!(mount.unmount(), Some(0));
+}
+
+#[test]
+fn gzip() {
+    needs_fuse!();
+    check("gzip", "gzip -c x.tar >packed");
+}
+
+#[test]
+fn gzip_of_several_members() {
+    needs_fuse!();
+    check("gzip", "split -n 7 x.tar part.; for f in part.*; do gzip -c $f; done >packed");
+}
+
+#[test]
+fn zstd() {
+    needs_fuse!();
+    check("zstd", "zstd -qc x.tar >packed");
+}
+
+#[test]
+fn zstd_of_several_frames_and_skippable_ones() {
+    needs_fuse!();
+    // A skippable frame: its magic, a length, so many bytes that mean nothing to us.
+    check(
+        "zstd",
+        r"skip() { printf '\x5a\x2a\x4d\x18\x05\0\0\0hello'; }
+          split -n 7 x.tar part.; (skip; for f in part.*; do zstd -qc $f; skip; done) >packed",
+    );
+}
+
+#[test]
+fn zstd_with_a_large_window() {
+    needs_fuse!();
+    check("zstd", "zstd -qc --long=27 x.tar >packed");
+}
+
+#[test]
+fn xz() {
+    needs_fuse!();
+    check("xz", "xz -1c x.tar >packed");
+}
+
+#[test]
+fn xz_of_several_streams() {
+    needs_fuse!();
+    // Streams are padded to multiples of four with zeros.
+    check("xz", r"split -n 7 x.tar part.; for f in part.*; do xz -0c $f; printf '\0\0\0\0'; done >packed");
+}
+
+#[test]
+fn bzip2() {
+    needs_fuse!();
+    check("bzip2", "bzip2 -c x.tar >packed");
+}
+
+#[test]
+fn pbzip2() {
+    needs_fuse!();
+    check("bzip2", "pbzip2 -cb1 x.tar >packed");
+}
+
+#[test]
+fn lz4() {
+    needs_fuse!();
+    check("lz4", "lz4 -qc x.tar >packed");
+}
+
+#[test]
+fn lz4_of_several_frames() {
+    needs_fuse!();
+    check("lz4", "split -n 7 x.tar part.; for f in part.*; do lz4 -qc -BD -B4 $f; done >packed");
+}
+
+#[test]
+fn a_form_that_is_not_supported_names_the_program_that_helps() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    shell(dir.path(), "echo 1 >a; tar -cf x.tar a; lz4 -qlc x.tar >packed");
+    let mount = Mount::file(&dir.path().join("packed"), &[]);
+    let status = mount.wait_end();
+    assert_eq!(status["end"]["verdict"], "corrupt", "{status:#}");
+    mount.wait_printed("lz4 -dc");
+    assert_eq!(mount.unmount(), Some(5));
+}
+
+/// An archive of one large file of text, `big`, behind a small one, `small`.
+fn large() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = tree::bytes(1, 1 << 20).iter().map(|byte| format!("{byte:02x} ")).collect();
+    fs::write(dir.path().join("big"), text).unwrap();
+    shell(dir.path(), "echo hello >small; tar -b1 -cf x.tar small big");
+    dir
+}
+
+/// Where the contents of `big` begin.
+const BIG_AT: u64 = 3 * 512;
+
+/// Delivers a part of the compressed archive, and holds the connection: what `decompress` makes of that part, which is
+/// another implementation or another program, has to be visible, to the byte.
+fn check_prefix(compress: &str, decompress: &str) {
+    let dir = large();
+    shell(dir.path(), &format!("{compress} -c x.tar >packed"));
+    let archive = fs::read(dir.path().join("packed")).unwrap();
+    let big = fs::read(dir.path().join("big")).unwrap();
+    let cut = archive.len() * 2 / 3;
+    fs::write(dir.path().join("part"), &archive[..cut]).unwrap();
+    // The program complains of the end; what it writes before counts.
+    let known = Command::new("bash").args(["-c", decompress]).current_dir(&dir).stderr(Stdio::null()).output().unwrap();
+    let known = known.stdout.len() as u64;
+    assert!(known > big.len() as u64 / 2, "{known}");
+
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    stdin.write_all(&archive[..cut]).unwrap();
+    mount.wait_status("all is decompressed that can be", |status| status["bytes"].as_u64() >= Some(known));
+    assert_eq!(mount.status()["bytes"], known);
+    let state = format!("arriving {}/{}", known - BIG_AT, big.len());
+    wait_until("it is visible", || (mount.state("big") == state).then_some(()));
+    assert_eq!(fs::read(mount.path("small")).unwrap(), b"hello\n");
+    let half = big.len() / 2;
+    let mut first = vec![0; half];
+    File::open(mount.path("big")).unwrap().read_exact(&mut first).unwrap();
+    assert!(first == big[..half]);
+
+    stdin.write_all(&archive[cut..]).unwrap();
+    mount.wait_clean();
+    assert!(fs::read(mount.path("big")).unwrap() == big);
+    drop(stdin);
+    assert_eq!(mount.unmount(), Some(0));
+}
+
+#[test]
+fn of_a_part_in_gzip_all_is_visible() {
+    needs_fuse!();
+    let script =
+        "import sys, zlib; sys.stdout.buffer.write(zlib.decompressobj(31).decompress(open('part', 'rb').read()))";
+    check_prefix("gzip", &format!("python3 -c \"{script}\""));
+}
+
+#[test]
+fn of_a_part_in_zstd_all_is_visible() {
+    needs_fuse!();
+    check_prefix("zstd -q", "zstd -dc part");
+}
+
+#[test]
+fn of_a_part_in_xz_all_is_visible() {
+    needs_fuse!();
+    let script =
+        "import sys, lzma; sys.stdout.buffer.write(lzma.LZMADecompressor().decompress(open('part', 'rb').read()))";
+    check_prefix("xz -0", &format!("python3 -c \"{script}\""));
+}
+
+#[test]
+fn of_a_part_in_bzip2_all_is_visible() {
+    needs_fuse!();
+    let script =
+        "import sys, bz2; sys.stdout.buffer.write(bz2.BZ2Decompressor().decompress(open('part', 'rb').read()))";
+    check_prefix("bzip2 -2", &format!("python3 -c \"{script}\""));
+}
+
+#[test]
+fn of_a_part_in_lz4_all_is_visible() {
+    needs_fuse!();
+    check_prefix("lz4 -q -B4", "lz4 -dc part");
+}
+
+/// Damages `packed`, mounts it from a pipe that is held open: it is told, what came before is there.
+fn check_corrupt(compress: &str, damage: impl FnOnce(&mut Vec<u8>)) {
+    let dir = large();
+    shell(dir.path(), &format!("{compress} -c x.tar >packed"));
+    let mut archive = fs::read(dir.path().join("packed")).unwrap();
+    damage(&mut archive);
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    // It stops reading when it knows.
+    let _ = stdin.write_all(&archive);
+    let status = mount.wait_end();
+    assert_eq!(status["end"]["verdict"], "corrupt", "{status:#}");
+    assert_eq!(fs::read(mount.path("small")).unwrap(), b"hello\n");
+    let mut first = vec![0; 4096];
+    File::open(mount.path("big")).unwrap().read_exact(&mut first).unwrap();
+    assert!(fs::read(dir.path().join("big")).unwrap().starts_with(&first));
+    drop(stdin);
+    assert_eq!(mount.unmount(), Some(5));
+}
+
+#[test]
+fn corrupt_in_the_middle() {
+    needs_fuse!();
+    for compress in ["gzip", "zstd -q", "xz -0", "bzip2 -2", "lz4 -q -B4"] {
+        check_corrupt(compress, |archive| {
+            let middle = archive.len() / 2;
+            // A run of zeros is not valid in any of them, or breaks the checksum.
+            archive[middle..middle + 64].fill(0);
+        });
+    }
+}
+
+#[test]
+fn corrupt_where_only_the_checksum_tells() {
+    needs_fuse!();
+    // The checksum comes behind the end of the archive: it counts all the same.
+    check_corrupt("gzip", |archive| {
+        let crc = archive.len() - 8;
+        archive[crc] ^= 1;
+    });
+    check_corrupt("zstd -q --check", |archive| *archive.last_mut().unwrap() ^= 1);
+    check_corrupt("bzip2 -2", |archive| {
+        let last = archive.len() - 3;
+        archive[last] ^= 0x10;
+    });
+}
+
+#[test]
+fn what_follows_the_compressed_stream_is_warned_of() {
+    needs_fuse!();
+    let dir = large();
+    shell(dir.path(), "gzip -c x.tar >packed; echo 'this is no gzip, at all' >>packed");
+    let told = |status: &Value| status["warnings"] == 1;
+    let check = |mount: &Mount| {
+        let status =
+            mount.wait_status("it is warned of what follows", |status| told(status) && status["phase"] == "over");
+        assert_eq!((&status["end"]["verdict"], &status["refused"]), (&"complete".into(), &0.into()), "{status:#}");
+        assert!(fs::read(mount.path("big")).unwrap() == fs::read(dir.path().join("big")).unwrap());
+    };
+    let archive: &Path = &dir.path().join("packed");
+    let mount = Mount::file(archive, &[]);
+    check(&mount);
+    assert_eq!(mount.unmount(), Some(0));
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    stdin.write_all(&fs::read(archive).unwrap()).unwrap();
+    check(&mount);
+    drop(stdin);
+    assert_eq!(mount.unmount(), Some(0));
+}
