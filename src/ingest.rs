@@ -164,8 +164,8 @@ impl Ingest<'_> {
                 Ok(Some(chunk)) => {
                     self.chunk(&chunk)?;
                     chunks.recycle(chunk);
-                    // The rest of a file costs no waiting, and has the checksum.
-                    if self.over && !seekable {
+                    // The rest of a file costs no waiting. Of a connection only the checksum is waited for.
+                    if self.over && !seekable && chunks.is_whole() {
                         return self.finish();
                     }
                 }

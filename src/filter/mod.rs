@@ -63,13 +63,21 @@ pub fn is_plain_file(source: &Source) -> bool {
     })
 }
 
+/// Bytes, and whether all so far are checked: whether they end where a member does.
+#[derive(Debug)]
+struct Chunk {
+    bytes: Vec<u8>,
+    whole: bool,
+}
+
 /// The bytes of a source, decompressed.
 #[derive(Debug)]
 pub struct Chunks {
-    chunks: Option<Receiver<Result<Vec<u8>, Error>>>,
+    chunks: Option<Receiver<Result<Chunk, Error>>>,
     used: Sender<Vec<u8>>,
     thread: Option<JoinHandle<()>>,
     over: bool,
+    whole: bool,
 }
 
 impl Chunks {
@@ -80,17 +88,20 @@ impl Chunks {
         let thread = std::thread::Builder::new().name("filter".into()).spawn(move || {
             run::Run::new(source, stop, monitor, send, spare).run();
         })?;
-        Ok(Chunks { chunks: Some(chunks), used, thread: Some(thread), over: false })
+        Ok(Chunks { chunks: Some(chunks), used, thread: Some(thread), over: false, whole: true })
     }
 
-    /// The next bytes, at least one; `None` at the end of the stream. After an error there is no more.
+    /// The next bytes, none where only [`Chunks::is_whole`] is news; `None` at the end of the stream. After an error there is no more.
     pub fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
         if self.over {
             return Ok(None);
         }
         // The thread hands over an error before it ends, so a closed channel is the end of the stream.
         match self.chunks.as_ref().map(Receiver::recv) {
-            Some(Ok(Ok(chunk))) => Ok(Some(chunk)),
+            Some(Ok(Ok(chunk))) => {
+                self.whole = chunk.whole;
+                Ok(Some(chunk.bytes))
+            }
             Some(Ok(Err(error))) => {
                 self.over = true;
                 Err(error)
@@ -103,6 +114,12 @@ impl Chunks {
                 }
             }
         }
+    }
+
+    /// Whether no more has to come to know that the bytes handed over are right: the compressed member that they
+    /// are from is at its end, checksum and all.
+    pub fn is_whole(&self) -> bool {
+        self.whole
     }
 
     /// Gives the memory of a chunk back.

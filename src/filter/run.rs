@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::codec::Codec;
 use super::detect::{Compression, Detected, detect};
-use super::{CHUNK, Error};
+use super::{CHUNK, Chunk, Error};
 use crate::monitor::Monitor;
 use crate::source::{Source, Stop};
 
@@ -51,10 +51,14 @@ struct Input {
 
 /// The chunk that is being filled.
 struct Output {
-    send: SyncSender<Result<Vec<u8>, Error>>,
+    send: SyncSender<Result<Chunk, Error>>,
     spare: Receiver<Vec<u8>>,
     chunk: Vec<u8>,
     filled: usize,
+    /// No member is open: what there is, is checked.
+    whole: bool,
+    /// The other side knows that.
+    told: bool,
 }
 
 impl Run {
@@ -62,12 +66,13 @@ impl Run {
         source: Source,
         stop: Stop,
         monitor: Arc<Monitor>,
-        send: SyncSender<Result<Vec<u8>, Error>>,
+        send: SyncSender<Result<Chunk, Error>>,
         spare: Receiver<Vec<u8>>,
     ) -> Self {
         let buf = vec![0; CHUNK];
         let input = Input { source, stop, monitor: monitor.clone(), buf, at: 0, end: 0, eof: false };
-        Run { input, output: Output { send, spare, chunk: vec![0; CHUNK], filled: 0 }, monitor }
+        let output = Output { send, spare, chunk: vec![0; CHUNK], filled: 0, whole: true, told: true };
+        Run { input, output, monitor }
     }
 
     pub(super) fn run(mut self) {
@@ -83,10 +88,12 @@ impl Run {
         let Some(mut compression) = self.first()? else { return self.plain() };
         loop {
             self.monitor.compression(Some(compression.name()));
+            self.output.whole = false;
             match Codec::new(compression).map_err(Error::Corrupt)? {
                 Some(codec) => self.member(codec, compression)?,
                 None => self.lz4()?,
             }
+            self.output.whole = true;
             match self.behind()? {
                 Some(next) => compression = next,
                 None => break,
@@ -298,7 +305,7 @@ impl Output {
 
     /// Hands over what there is.
     fn flush(&mut self) -> Result<(), Over> {
-        if self.filled == 0 {
+        if self.filled == 0 && (self.told || !self.whole) {
             return Ok(());
         }
         let mut chunk = self.fresh();
@@ -313,7 +320,8 @@ impl Output {
         chunk
     }
 
-    fn send(&self, chunk: Vec<u8>) -> Result<(), Over> {
-        self.send.send(Ok(chunk)).map_err(|_| Over)
+    fn send(&mut self, bytes: Vec<u8>) -> Result<(), Over> {
+        self.told = self.whole;
+        self.send.send(Ok(Chunk { bytes, whole: self.whole })).map_err(|_| Over)
     }
 }
