@@ -260,6 +260,31 @@ fn corrupt_where_only_the_checksum_tells() {
 }
 
 #[test]
+fn a_stream_is_not_complete_before_its_checksum() {
+    needs_fuse!();
+    let dir = large();
+    shell(dir.path(), "gzip -c x.tar >packed");
+    let archive = fs::read(dir.path().join("packed")).unwrap();
+    let bytes = dir.path().join("x.tar").metadata().unwrap().len();
+    for (damage, verdict, code) in [(0, "complete", 0), (1, "corrupt", 5)] {
+        let (data, trailer) = archive.split_at(archive.len() - 8);
+        let mut trailer = trailer.to_vec();
+        trailer[0] ^= damage;
+        let (mount, mut stdin) = Mount::pipe(&[]);
+        stdin.write_all(data).unwrap();
+        mount.wait_status("the end marker of the archive is there", |status| status["bytes"] == bytes);
+        wait_until("all is visible", || (mount.state("big") == "complete").then_some(()));
+        assert_eq!(mount.status()["phase"], "receiving");
+        stdin.write_all(&trailer).unwrap();
+        let status = mount.wait_end();
+        assert_eq!(status["end"]["verdict"], verdict, "{status:#}");
+        assert!(fs::read(mount.path("big")).unwrap() == fs::read(dir.path().join("big")).unwrap());
+        drop(stdin);
+        assert_eq!(mount.unmount(), Some(code));
+    }
+}
+
+#[test]
 fn what_follows_the_compressed_stream_is_warned_of() {
     needs_fuse!();
     let dir = large();
