@@ -10,17 +10,27 @@ const XZ_MEMORY: u64 = 512 << 20;
 /// zstd's own default, and what `zstd --long` makes: windows up to 128 MiB.
 const ZSTD_WINDOW_LOG: u32 = 27;
 
-/// What one step did.
+/// What one step did. Bytes may have been produced before it failed.
 pub(super) struct Step {
     pub(super) consumed: usize,
     pub(super) produced: usize,
+    pub(super) outcome: Result<Progress, String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Progress {
+    GoesOn,
     /// The member, frame or stream is at its end, checksum and all.
-    pub(super) ended: bool,
+    Ended,
 }
 
 pub(super) enum Codec {
     Gzip(flate2::Decompress),
-    Zstd(Box<zstd::stream::raw::Decoder<'static>>),
+    Zstd {
+        decoder: Box<zstd::stream::raw::Decoder<'static>>,
+        /// So many bytes it takes next: a block, or the checksum.
+        wants: usize,
+    },
     Xz(liblzma::stream::Stream),
     Bzip2(bzip2::Decompress),
 }
@@ -35,7 +45,7 @@ impl Codec {
                 decoder
                     .set_parameter(zstd::zstd_safe::DParameter::WindowLogMax(ZSTD_WINDOW_LOG))
                     .map_err(|e| e.to_string())?;
-                Codec::Zstd(Box::new(decoder))
+                Codec::Zstd { decoder: Box::new(decoder), wants: 1 }
             }
             Compression::Xz => {
                 Codec::Xz(liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(|e| e.to_string())?)
@@ -46,54 +56,64 @@ impl Codec {
     }
 
     /// Decompresses from `input` into `out`.
-    pub(super) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Result<Step, String> {
+    pub(super) fn step(&mut self, input: &[u8], out: &mut [u8]) -> Step {
         match self {
             Codec::Gzip(d) => {
-                let (before_in, before_out) = (d.total_in(), d.total_out());
-                let status =
-                    d.decompress(input, out, flate2::FlushDecompress::None).map_err(|e| format!("gzip: {e}"))?;
-                Ok(Step {
-                    consumed: (d.total_in() - before_in) as usize,
-                    produced: (d.total_out() - before_out) as usize,
-                    ended: status == flate2::Status::StreamEnd,
-                })
+                let before = (d.total_in(), d.total_out());
+                let outcome = match d.decompress(input, out, flate2::FlushDecompress::None) {
+                    Ok(status) => Ok(progress(status == flate2::Status::StreamEnd)),
+                    Err(e) => Err(format!("gzip: {e}")),
+                };
+                step(before, (d.total_in(), d.total_out()), outcome)
             }
-            Codec::Zstd(d) => {
-                let status = d.run_on_buffers(input, out).map_err(|e| {
-                    let hint = if e.to_string().contains("requires too much memory") {
-                        " (decompress it in front: zstd -dc --long=31 FILE | restorefs mount - MOUNTPOINT)"
-                    } else {
-                        ""
-                    };
-                    format!("zstd: {e}{hint}")
-                })?;
-                Ok(Step {
-                    consumed: status.bytes_read,
-                    produced: status.bytes_written,
-                    ended: status.remaining == 0 && (status.bytes_read > 0 || status.bytes_written > 0),
-                })
+            // One that fails does not say what it has produced: so it gets no more than a block at once.
+            Codec::Zstd { decoder, wants } => {
+                let input = &input[..input.len().min((*wants).max(1))];
+                match decoder.run_on_buffers(input, out) {
+                    Ok(status) => {
+                        *wants = status.remaining;
+                        let moved = status.bytes_read > 0 || status.bytes_written > 0;
+                        let outcome = Ok(progress(status.remaining == 0 && moved));
+                        Step { consumed: status.bytes_read, produced: status.bytes_written, outcome }
+                    }
+                    Err(e) => {
+                        let hint = if e.to_string().contains("requires too much memory") {
+                            " (decompress it in front: zstd -dc --long=31 FILE | restorefs mount - MOUNTPOINT)"
+                        } else {
+                            ""
+                        };
+                        Step { consumed: 0, produced: 0, outcome: Err(format!("zstd: {e}{hint}")) }
+                    }
+                }
             }
             Codec::Xz(d) => {
-                let (before_in, before_out) = (d.total_in(), d.total_out());
-                let status = d.process(input, out, liblzma::stream::Action::Run).map_err(|e| format!("xz: {e}"))?;
-                if status == liblzma::stream::Status::MemNeeded {
-                    return Err(format!("xz: it needs over {} MiB of memory", XZ_MEMORY >> 20));
-                }
-                Ok(Step {
-                    consumed: (d.total_in() - before_in) as usize,
-                    produced: (d.total_out() - before_out) as usize,
-                    ended: status == liblzma::stream::Status::StreamEnd,
-                })
+                let before = (d.total_in(), d.total_out());
+                let outcome = match d.process(input, out, liblzma::stream::Action::Run) {
+                    Ok(liblzma::stream::Status::MemNeeded) => {
+                        Err(format!("xz: it needs over {} MiB of memory", XZ_MEMORY >> 20))
+                    }
+                    Ok(status) => Ok(progress(status == liblzma::stream::Status::StreamEnd)),
+                    Err(e) => Err(format!("xz: {e}")),
+                };
+                step(before, (d.total_in(), d.total_out()), outcome)
             }
             Codec::Bzip2(d) => {
-                let (before_in, before_out) = (d.total_in(), d.total_out());
-                let status = d.decompress(input, out).map_err(|e| format!("bzip2: {e}"))?;
-                Ok(Step {
-                    consumed: (d.total_in() - before_in) as usize,
-                    produced: (d.total_out() - before_out) as usize,
-                    ended: status == bzip2::Status::StreamEnd,
-                })
+                let before = (d.total_in(), d.total_out());
+                let outcome = match d.decompress(input, out) {
+                    Ok(status) => Ok(progress(status == bzip2::Status::StreamEnd)),
+                    Err(e) => Err(format!("bzip2: {e}")),
+                };
+                step(before, (d.total_in(), d.total_out()), outcome)
             }
         }
     }
+}
+
+fn progress(ended: bool) -> Progress {
+    if ended { Progress::Ended } else { Progress::GoesOn }
+}
+
+/// From totals of bytes in and out, before and after.
+fn step(before: (u64, u64), after: (u64, u64), outcome: Result<Progress, String>) -> Step {
+    Step { consumed: (after.0 - before.0) as usize, produced: (after.1 - before.1) as usize, outcome }
 }

@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 
-use super::codec::Codec;
+use super::codec::{Codec, Progress};
 use super::detect::{Compression, Detected, detect};
 use super::{CHUNK, Chunk, Error};
 use crate::monitor::Monitor;
@@ -185,10 +185,10 @@ impl Run {
 
     fn member(&mut self, mut codec: Codec, compression: Compression) -> Outcome {
         loop {
-            let step = codec.step(self.input.buffer(), self.output.room()?).map_err(Error::Corrupt)?;
+            let step = codec.step(self.input.buffer(), self.output.room()?);
             self.output.filled += step.produced;
             self.input.consume(step.consumed);
-            if step.ended {
+            if step.outcome.map_err(Error::Corrupt)? == Progress::Ended {
                 return Ok(());
             }
             // Room was left, so the decompressor has given all that it could.
