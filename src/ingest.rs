@@ -60,10 +60,12 @@ pub fn run(job: Job) {
         ingest.conclude(outcome);
     } else {
         let seekable = source.file().is_some();
+        let farewell = source.farewell();
         match Chunks::new(source, stop.clone(), monitor.clone()) {
             Ok(mut chunks) => {
                 let outcome = ingest.stream(&mut chunks, seekable);
                 ingest.conclude(outcome);
+                farewell.say();
                 ingest.drain(&mut chunks);
             }
             Err(e) => ingest.conclude(Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") })),
