@@ -4,5 +4,6 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::print_stderr)]
 
+mod commands;
 mod dialects;
 mod support;
