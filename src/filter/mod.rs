@@ -91,8 +91,9 @@ impl Chunks {
         Ok(Chunks { chunks: Some(chunks), used, thread: Some(thread), over: false, whole: true })
     }
 
-    /// The next bytes, none where only [`Chunks::is_whole`] is news; `None` at the end of the stream. After an error there is no more.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+    /// The next bytes, none where only [`Chunks::is_whole`] is news; `None` at the end of the stream. After an
+    /// error there is no more.
+    pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, Error> {
         if self.over {
             return Ok(None);
         }

@@ -53,7 +53,7 @@ const TOOLS: &[&[&str]] = &[
 fn take(chunks: &mut Chunks, len: usize) -> Vec<u8> {
     let mut got = Vec::new();
     while got.len() < len {
-        let chunk = chunks.next().unwrap().expect("the stream is not over");
+        let chunk = chunks.next_chunk().unwrap().expect("the stream is not over");
         got.extend_from_slice(&chunk);
         chunks.recycle(chunk);
     }
@@ -76,10 +76,10 @@ fn every_byte_is_there_while_the_pipe_is_open() {
             assert!(take(&mut chunks, plain.len()) == plain, "{tool:?} {len}");
             // The end of the member may be all that is left to tell.
             while !chunks.is_whole() {
-                assert_eq!(chunks.next().unwrap().as_deref(), Some(&[][..]), "{tool:?} {len}");
+                assert_eq!(chunks.next_chunk().unwrap().as_deref(), Some(&[][..]), "{tool:?} {len}");
             }
             drop(thread.join().unwrap());
-            assert!(chunks.next().unwrap().is_none());
+            assert!(chunks.next_chunk().unwrap().is_none());
         }
     }
 }
@@ -97,7 +97,7 @@ fn byte_by_byte() {
             }
         });
         let mut got = Vec::new();
-        while let Some(chunk) = chunks.next().unwrap() {
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
             assert!(!chunk.is_empty() || chunks.is_whole());
             got.extend(chunk);
         }
@@ -117,7 +117,7 @@ fn run(packed: &[u8]) -> (Vec<u8>, Result<(), Error>, Arc<Monitor>) {
     });
     let mut got = Vec::new();
     let end = loop {
-        match chunks.next() {
+        match chunks.next_chunk() {
             Ok(Some(chunk)) => got.extend(chunk),
             Ok(None) => break Ok(()),
             Err(e) => break Err(e),

@@ -84,7 +84,7 @@ pub(super) struct Values {
     pub(super) acl_default: Field<Box<[u8]>>,
     /// By their names as written, with who wrote them. An empty value is an empty attribute, not one taken
     /// back: files have such.
-    xattrs: BTreeMap<Box<[u8]>, (Writer, Box<[u8]>)>,
+    xattrs: BTreeMap<Box<[u8]>, WrittenXattr>,
     pub(super) sparse: PaxSparse,
     pub(super) label: Option<Box<[u8]>>,
     /// Attributes left out, with the reason.
@@ -95,6 +95,8 @@ pub(super) struct Values {
     pub(super) refuse_member: Option<String>,
     xattr_bytes: usize,
 }
+
+type WrittenXattr = (Writer, Box<[u8]>);
 
 /// Whose way of writing down the name of an xattr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr)]
 
 mod acl;
+mod commands;
 mod compression;
 mod dialects;
 mod policy;
