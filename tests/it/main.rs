@@ -6,4 +6,5 @@
 
 mod dialects;
 mod layering;
+mod model;
 mod support;
