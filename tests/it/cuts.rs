@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use restorefs::entry::{Timestamp, escape};
 use restorefs::index::{Attributes, Index, Ino, Kind};
 use restorefs::ingest::{self, Job};
@@ -15,10 +17,11 @@ use restorefs::source::{Source, Spec, Stop};
 use restorefs::spool::{self, Spool};
 use restorefs::store::{Read, Store};
 use restorefs::tarball;
+use tempfile::TempDir;
 
 use crate::support::members::{Member, members};
 use crate::support::pack::compress;
-use crate::support::small;
+use crate::support::{run, small};
 
 /// How the bytes come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,13 +68,19 @@ fn receive(bytes: &[u8], from: From, scratch: &Path) -> (Store, Status) {
     (Arc::into_inner(store).unwrap(), monitor.status())
 }
 
+/// In memory where that can be: thousands of spools come and go.
+fn scratch() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
+}
+
 /// Runs `look` for each cut, on two threads, each with a directory of its own.
 fn at_every_byte(len: usize, look: impl Fn(usize, &Path) + Sync) {
     let look = &look;
     std::thread::scope(|scope| {
         for odd in 0..2 {
             scope.spawn(move || {
-                let scratch = tempfile::tempdir().unwrap();
+                let scratch = scratch();
                 (0..=len).filter(|cut| cut % 2 == odd).for_each(|cut| look(cut, scratch.path()));
             });
         }
@@ -224,4 +233,80 @@ fn a_pax_file_cut_at_every_byte() {
 #[test]
 fn a_pax_stream_cut_at_every_byte() {
     plain(From::Pipe, small::FORMATS[1]);
+}
+
+/// Prints how much can be decompressed of each beginning of a file.
+const DECOMPRESS: &str = r#"
+import bz2, lzma, sys, zlib
+make = {"gzip": lambda: zlib.decompressobj(31), "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
+d, total = make[sys.argv[1]](), 0
+for byte in open(sys.argv[2], "rb").read():
+    total += len(d.decompress(bytes([byte])))
+    print(total)
+"#;
+
+/// The longest of the magic numbers: that of bzip2 with its first block.
+const MAGIC: usize = 10;
+
+fn compressed(command: &[&str]) {
+    let dir = tempfile::tempdir().unwrap();
+    let archive = small::archive(dir.path(), &["--format=gnu", "--exclude=pages", "--exclude=sparse"]);
+    let members = members(&archive);
+    let whole = archive.metadata().unwrap().len();
+    let packed = compress(&archive, command);
+    let bytes = fs::read(&packed).unwrap();
+    for from in [From::File, From::Pipe] {
+        let taken = Mutex::new(vec![0; bytes.len() + 1]);
+        at_every_byte(bytes.len(), |cut, scratch| {
+            let (store, status) = receive(&bytes[..cut], from, scratch);
+            // The tree is that of a beginning of the archive: of as much as could be decompressed.
+            is_prefix(&store, &members, status.bytes);
+            // Of a stream nothing is awaited behind the end marker; a file is read to its checksum.
+            let complete = cut == bytes.len() || from == From::Pipe && status.bytes == whole;
+            if complete {
+                assert_eq!((&status.end, status.refused), (&Some(Verdict::Complete), 0), "cut at {cut}: {status:?}");
+                assert_eq!(status.warnings, u64::from(cut < bytes.len()), "cut at {cut}: {status:?}");
+            } else {
+                let incomplete = matches!(status.end, Some(Verdict::Incomplete { .. }));
+                assert!(incomplete, "cut at {cut}: {status:?}");
+            }
+            taken.lock()[cut] = status.bytes;
+        });
+        let mut taken = taken.into_inner();
+        // As long as a magic number is not whole, its bytes count as bytes of an archive.
+        taken[..MAGIC].fill(0);
+        assert!(taken.is_sorted(), "more bytes gave less: {taken:?}");
+        assert_eq!(taken.last(), Some(&whole));
+        if !["zstd", "lz4"].contains(&command[0]) {
+            let other = run(Command::new("python3").args(["-c", DECOMPRESS, command[0]]).arg(&packed));
+            let other: Vec<u64> =
+                String::from_utf8(other.stdout).unwrap().lines().map(|line| line.parse().unwrap()).collect();
+            assert_eq!(taken[1..], other, "another decompressor gives more, or less");
+        }
+    }
+}
+
+#[test]
+fn gzip_cut_at_every_byte() {
+    compressed(&["gzip"]);
+}
+
+#[test]
+fn zstd_cut_at_every_byte() {
+    compressed(&["zstd", "-q"]);
+}
+
+#[test]
+fn xz_cut_at_every_byte() {
+    compressed(&["xz"]);
+}
+
+#[test]
+fn bzip2_cut_at_every_byte() {
+    compressed(&["bzip2"]);
+}
+
+#[test]
+fn lz4_cut_at_every_byte() {
+    compressed(&["lz4", "-q"]);
 }
