@@ -8,4 +8,5 @@ mod cuts;
 mod dialects;
 mod layering;
 mod model;
+mod stepwise;
 mod support;

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, PermissionsExt, lchown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, makedev, mknodat};
+use rustix::fs::{AtFlags, CWD, FileType, Timespec, Timestamps, makedev, mknodat, utimensat};
 
 use super::pack::gnu_tar;
 use super::tree::bytes;
@@ -36,6 +36,10 @@ pub fn archive(dir: &Path, args: &[&str]) -> PathBuf {
     lchown(root.join("dir/600"), Some(1234), Some(4321)).unwrap();
     lchown(root.join("link"), Some(5), Some(6)).unwrap();
     rustix::fs::lsetxattr(root.join("dir/600"), "user.one", b"value", rustix::fs::XattrFlags::empty()).unwrap();
+    // A receiver's own root, made just now, must not look alike.
+    let time = Timespec { tv_sec: 1_000_000_000, tv_nsec: 123_456_789 };
+    let times = Timestamps { last_access: time, last_modification: time };
+    utimensat(CWD, &root, &times, AtFlags::empty()).unwrap();
     let out = dir.join("small.tar");
     gnu_tar(&root, &out, &[&["--sparse", "--sort=name", "--blocking-factor=1"], args].concat());
     out
