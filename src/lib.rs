@@ -1,4 +1,59 @@
-//! restorefs: a FUSE filesystem that mounts a backup while it is still arriving.
+//! restorefs mounts a backup while it is still arriving. In one line: *a stream of entries, and the places it can
+//! flow to*.
+//!
+//! ```text
+//!  bytes            bytes              entries and contents          requests of the kernel
+//! ┌────────┐      ┌────────┐      ┌─────────┐      ┌────────┐      ┌────────┐      ┌───────┐
+//! │ source │ ───► │ filter │ ───► │ tarball │ ───► │ index  │ ◄─── │   fs   │ ◄─── │ fuse  │
+//! │        │      │        │      │         │      │ spool  │      │        │      │       │
+//! └────────┘      └────────┘      └─────────┘      └────────┘      └────────┘      └───────┘
+//!  stdin, file,    gzip zstd xz    tar, every       store: who      reads that      the only
+//!  FIFO, TCP       bzip2 lz4       dialect          has what        wait            part that
+//!  ╰──────────────── driven by ingest ──────────────────╯                           knows FUSE
+//! ```
+//!
+//! An [`Entry`](entry::Entry) is the one currency: the decoder makes them, the index takes them, and the journal
+//! of the spool keeps them as [records](record). Nothing on the left knows anything of what is on its right. What
+//! holds everywhere:
+//!
+//! * **Visible at once.** An entry is there when the last byte of its header has come. No buffer on the way waits
+//!   to be full.
+//! * **Never wrong bytes.** A read returns archived bytes, waits for them, or fails with `EIO`.
+//! * **A waiting reader costs nothing**, holds no thread, and can be killed.
+//! * **What arrived survives** the cut stream, the corrupt one, the full disk and the killed daemon.
+//! * **Refusals are loud**: named, counted, in the status and in the exit code.
+//!
+//! The modules, in the order in which data flows:
+//!
+//! | The vocabulary | |
+//! |---|---|
+//! | [`entry`] | what an entry is: paths, metadata, times, attributes, maps of holes; each cannot be built wrong |
+//! | [`monitor`] | how the library tells of progress and problems; it never prints |
+//!
+//! | From bytes to entries | |
+//! |---|---|
+//! | [`source`] | where bytes come from: standard input, a file, a FIFO, a TCP connection |
+//! | [`filter`] | decompression, recognised by magic, in a thread of its own |
+//! | [`tarball`] | tar to entries, without I/O: every dialect, in any split of the input |
+//!
+//! | From entries to a tree | |
+//! |---|---|
+//! | [`record`] | entries to bytes and back, for the journal |
+//! | [`spool`] | contents on disk: a journal, and a blob for each large file |
+//! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
+//! | [`store`] | index and contents together, and who is told when more is there |
+//! | [`ingest`] | the one that drives: source, filter, decoder, store |
+//!
+//! | From a tree to its users | |
+//! |---|---|
+//! | [`fs`] | the filesystem in our own types: attributes, handles, reads that wait |
+//! | [`fuse`] | the thin adapter to the kernel |
+//! | [`mount`] | one mount from beginning to end |
+//! | [`control`] | what can be asked of a running mount, over a Unix socket |
+//! | [`cli`] | the commands; the only part that prints |
+//! | [`sys`] | the few system calls that need `unsafe` |
+//!
+//! `tests/it/layering.rs` holds the modules to this order.
 
 #![cfg_attr(test, allow(clippy::print_stdout, clippy::print_stderr))]
 

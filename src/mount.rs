@@ -169,6 +169,10 @@ impl Running {
         if self.ingest.join().is_err() {
             log::error!("receiving ended with a panic");
         }
+        // Whoever still holds a handle must not keep it on the disk.
+        if let Some(spool) = self.handle.store.spool() {
+            spool.remove();
+        }
     }
 }
 

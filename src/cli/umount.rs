@@ -1,9 +1,14 @@
 //! `restorefs umount`.
 
+use std::time::Duration;
+
 use super::status::find;
-use super::{Exit, UmountArgs, fail, show};
+use super::{Exit, UmountArgs, fail, show, tell};
 use crate::control::{Connection, Error, Request, Response, forget};
 use crate::mount::detach;
+
+/// A large spool takes a while to remove; a file that is still open takes for ever.
+const CLEAN_UP: Duration = Duration::from_secs(5);
 
 pub(super) fn run(args: &UmountArgs) -> Exit {
     let mounted = match find(&args.mountpoint) {
@@ -12,8 +17,20 @@ pub(super) fn run(args: &UmountArgs) -> Exit {
     };
     let path = show::path(&mounted.mountpoint);
     let request = Request::Unmount { force: args.force };
-    match Connection::open(&mounted).and_then(|daemon| daemon.ask(&request)) {
-        Ok(Response::Done) => Exit::Complete,
+    let mut daemon = None;
+    let answer = Connection::open(&mounted).and_then(|connection| {
+        daemon = connection.daemon().ok();
+        connection.ask(&request)
+    });
+    match answer {
+        Ok(Response::Done) => {
+            if daemon.is_some_and(|daemon| !daemon.wait_gone(CLEAN_UP)) {
+                tell(format_args!(
+                    "'{path}' is unmounted; files in it are still open, and can be read until they are closed"
+                ));
+            }
+            Exit::Complete
+        }
         Ok(Response::Receiving) => fail(format_args!(
             "'{path}' is still receiving, and what has not come would be lost: wait ('restorefs wait {path}'), or \
              stop it with --force"
@@ -24,7 +41,7 @@ pub(super) fn run(args: &UmountArgs) -> Exit {
         Err(Error::Gone { trace, .. }) => match detach(&mounted.mountpoint) {
             Ok(()) => {
                 if let Some(spool) = trace.and_then(|trace| trace.spool) {
-                    super::tell(format_args!("its daemon was gone; what had arrived is in '{spool}'"));
+                    tell(format_args!("its daemon was gone; what had arrived is in '{spool}'"));
                 }
                 forget(&mounted);
                 Exit::Complete

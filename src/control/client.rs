@@ -1,8 +1,13 @@
 //! The asking side.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Mounted, Request, Response, Trace, directories};
 
@@ -40,6 +45,19 @@ pub enum Error {
 pub struct Connection {
     stream: UnixStream,
     mountpoint: PathBuf,
+    pid: Pid,
+}
+
+/// The process of a daemon.
+#[derive(Debug)]
+pub struct Daemon(OwnedFd);
+
+impl Daemon {
+    /// Waits until it has ended, and with it everything that it cleans up. False when it takes longer than that.
+    pub fn wait_gone(&self, timeout: Duration) -> bool {
+        let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
+        matches!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)), Ok(1))
+    }
 }
 
 impl Connection {
@@ -51,7 +69,9 @@ impl Connection {
             match UnixStream::connect(directory.join(format!("{}.sock", mounted.device))) {
                 // In /tmp anybody may listen under this name.
                 Ok(stream) => match rustix::net::sockopt::socket_peercred(&stream) {
-                    Ok(peer) if peer.uid.as_raw() == mounted.uid => return Ok(Connection { stream, mountpoint }),
+                    Ok(peer) if peer.uid.as_raw() == mounted.uid => {
+                        return Ok(Connection { stream, mountpoint, pid: peer.pid });
+                    }
                     _ => continue,
                 },
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(Error::Denied(mountpoint)),
@@ -63,6 +83,11 @@ impl Connection {
             });
         }
         Err(Error::Gone { mountpoint, trace })
+    }
+
+    /// Whom it asks.
+    pub fn daemon(&self) -> io::Result<Daemon> {
+        Ok(Daemon(pidfd_open(self.pid, PidfdFlags::empty())?))
     }
 
     /// Asks, and waits for the answer.

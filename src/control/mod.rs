@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::monitor::Status;
 
 pub(crate) use client::forget;
-pub use client::{Connection, Error};
+pub use client::{Connection, Daemon, Error};
 pub use mounts::{Mounted, find, list};
 pub use server::Server;
 

@@ -1,7 +1,7 @@
 //! The filesystem over a store, in our own types: attributes, handles, reads that wait.
 //!
 //! Nothing here knows FUSE. Reads are answered through a closure, at once or when the bytes have come; see
-//! [`parking`].
+//! `parking`.
 
 mod parking;
 

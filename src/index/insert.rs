@@ -76,6 +76,7 @@ impl Index {
     /// Links that wait for `target`, by their order in the archive.
     fn ready(&mut self, target: &EntryPath, ready: &mut BTreeMap<u64, (EntryPath, EntryPath)>) {
         for (order, link) in self.waiting.remove(target.as_bytes()).unwrap_or_default() {
+            self.waiting_links -= 1;
             ready.insert(order, (link, target.clone()));
         }
     }
@@ -92,6 +93,7 @@ impl Index {
         let latest = std::mem::take(&mut self.latest);
         let mut links: Vec<_> = std::mem::take(&mut self.waiting).into_values().flatten().collect();
         links.retain(|(order, link)| latest.get(link).is_none_or(|latest| latest < order));
+        self.waiting_links = 0;
         links.sort();
         for (_, link) in links {
             refuse(&link, Refusal::LinkTargetMissing);
@@ -107,6 +109,7 @@ impl Index {
                 self.bytes += (target.as_bytes().len() + 2 * entry.path.as_bytes().len() + 192) as u64;
                 self.waiting.entry(target.as_bytes().into()).or_default().push((self.order, entry.path.clone()));
                 self.latest.entry(entry.path.clone()).or_insert(0);
+                self.waiting_links += 1;
                 return Ok(Inserted::Waits);
             }
             return self.link(&entry.path, target, entry.metadata.mtime).map(Inserted::Bound);

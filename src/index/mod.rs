@@ -171,6 +171,8 @@ pub struct Index {
     order: u64,
     /// Hard links whose target has not come: target path to the links' order among the entries, and their paths.
     waiting: HashMap<Box<[u8]>, Vec<(u64, EntryPath)>>,
+    /// How many links these are.
+    waiting_links: usize,
     /// Names that a link waits to have: the order of the last entry that got it, 0 where none did.
     latest: HashMap<EntryPath, u64>,
     /// Where the entry before went; the next one mostly goes there too.
@@ -198,6 +200,7 @@ impl Index {
             order: 0,
             waiting: HashMap::new(),
             latest: HashMap::new(),
+            waiting_links: 0,
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),
             bytes: 0,
@@ -220,6 +223,11 @@ impl Index {
     /// Inodes in it.
     pub fn inodes(&self) -> usize {
         self.inodes.len()
+    }
+
+    /// Hard links that wait for their target.
+    pub fn waiting(&self) -> usize {
+        self.waiting_links
     }
 
     /// Stored bytes of all files that ever had a name.
