@@ -1,6 +1,7 @@
 //! What is in an archive, and at which byte each thing is known, told by Python's tarfile.
 
 use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -67,6 +68,36 @@ pub fn members(archive: &Path) -> Vec<Member> {
     let found: Vec<_> = String::from_utf8(output.stdout).unwrap().lines().map(|line| member(line, &bytes)).collect();
     assert!(!found.is_empty());
     found
+}
+
+/// Asserts that a mounted tree shows the member as it was packed; contents and the number of links apart.
+pub fn is_shown(root: &Path, m: &Member) {
+    let path = root.join(&m.path);
+    let seen = path.symlink_metadata().unwrap_or_else(|e| panic!("{}: {e}", m.path));
+    if m.is("hardlink") {
+        assert_eq!(seen.ino(), root.join(&m.target).symlink_metadata().unwrap().ino(), "{}", m.path);
+        return;
+    }
+    let kind = match seen.mode() & libc::S_IFMT {
+        libc::S_IFREG => "file",
+        libc::S_IFDIR => "dir",
+        libc::S_IFLNK => "symlink",
+        libc::S_IFIFO => "fifo",
+        libc::S_IFCHR => "char",
+        _ => "something else",
+    };
+    assert_eq!(kind, m.kind, "{}", m.path);
+    assert_eq!((seen.mode() & 0o7777, seen.uid(), seen.gid()), (m.mode, m.uid, m.gid), "{}", m.path);
+    assert_eq!((seen.mtime(), seen.mtime_nsec() as u32), m.mtime, "{}", m.path);
+    match kind {
+        "file" => assert_eq!(seen.size(), m.contents.len() as u64, "{}", m.path),
+        "symlink" => assert_eq!(std::fs::read_link(&path).unwrap().to_str(), Some(m.target.as_str()), "{}", m.path),
+        "char" => {
+            let device = (rustix::fs::major(seen.rdev()), rustix::fs::minor(seen.rdev()));
+            assert_eq!(device, m.device, "{}", m.path);
+        }
+        _ => {}
+    }
 }
 
 fn member(line: &str, archive: &[u8]) -> Member {

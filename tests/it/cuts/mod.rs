@@ -1,5 +1,7 @@
 //! Streams that end at every byte: what arrived is there and right, what did not is never made up, and the cut is told.
 
+mod mounted;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
@@ -75,16 +77,21 @@ fn scratch() -> TempDir {
 }
 
 /// Runs `look` for each cut, on two threads, each with a directory of its own.
-fn at_every_byte(len: usize, look: impl Fn(usize, &Path) + Sync) {
+fn at_each(cuts: impl Iterator<Item = usize> + Clone + Send, look: impl Fn(usize, &Path) + Sync) {
     let look = &look;
     std::thread::scope(|scope| {
-        for odd in 0..2 {
+        for thread in 0..2 {
+            let cuts = cuts.clone().skip(thread).step_by(2);
             scope.spawn(move || {
                 let scratch = scratch();
-                (0..=len).filter(|cut| cut % 2 == odd).for_each(|cut| look(cut, scratch.path()));
+                cuts.for_each(|cut| look(cut, scratch.path()));
             });
         }
     });
+}
+
+fn at_every_byte(len: usize, look: impl Fn(usize, &Path) + Sync) {
+    at_each(0..=len, look);
 }
 
 /// The whole tree of an index, by path.
