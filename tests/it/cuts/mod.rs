@@ -248,6 +248,8 @@ import bz2, lzma, sys, zlib
 make = {"gzip": lambda: zlib.decompressobj(31), "bzip2": bz2.BZ2Decompressor, "xz": lzma.LZMADecompressor}
 d, total = make[sys.argv[1]](), 0
 for byte in open(sys.argv[2], "rb").read():
+    if d.eof:
+        d = make[sys.argv[1]]()
     total += len(d.decompress(bytes([byte])))
     print(total)
 "#;
@@ -255,13 +257,21 @@ for byte in open(sys.argv[2], "rb").read():
 /// The longest of the magic numbers: that of bzip2 with its first block.
 const MAGIC: usize = 10;
 
-fn compressed(command: &[&str]) {
+/// The archive in pieces, each compressed by itself, one after the other: decompressors that work block by block then
+/// have something to give before the end.
+fn compressed(piece: usize, command: &[&str]) {
     let dir = tempfile::tempdir().unwrap();
     let archive = small::archive(dir.path(), &["--format=gnu", "--exclude=pages", "--exclude=sparse"]);
     let members = members(&archive);
     let whole = archive.metadata().unwrap().len();
-    let packed = compress(&archive, command);
-    let bytes = fs::read(&packed).unwrap();
+    let mut bytes = Vec::new();
+    for piece in fs::read(&archive).unwrap().chunks(piece) {
+        let path = dir.path().join("piece.tar");
+        fs::write(&path, piece).unwrap();
+        bytes.extend(fs::read(compress(&path, command)).unwrap());
+    }
+    let packed = dir.path().join("packed");
+    fs::write(&packed, &bytes).unwrap();
     for from in [From::File, From::Pipe] {
         let taken = Mutex::new(vec![0; bytes.len() + 1]);
         at_every_byte(bytes.len(), |cut, scratch| {
@@ -295,25 +305,30 @@ fn compressed(command: &[&str]) {
 
 #[test]
 fn gzip_cut_at_every_byte() {
-    compressed(&["gzip"]);
+    compressed(usize::MAX, &["gzip"]);
+}
+
+#[test]
+fn joined_gzip_cut_at_every_byte() {
+    compressed(3000, &["gzip"]);
 }
 
 #[test]
 fn zstd_cut_at_every_byte() {
-    compressed(&["zstd", "-q"]);
+    compressed(3000, &["zstd", "-q"]);
 }
 
 #[test]
 fn xz_cut_at_every_byte() {
-    compressed(&["xz"]);
+    compressed(usize::MAX, &["xz"]);
 }
 
 #[test]
 fn bzip2_cut_at_every_byte() {
-    compressed(&["bzip2"]);
+    compressed(3000, &["bzip2"]);
 }
 
 #[test]
 fn lz4_cut_at_every_byte() {
-    compressed(&["lz4", "-q"]);
+    compressed(3000, &["lz4", "-q"]);
 }
