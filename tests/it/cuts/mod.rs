@@ -6,12 +6,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use restorefs::entry::{Timestamp, escape};
+use restorefs::filter;
 use restorefs::index::{Attributes, Index, Ino, Kind};
 use restorefs::ingest::{self, Job};
 use restorefs::monitor::{Monitor, Status, Verdict};
@@ -22,7 +24,7 @@ use restorefs::tarball;
 use tempfile::TempDir;
 
 use crate::support::members::{Member, members};
-use crate::support::pack::compress;
+use crate::support::pack::{compress, gnu_tar};
 use crate::support::{run, small};
 
 /// How the bytes come in.
@@ -331,4 +333,36 @@ fn bzip2_cut_at_every_byte() {
 #[test]
 fn lz4_cut_at_every_byte() {
     compressed(3000, &["lz4", "-q"]);
+}
+
+/// Contents of an archive in a file are passed over, not read. Here that begins within the padding between a sparse
+/// map and the data: the padding is no data.
+#[test]
+fn padding_that_is_passed_over_is_not_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("a"), vec![1; 300_300]).unwrap();
+    fs::write(tree.join("b"), b"").unwrap();
+    let sparse = fs::File::create(tree.join("c")).unwrap();
+    sparse.write_all_at(&vec![2; 8192], 65_536).unwrap();
+    drop(sparse);
+    let pack = || {
+        let archive = dir.path().join("x.tar");
+        gnu_tar(&tree, &archive, &["--format=pax", "--sparse", "--sort=name", "-b1"]);
+        (members(&archive), fs::read(archive).unwrap())
+    };
+    // The chunk behind the contents of `a` shall end in the padding of the map of `c`.
+    let chunk_end = |members: &[Member]| members[1].data + members[1].stored() + filter::CHUNK as u64;
+    let (found, _) = pack();
+    let filler = (chunk_end(&found) - found[3].data).next_multiple_of(512);
+    fs::write(tree.join("b"), vec![3; filler as usize]).unwrap();
+    let (members, bytes) = pack();
+    let (c, end) = (&members[3], chunk_end(&members));
+    assert!(c.path == "c" && c.header_end < end && end < c.data, "{c:?} {end}");
+    for cut in [end, c.data, c.data + 1, c.data + 5000] {
+        let (store, status) = receive(&bytes[..cut as usize], From::File, dir.path());
+        is_prefix(&store, &members, cut);
+        is_told(&status, &members, cut, bytes.len() as u64);
+    }
 }
