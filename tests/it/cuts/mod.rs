@@ -25,6 +25,7 @@ use tempfile::TempDir;
 
 use crate::support::members::{Member, members};
 use crate::support::pack::{compress, gnu_tar};
+use crate::support::tree::bytes;
 use crate::support::{run, small};
 
 /// How the bytes come in.
@@ -44,7 +45,8 @@ fn source(bytes: &[u8], from: From, scratch: &Path) -> Source {
         From::Pipe => {
             // All of it fits into the pipe, so nobody has to write while it is read.
             let (read, mut write) = std::io::pipe().unwrap();
-            assert!(bytes.len() <= 64 << 10, "it does not fit into a pipe");
+            let room = rustix::pipe::fcntl_setpipe_size(&write, 1 << 20).unwrap();
+            assert!(bytes.len() <= room, "it does not fit into a pipe");
             write.write_all(bytes).unwrap();
             Source::open(&Spec::Path(format!("/proc/self/fd/{}", read.as_raw_fd()).into())).unwrap()
         }
@@ -242,6 +244,40 @@ fn a_pax_file_cut_at_every_byte() {
 #[test]
 fn a_pax_stream_cut_at_every_byte() {
     plain(From::Pipe, small::FORMATS[1]);
+}
+
+/// Contents that have a blob of their own in the spool, or are passed over in a file.
+#[test]
+fn large_contents_cut_here_and_there() {
+    let dir = tempfile::tempdir().unwrap();
+    let tree = dir.path().join("tree");
+    fs::create_dir(&tree).unwrap();
+    fs::write(tree.join("large"), bytes(1, 400_000)).unwrap();
+    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    for n in 0..6 {
+        sparse.write_all_at(&bytes(n, 40_960), n * 1_000_000 / 4096 * 4096).unwrap();
+    }
+    let archive = dir.path().join("x.tar");
+    gnu_tar(&tree, &archive, &["--sparse", "--sort=name", "-b1"]);
+    let (members, packed) = (members(&archive), fs::read(archive).unwrap());
+    assert_eq!(members[2].segments.len(), 6);
+    // A prime step meets pages and segments at any place, the edges are met on purpose.
+    let mut cuts: BTreeSet<usize> = (0..=packed.len()).step_by(6_007).collect();
+    for m in &members {
+        let edges = m.segments.iter().scan(m.data, |at, (_, len)| {
+            *at += len;
+            Some(*at)
+        });
+        cuts.extend(edges.flat_map(|edge| [edge - 1, edge, edge + 1].map(|cut| cut as usize)));
+    }
+    let cuts: Vec<_> = cuts.into_iter().collect();
+    for from in [From::File, From::Pipe] {
+        at_each(cuts.iter().copied(), |cut, scratch| {
+            let (store, status) = receive(&packed[..cut], from, scratch);
+            is_prefix(&store, &members, cut as u64);
+            is_told(&status, &members, cut as u64, packed.len() as u64);
+        });
+    }
 }
 
 /// Prints how much can be decompressed of each beginning of a file.
