@@ -26,7 +26,7 @@ use tempfile::TempDir;
 use crate::support::members::{Member, members};
 use crate::support::pack::{compress, gnu_tar};
 use crate::support::tree::bytes;
-use crate::support::{run, small};
+use crate::support::{needs_fuse, run, small};
 
 /// How the bytes come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,6 +214,8 @@ fn is_told(status: &Status, members: &[Member], cut: u64, len: u64) {
 }
 
 fn plain(from: From, args: &[&str]) {
+    // Nothing is mounted; but only root can make what is packed.
+    needs_fuse!();
     let dir = tempfile::tempdir().unwrap();
     let archive = small::archive(dir.path(), args);
     let members = members(&archive);
@@ -298,6 +300,7 @@ const MAGIC: usize = 10;
 /// The archive in pieces, each compressed by itself, one after the other: decompressors that work block by block then
 /// have something to give before the end.
 fn compressed(piece: usize, command: &[&str]) {
+    needs_fuse!();
     let dir = tempfile::tempdir().unwrap();
     let archive = small::archive(dir.path(), &["--format=gnu", "--exclude=pages", "--exclude=sparse"]);
     let members = members(&archive);
