@@ -230,11 +230,17 @@ fn hint(cause: &io::Error) -> &'static str {
         " (there is no /dev/fuse: load the module with 'modprobe fuse'; in a container, pass --device /dev/fuse)"
     } else if text.contains("user_allow_other") {
         " (put 'user_allow_other' into /etc/fuse.conf, or leave --allow-other out)"
+    } else if cause.raw_os_error() == Some(libc::EACCES) && !may_open_fuse() {
+        " (only root may open /dev/fuse here: 'chmod 666 /dev/fuse' lets users in, as it is everywhere with udev)"
     } else if cause.kind() == io::ErrorKind::NotFound {
         " (an ordinary user needs fusermount3: install the package fuse3)"
     } else {
         ""
     }
+}
+
+fn may_open_fuse() -> bool {
+    rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn quarter_of_memory() -> u64 {

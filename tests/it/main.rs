@@ -4,6 +4,7 @@
 #![allow(unreachable_pub)]
 #![allow(clippy::print_stderr)]
 
+mod commands;
 mod cuts;
 mod dialects;
 mod layering;

@@ -54,8 +54,12 @@ impl Mount {
 
     /// Mounts what is sent to the address that is returned.
     pub fn listen(args: &[&str]) -> (Mount, SocketAddr) {
-        let mut mount =
-            Mount::start(Stdio::null(), &[&["-f", "--plain", "--listen", "127.0.0.1:0"], args].concat(), |_| {});
+        Mount::listen_on("127.0.0.1:0", args)
+    }
+
+    /// The same, where it is said.
+    pub fn listen_on(address: &str, args: &[&str]) -> (Mount, SocketAddr) {
+        let mut mount = Mount::start(Stdio::null(), &[&["-f", "--plain", "--listen", address], args].concat(), |_| {});
         let address = mount.address();
         (mount, address)
     }
@@ -85,8 +89,11 @@ impl Mount {
         });
         // From here on the guard takes care of it.
         let mut mount = Mount { front, point, daemon: None, printed, dir };
-        mount.wait_printed("mounted on");
-        assert_ne!(mount.point.metadata().unwrap().dev(), outside, "nothing is mounted");
+        wait_until("it is mounted", || {
+            let code = mount.front.try_wait().unwrap().and_then(|status| status.code());
+            assert!(matches!(code, None | Some(0 | 3..)), "it ended with {code:?}: {}", mount.printed());
+            (mount.point.metadata().unwrap().dev() != outside).then_some(())
+        });
         mount.daemon = Some(mount.find_daemon());
         mount
     }
@@ -104,7 +111,8 @@ impl Mount {
     fn find_daemon(&self) -> Pid {
         let device = self.point.metadata().unwrap().dev();
         let trace = format!("/run/restorefs/{}:{}.json", rustix::fs::major(device), rustix::fs::minor(device));
-        let trace: Value = serde_json::from_slice(&std::fs::read(trace).unwrap()).unwrap();
+        let trace: Value =
+            wait_until("the daemon can be asked", || serde_json::from_slice(&std::fs::read(&trace).ok()?).ok());
         Pid::from_raw(trace["pid"].as_i64().unwrap() as i32).unwrap()
     }
 
