@@ -152,8 +152,8 @@ impl Ingest<'_> {
             }
             let skip = self.decoder.skippable().min(size.saturating_sub(at));
             if skip > 0 {
-                self.decoder.skip(skip);
-                self.progress(skip);
+                let stored = self.decoder.skip(skip);
+                self.progress(stored);
                 at += skip;
                 self.monitor.add_source_bytes(skip);
                 self.monitor.add_bytes(skip);
@@ -336,8 +336,7 @@ impl Ingest<'_> {
 
     fn progress(&mut self, n: u64) {
         if let Some(current) = &mut self.current {
-            // In place, padding is passed over with the contents.
-            current.received = (current.received + n).min(current.stored);
+            current.received += n;
         }
     }
 

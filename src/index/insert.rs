@@ -1,5 +1,6 @@
 //! How entries get into the tree: binding names, replacing them, links that wait for their target.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::{
@@ -47,31 +48,54 @@ impl Index {
     /// Puts an entry into the tree. A file with contents is [`Arrival::Announced`] until
     /// [`Index::set_arrival`] says more. `refuse` is told of links that waited for this name and cannot be bound.
     pub fn insert(&mut self, entry: &Entry, refuse: &mut dyn FnMut(&EntryPath, Refusal)) -> Result<Inserted, Refusal> {
+        self.order += 1;
         let bound = self.insert_one(entry)?;
         if let Inserted::Bound(_) = bound
             && !self.waiting.is_empty()
         {
-            // A bound link can be what another link waits for.
-            let mut ready = vec![entry.path.clone()];
-            while let Some(path) = ready.pop() {
-                for link in self.waiting.remove(path.as_bytes()).unwrap_or_default() {
-                    self.waiting_links -= 1;
-                    match self.link(&link, &path, entry.metadata.mtime) {
-                        Ok(_) => ready.push(link),
-                        Err(refusal) => refuse(&link, refusal),
+            self.taken(&entry.path, self.order);
+            // A bound link can be what another link waits for; of all that can be bound, the first of the archive is.
+            let mut ready = BTreeMap::new();
+            self.ready(&entry.path, &mut ready);
+            while let Some((order, (link, target))) = ready.pop_first() {
+                if self.latest.get(&link).is_some_and(|&latest| latest > order) {
+                    continue;
+                }
+                match self.link(&link, &target, entry.metadata.mtime) {
+                    Ok(_) => {
+                        self.taken(&link, order);
+                        self.ready(&link, &mut ready);
                     }
+                    Err(refusal) => refuse(&link, refusal),
                 }
             }
         }
         Ok(bound)
     }
 
+    /// Links that wait for `target`, by their order in the archive.
+    fn ready(&mut self, target: &EntryPath, ready: &mut BTreeMap<u64, (EntryPath, EntryPath)>) {
+        for (order, link) in self.waiting.remove(target.as_bytes()).unwrap_or_default() {
+            self.waiting_links -= 1;
+            ready.insert(order, (link, target.clone()));
+        }
+    }
+
+    /// A name has been bound by the entry of this order: links of the same name that came before it are replaced.
+    fn taken(&mut self, path: &EntryPath, order: u64) {
+        if let Some(latest) = self.latest.get_mut(path) {
+            *latest = order.max(*latest);
+        }
+    }
+
     /// The stream is over: names the links whose target never came.
     pub fn finish(&mut self, refuse: &mut dyn FnMut(&EntryPath, Refusal)) {
+        let latest = std::mem::take(&mut self.latest);
         let mut links: Vec<_> = std::mem::take(&mut self.waiting).into_values().flatten().collect();
+        links.retain(|(order, link)| latest.get(link).is_none_or(|latest| latest < order));
         self.waiting_links = 0;
         links.sort();
-        for link in links {
+        for (_, link) in links {
             refuse(&link, Refusal::LinkTargetMissing);
         }
     }
@@ -82,8 +106,9 @@ impl Index {
                 return Err(Refusal::LinkToItself);
             }
             if self.resolve(target.as_bytes()).is_none() {
-                self.bytes += (target.as_bytes().len() + entry.path.as_bytes().len() + 128) as u64;
-                self.waiting.entry(target.as_bytes().into()).or_default().push(entry.path.clone());
+                self.bytes += (target.as_bytes().len() + 2 * entry.path.as_bytes().len() + 192) as u64;
+                self.waiting.entry(target.as_bytes().into()).or_default().push((self.order, entry.path.clone()));
+                self.latest.entry(entry.path.clone()).or_insert(0);
                 self.waiting_links += 1;
                 return Ok(Inserted::Waits);
             }

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use crate::entry::{Device, SparseMap, Timestamp, Xattrs};
+use crate::entry::{Device, EntryPath, SparseMap, Timestamp, Xattrs};
 use names::{Arena, NameRef};
 
 pub use insert::{Inserted, Refusal};
@@ -167,10 +167,14 @@ pub struct Index {
     sparse: HashMap<u32, Arc<SparseMap>>,
     memory: HashMap<u32, Arc<Vec<u8>>>,
     arrivals: HashMap<u32, Arrival>,
-    /// Hard links whose target has not come: target path to the links' paths.
-    waiting: HashMap<Box<[u8]>, Vec<crate::entry::EntryPath>>,
+    /// Entries that came so far.
+    order: u64,
+    /// Hard links whose target has not come: target path to the links' order among the entries, and their paths.
+    waiting: HashMap<Box<[u8]>, Vec<(u64, EntryPath)>>,
     /// How many links these are.
     waiting_links: usize,
+    /// Names that a link waits to have: the order of the last entry that got it, 0 where none did.
+    latest: HashMap<EntryPath, u64>,
     /// Where the entry before went; the next one mostly goes there too.
     last_parent: (Vec<u8>, Ino),
     owner: (u32, u32),
@@ -193,7 +197,9 @@ impl Index {
             sparse: HashMap::new(),
             memory: HashMap::new(),
             arrivals: HashMap::new(),
+            order: 0,
             waiting: HashMap::new(),
+            latest: HashMap::new(),
             waiting_links: 0,
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),

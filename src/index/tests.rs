@@ -1,7 +1,7 @@
 //! The index by example.
 
 use super::*;
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
+use crate::entry::{Entry, EntryKind, Metadata};
 
 fn path(p: &str) -> EntryPath {
     EntryPath::parse(p.as_bytes()).unwrap()
@@ -85,6 +85,19 @@ fn links_before_and_after() {
     let mut left = Vec::new();
     x.finish(&mut |l, r| left.push((l.clone(), r)));
     assert_eq!(left, [(path("never"), Refusal::LinkTargetMissing)]);
+}
+
+#[test]
+fn a_link_that_waits_does_not_take_a_name_from_a_later_entry() {
+    let mut x = new();
+    put(&mut x, "name", link("f")).unwrap();
+    put(&mut x, "name", file()).unwrap();
+    let own = x.resolve(b"name").unwrap();
+    put(&mut x, "f", file()).unwrap();
+    assert_eq!(x.resolve(b"name"), Some(own));
+    put(&mut x, "other", link("never")).unwrap();
+    put(&mut x, "other", file()).unwrap();
+    x.finish(&mut |l, r| panic!("{l}: {r}"));
 }
 
 #[test]

@@ -174,8 +174,9 @@ impl Decoder {
         }
     }
 
-    /// The next `n` bytes, no more than [`Decoder::skippable`], are not given.
-    pub fn skip(&mut self, n: u64) {
+    /// The next `n` bytes, no more than [`Decoder::skippable`], are not given. Returns how many of them are
+    /// stored bytes of an entry.
+    pub fn skip(&mut self, n: u64) -> u64 {
         let n = n.min(self.skippable());
         self.position += n;
         match &mut self.state {
@@ -183,9 +184,13 @@ impl Decoder {
                 let first = n.min(*lead);
                 *lead -= first;
                 *left -= n - first;
+                n - first
             }
-            State::Skip { left } => *left -= n,
-            _ => {}
+            State::Skip { left } => {
+                *left -= n;
+                0
+            }
+            _ => 0,
         }
     }
 

@@ -7,7 +7,11 @@
 mod acl;
 mod commands;
 mod compression;
+mod cuts;
 mod dialects;
+mod layering;
+mod model;
 mod policy;
 mod sparse;
+mod stepwise;
 mod support;

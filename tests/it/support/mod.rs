@@ -2,8 +2,10 @@
 //! kind, and whole-tree comparison.
 
 pub mod compare;
+pub mod members;
 pub mod mount;
 pub mod pack;
+pub mod small;
 pub mod tree;
 
 use std::process::{Command, Output};
