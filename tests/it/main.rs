@@ -5,4 +5,5 @@
 #![allow(clippy::print_stderr)]
 
 mod dialects;
+mod story;
 mod support;

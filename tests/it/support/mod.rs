@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod mount;
 pub mod pack;
+pub mod process;
 pub mod tree;
 
 use std::process::{Command, Output};

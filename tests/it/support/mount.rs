@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::process::is_gone;
 use super::{HANGS, wait_until};
 
 pub const RESTOREFS: &str = env!("CARGO_BIN_EXE_restorefs");
@@ -56,6 +57,13 @@ impl Mount {
     pub fn listen(args: &[&str]) -> (Mount, SocketAddr) {
         let mut mount =
             Mount::start(Stdio::null(), &[&["-f", "--plain", "--listen", "127.0.0.1:0"], args].concat(), |_| {});
+        let address = mount.address();
+        (mount, address)
+    }
+
+    /// The same with a daemon behind a front that ends with the stream.
+    pub fn listen_daemon(args: &[&str]) -> (Mount, SocketAddr) {
+        let mut mount = Mount::start(Stdio::null(), &[&["--plain", "--listen", "127.0.0.1:0"], args].concat(), |_| {});
         let address = mount.address();
         (mount, address)
     }
@@ -177,7 +185,7 @@ impl Mount {
         assert!(output.status.success(), "{output:?}");
         self.wait_front();
         let daemon = self.daemon();
-        wait_until("the daemon is gone", || rustix::process::test_kill_process(daemon).is_err().then_some(()));
+        wait_until("the daemon is gone", || is_gone(daemon).then_some(()));
         let left: Vec<_> = self.dir.path().join("spool").read_dir().unwrap().collect();
         assert!(left.is_empty(), "the spool stays behind: {left:?}");
     }
