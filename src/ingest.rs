@@ -48,6 +48,8 @@ pub fn run(job: Job) {
         ops: Vec::new(),
         frames: Vec::new(),
         entries: 0,
+        taken: 0,
+        told: 0,
         current: None,
         late: Vec::new(),
         max_index,
@@ -58,10 +60,12 @@ pub fn run(job: Job) {
         ingest.conclude(outcome);
     } else {
         let seekable = source.file().is_some();
+        let farewell = source.farewell();
         match Chunks::new(source, stop.clone(), monitor.clone()) {
             Ok(mut chunks) => {
                 let outcome = ingest.stream(&mut chunks, seekable);
                 ingest.conclude(outcome);
+                farewell.say();
                 ingest.drain(&mut chunks);
             }
             Err(e) => ingest.conclude(Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") })),
@@ -82,10 +86,15 @@ struct Ingest<'a> {
     /// None when the archive is mounted in place.
     spool: Option<&'a Spool>,
     /// Entries of this chunk, with what became of their contents in it.
-    ops: Vec<(Box<Entry>, Option<(Place, Arrival)>)>,
+    ops: Vec<(Box<Entry>, Fate)>,
     /// Records of this chunk.
     frames: Vec<u8>,
+    /// Entries that the decoder brought.
     entries: u64,
+    /// Entries that the index took, links that still wait for their target among them.
+    taken: u64,
+    /// Of these, the monitor knows so many.
+    told: u64,
     current: Option<Current>,
     /// What is new of entries that were made visible with an earlier chunk.
     late: Vec<(Ino, Option<Place>, Arrival)>,
@@ -102,6 +111,9 @@ struct Current {
     keep: Keep,
     bound: Bound,
 }
+
+/// What became of an entry's contents in the chunk that it came with.
+type Fate = Option<(Place, Arrival)>;
 
 /// What the index said of an entry.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -160,7 +172,7 @@ impl Ingest<'_> {
 
     fn stream(&mut self, chunks: &mut Chunks, seekable: bool) -> Outcome {
         loop {
-            match chunks.next() {
+            match chunks.next_chunk() {
                 Ok(Some(chunk)) => {
                     self.chunk(&chunk)?;
                     chunks.recycle(chunk);
@@ -185,7 +197,7 @@ impl Ingest<'_> {
     /// Takes what follows the end marker.
     fn drain(&mut self, chunks: &mut Chunks) {
         loop {
-            match chunks.next() {
+            match chunks.next_chunk() {
                 Ok(Some(chunk)) if self.over => {
                     if self.chunk(&chunk).is_err() {
                         return;
@@ -253,12 +265,12 @@ impl Ingest<'_> {
         }
     }
 
-    fn begin(&mut self, entry: Box<Entry>, id: u64, stored: u64, keep: Keep, place: Option<(Place, Arrival)>) {
+    fn begin(&mut self, entry: Box<Entry>, id: u64, stored: u64, keep: Keep, fate: Fate) {
         if stored > 0 {
             let path = entry.path.clone();
             self.current = Some(Current { id, path, stored, received: 0, keep, bound: Bound::NotYet });
         }
-        self.ops.push((entry, place));
+        self.ops.push((entry, fate));
     }
 
     fn keep(&mut self, entry: Box<Entry>, id: u64, stored: u64) -> Outcome {
@@ -376,12 +388,17 @@ impl Ingest<'_> {
         let lost = written.is_err();
         let mut refused = Vec::new();
         let mut told = Vec::new();
-        let entries = self.ops.len() as u64;
-        let memory = {
+        let mut dropped = 0;
+        let (memory, waiting) = {
             let mut index = self.store.index.write();
             let mut last = Bound::Refused;
             for (entry, fate) in self.ops.drain(..) {
-                last = match index.insert(&entry, &mut |path, refusal| refused.push((path.clone(), refusal))) {
+                let inserted = index.insert(&entry, &mut |path, refusal| {
+                    dropped += 1;
+                    refused.push((path.clone(), refusal));
+                });
+                self.taken += u64::from(inserted.is_ok());
+                last = match inserted {
                     Ok(Inserted::Bound(ino)) => {
                         match fate {
                             Some((Place::Journal(_), _)) if lost => {
@@ -431,12 +448,14 @@ impl Ingest<'_> {
                     }
                 }
             }
-            index.memory()
+            (index.memory(), index.waiting() as u64)
         };
         for ino in told {
             self.store.notify(ino);
         }
-        self.monitor.add_entries(entries - refused.len().min(entries as usize) as u64);
+        self.taken -= dropped;
+        let there = self.taken - waiting;
+        self.monitor.add_entries(there - std::mem::replace(&mut self.told, there));
         for (path, refusal) in refused {
             self.monitor.refused(path.as_bytes(), refusal);
         }

@@ -18,7 +18,10 @@ pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
 /// Names and values, sorted by name, each name once. Cheap to clone, and nothing when empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Xattrs(Option<Arc<Vec<(Box<[u8]>, Box<[u8]>)>>>);
+pub struct Xattrs(Option<Arc<Vec<Attribute>>>);
+
+/// Name and value.
+type Attribute = (Box<[u8]>, Box<[u8]>);
 
 /// Why an attribute is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

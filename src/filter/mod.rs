@@ -84,7 +84,7 @@ impl Chunks {
     }
 
     /// The next bytes, at least one; `None` at the end of the stream. After an error there is no more.
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>, Error> {
+    pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, Error> {
         if self.over {
             return Ok(None);
         }

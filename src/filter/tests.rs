@@ -53,7 +53,7 @@ const TOOLS: &[&[&str]] = &[
 fn take(chunks: &mut Chunks, len: usize) -> Vec<u8> {
     let mut got = Vec::new();
     while got.len() < len {
-        let chunk = chunks.next().unwrap().expect("the stream is not over");
+        let chunk = chunks.next_chunk().unwrap().expect("the stream is not over");
         got.extend_from_slice(&chunk);
         chunks.recycle(chunk);
     }
@@ -75,7 +75,7 @@ fn every_byte_is_there_while_the_pipe_is_open() {
             });
             assert!(take(&mut chunks, plain.len()) == plain, "{tool:?} {len}");
             drop(thread.join().unwrap());
-            assert!(chunks.next().unwrap().is_none());
+            assert!(chunks.next_chunk().unwrap().is_none());
         }
     }
 }
@@ -93,7 +93,7 @@ fn byte_by_byte() {
             }
         });
         let mut got = Vec::new();
-        while let Some(chunk) = chunks.next().unwrap() {
+        while let Some(chunk) = chunks.next_chunk().unwrap() {
             assert!(!chunk.is_empty());
             got.extend(chunk);
         }
@@ -113,7 +113,7 @@ fn run(packed: &[u8]) -> (Vec<u8>, Result<(), Error>, Arc<Monitor>) {
     });
     let mut got = Vec::new();
     let end = loop {
-        match chunks.next() {
+        match chunks.next_chunk() {
             Ok(Some(chunk)) => got.extend(chunk),
             Ok(None) => break Ok(()),
             Err(e) => break Err(e),

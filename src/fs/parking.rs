@@ -142,9 +142,8 @@ impl Parking {
     fn send(&self, reads: Vec<(Parked, bool)>) {
         let answer = self.answer.lock();
         for read in reads {
-            match answer.as_ref().map(|answer| answer.send(read)) {
-                Some(Err(unsent)) => (unsent.0.0.reply)(Err(Errno::IO)),
-                Some(Ok(())) | None => {}
+            if let Some(Err(unsent)) = answer.as_ref().map(|answer| answer.send(read)) {
+                (unsent.0.0.reply)(Err(Errno::IO));
             }
         }
     }

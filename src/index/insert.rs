@@ -55,6 +55,7 @@ impl Index {
             let mut ready = vec![entry.path.clone()];
             while let Some(path) = ready.pop() {
                 for link in self.waiting.remove(path.as_bytes()).unwrap_or_default() {
+                    self.waiting_links -= 1;
                     match self.link(&link, &path, entry.metadata.mtime) {
                         Ok(_) => ready.push(link),
                         Err(refusal) => refuse(&link, refusal),
@@ -68,6 +69,7 @@ impl Index {
     /// The stream is over: names the links whose target never came.
     pub fn finish(&mut self, refuse: &mut dyn FnMut(&EntryPath, Refusal)) {
         let mut links: Vec<_> = std::mem::take(&mut self.waiting).into_values().flatten().collect();
+        self.waiting_links = 0;
         links.sort();
         for link in links {
             refuse(&link, Refusal::LinkTargetMissing);
@@ -82,6 +84,7 @@ impl Index {
             if self.resolve(target.as_bytes()).is_none() {
                 self.bytes += (target.as_bytes().len() + entry.path.as_bytes().len() + 128) as u64;
                 self.waiting.entry(target.as_bytes().into()).or_default().push(entry.path.clone());
+                self.waiting_links += 1;
                 return Ok(Inserted::Waits);
             }
             return self.link(&entry.path, target, entry.metadata.mtime).map(Inserted::Bound);

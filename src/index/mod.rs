@@ -169,6 +169,8 @@ pub struct Index {
     arrivals: HashMap<u32, Arrival>,
     /// Hard links whose target has not come: target path to the links' paths.
     waiting: HashMap<Box<[u8]>, Vec<crate::entry::EntryPath>>,
+    /// How many links these are.
+    waiting_links: usize,
     /// Where the entry before went; the next one mostly goes there too.
     last_parent: (Vec<u8>, Ino),
     owner: (u32, u32),
@@ -192,6 +194,7 @@ impl Index {
             memory: HashMap::new(),
             arrivals: HashMap::new(),
             waiting: HashMap::new(),
+            waiting_links: 0,
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),
             bytes: 0,
@@ -214,6 +217,11 @@ impl Index {
     /// Inodes in it.
     pub fn inodes(&self) -> usize {
         self.inodes.len()
+    }
+
+    /// Hard links that wait for their target.
+    pub fn waiting(&self) -> usize {
+        self.waiting_links
     }
 
     /// Stored bytes of all files that ever had a name.

@@ -11,6 +11,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
@@ -77,6 +78,22 @@ pub struct Source {
     name: String,
     /// Length, where it is a regular file.
     size: Option<u64>,
+    farewell: Farewell,
+}
+
+/// Tells a TCP sender that the archive is complete, by closing our direction of the connection: a netcat that would
+/// wait for ever after its own end of input then exits. Other sources need no telling.
+#[derive(Clone, Debug, Default)]
+pub struct Farewell(Arc<OnceLock<OwnedFd>>);
+
+impl Farewell {
+    /// Tells it. What the sender still has to send is received all the same.
+    pub fn say(&self) {
+        if let Some(connection) = self.0.get() {
+            // A sender that is gone already need not be told.
+            let _ = rustix::net::shutdown(connection, rustix::net::Shutdown::Write);
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -113,7 +130,7 @@ impl Source {
                 let listener =
                     Listener::bind(*address).map_err(|cause| OpenError::Listen { address: *address, cause })?;
                 let name = format!("tcp {}", listener.address());
-                Ok(Source { input: Input::Listening(listener), name, size: None })
+                Ok(Source { input: Input::Listening(listener), name, size: None, farewell: Farewell::default() })
             }
         }
     }
@@ -126,9 +143,14 @@ impl Source {
         }
         // Standard input may stand in the middle of a file; only from its beginning it is mounted in place.
         if metadata.is_file() && rustix::fs::tell(&file).is_ok_and(|at| at == 0) {
-            return Ok(Source { input: Input::File(file), name, size: Some(metadata.len()) });
+            return Ok(Source {
+                input: Input::File(file),
+                name,
+                size: Some(metadata.len()),
+                farewell: Farewell::default(),
+            });
         }
-        Ok(Source { input: Input::Stream(file.into()), name, size: None })
+        Ok(Source { input: Input::Stream(file.into()), name, size: None, farewell: Farewell::default() })
     }
 
     /// What it is called, for status.
@@ -157,10 +179,18 @@ impl Source {
         }
     }
 
+    /// What to say when the archive is complete.
+    pub fn farewell(&self) -> Farewell {
+        self.farewell.clone()
+    }
+
     /// Reads what is there, at least one byte unless it is over; waits when nothing is.
     pub fn read(&mut self, buf: &mut [u8], stop: &Stop) -> Result<usize, ReadError> {
         if let Input::Listening(listener) = &self.input {
             let (connection, refuser) = listener.accept(stop)?;
+            if let Ok(second) = connection.try_clone() {
+                let _ = self.farewell.0.set(second);
+            }
             self.input = Input::Connected(connection, refuser);
         }
         let fd: BorrowedFd<'_> = match &self.input {
