@@ -169,6 +169,10 @@ impl Running {
         if self.ingest.join().is_err() {
             log::error!("receiving ended with a panic");
         }
+        // Threads that wait for signals or questions keep the store until the process ends.
+        if let Some(spool) = self.handle.store.spool() {
+            spool.remove();
+        }
     }
 }
 

@@ -16,7 +16,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::monitor::{Monitor, SpoolUse};
@@ -52,6 +52,7 @@ pub struct Spool {
     blobs: AtomicU64,
     limit: Option<u64>,
     keep: bool,
+    removed: AtomicBool,
     monitor: Arc<Monitor>,
     _lock: File,
 }
@@ -95,6 +96,7 @@ impl Spool {
             blobs: AtomicU64::new(0),
             limit: config.limit,
             keep: config.keep,
+            removed: AtomicBool::new(false),
             monitor,
             _lock: lock,
         };
@@ -210,6 +212,16 @@ impl Spool {
         Ok(())
     }
 
+    /// Removes it from the disk, unless it is to be kept. Only the first call counts.
+    pub fn remove(&self) {
+        if !self.keep
+            && !self.removed.swap(true, Ordering::Relaxed)
+            && let Err(e) = std::fs::remove_dir_all(&self.path)
+        {
+            log::warn!("cannot remove the spool '{}': {e}", self.path.display());
+        }
+    }
+
     fn report(&self) {
         self.monitor.spool(SpoolUse {
             directory: self.path.display().to_string(),
@@ -221,11 +233,7 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        if !self.keep
-            && let Err(e) = std::fs::remove_dir_all(&self.path)
-        {
-            log::warn!("cannot remove the spool '{}': {e}", self.path.display());
-        }
+        self.remove();
     }
 }
 
