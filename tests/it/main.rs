@@ -5,5 +5,6 @@
 #![allow(clippy::print_stderr)]
 
 mod dialects;
+mod readers;
 mod story;
 mod support;

@@ -2,6 +2,7 @@
 //! kind, and whole-tree comparison.
 
 pub mod compare;
+pub mod feed;
 pub mod mount;
 pub mod pack;
 pub mod process;
