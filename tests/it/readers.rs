@@ -68,32 +68,31 @@ fn a_reader_waits_and_gets_right_bytes() {
         to.write_all(&feed::file("file", size)).unwrap();
         wait_state(&mount, "file", "announced");
         let path = mount.path("file");
-        let mut readers = vec![Reader::cat(&path), Reader::dd(&path, size - 1, 1)];
-        let mut at = 0;
-        // Within a page, up to the edge of one, and beyond a read-ahead.
-        for piece in [100, PAGE - 100, 3 * PAGE + 17, size / 2] {
-            to.write_all(&contents[at..at + piece]).unwrap();
-            at += piece;
-            wait_state(&mount, "file", &format!("arriving {at}/{size}"));
-            readers.push(Reader::dd(&path, at - 1, 2));
-            readers.push(Reader::cat(&path));
-            for reader in &mut readers {
+        let mut cats = vec![Reader::cat(&path)];
+        let mut last = Reader::dd(&path, size - 1, 1);
+        let mut at = 0usize;
+        // Within a page, up to the edge of one, beyond a read-ahead, to the end.
+        let pieces = [100, PAGE - 100, 3 * PAGE + 17, size / 2];
+        for piece in pieces.into_iter().chain([size - pieces.iter().sum::<usize>()]) {
+            let mut across = Reader::dd(&path, at.saturating_sub(1), 2);
+            for reader in cats.iter_mut().chain([&mut last, &mut across]) {
                 reader.process.wait_parked();
                 assert!(!reader.process.has_ended());
             }
-        }
-        to.write_all(&contents[at..]).unwrap();
-        to.write_all(&feed::padding(size)).unwrap();
-        let mut readers = readers.into_iter();
-        assert!(readers.next().unwrap().contents() == contents);
-        assert_eq!(readers.next().unwrap().contents(), contents[size - 1..]);
-        let mut at = 0;
-        for piece in [100, PAGE - 100, 3 * PAGE + 17, size / 2] {
+            to.write_all(&contents[at..at + piece]).unwrap();
+            assert_eq!(across.contents(), contents[at.saturating_sub(1)..][..2], "at {at} of {size}");
             at += piece;
-            assert_eq!(readers.next().unwrap().contents(), contents[at - 1..=at], "at {at} of {size}");
-            assert!(readers.next().unwrap().contents() == contents);
+            if at < size {
+                wait_state(&mount, "file", &format!("arriving {at}/{size}"));
+                cats.push(Reader::cat(&path));
+            }
         }
-        assert_eq!(mount.state("file"), "complete");
+        to.write_all(&feed::padding(size)).unwrap();
+        for mut cat in cats {
+            assert!(cat.contents() == contents);
+        }
+        assert_eq!(last.contents(), contents[size - 1..]);
+        wait_state(&mount, "file", "complete");
         to.write_all(&feed::end()).unwrap();
         mount.wait_end();
         mount.unmount();
