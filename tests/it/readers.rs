@@ -37,6 +37,11 @@ impl Reader {
         Reader::start("cat", &[path.as_os_str()])
     }
 
+    /// Reads from `offset` on. Unlike dd, tail leaves the signals as they are.
+    fn tail(path: &Path, offset: usize) -> Reader {
+        Reader::start("tail", &["-c".as_ref(), format!("+{}", offset + 1).as_ref(), path.as_os_str()])
+    }
+
     /// Reads `len` bytes at `offset`.
     fn dd(path: &Path, offset: usize, len: usize) -> Reader {
         let (from, skip) = (format!("if={}", path.display()), format!("skip={offset}"));
@@ -74,17 +79,23 @@ fn a_reader_waits_and_gets_right_bytes() {
         // Within a page, up to the edge of one, beyond a read-ahead, to the end.
         let pieces = [100, PAGE - 100, 3 * PAGE + 17, size / 2];
         for piece in pieces.into_iter().chain([size - pieces.iter().sum::<usize>()]) {
-            let mut across = Reader::dd(&path, at.saturating_sub(1), 2);
-            for reader in cats.iter_mut().chain([&mut last, &mut across]) {
+            // The kernel reads whole pages: a reader waits until its page is whole.
+            let page = at / PAGE * PAGE;
+            let mut within = Reader::dd(&path, page, 2);
+            for reader in cats.iter_mut().chain([&mut last, &mut within]) {
                 reader.process.wait_parked();
                 assert!(!reader.process.has_ended());
             }
             to.write_all(&contents[at..at + piece]).unwrap();
-            assert_eq!(across.contents(), contents[at.saturating_sub(1)..][..2], "at {at} of {size}");
             at += piece;
             if at < size {
                 wait_state(&mount, "file", &format!("arriving {at}/{size}"));
                 cats.push(Reader::cat(&path));
+            }
+            if at >= page + PAGE {
+                assert_eq!(within.contents(), contents[page..page + 2], "at {at} of {size}");
+            } else {
+                within.process.wait_parked();
             }
         }
         to.write_all(&feed::padding(size)).unwrap();
@@ -118,8 +129,8 @@ fn a_waiting_reader_can_be_killed() {
         for signal in [Signal::TERM, Signal::INT, Signal::KILL] {
             for mut reader in [
                 Reader::cat(&mount.path("file")),
-                Reader::dd(&mount.path("file"), until, 100),
-                Reader::dd(&mount.path("file"), 777_777, 100),
+                Reader::tail(&mount.path("file"), until),
+                Reader::tail(&mount.path("file"), 777_777),
             ] {
                 reader.process.wait_parked();
                 reader.process.signal(signal);
