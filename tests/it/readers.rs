@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::{FileExt, PermissionsExt, symlink};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -321,7 +321,6 @@ fn a_replaced_name_leaves_open_handles_what_they_had() {
         assert!(read == old);
         assert_eq!(before.read_at(&mut [0; 10], size as u64).unwrap(), 0);
         assert!(fs::read(mount.path("file")).unwrap() == new);
-        use std::os::unix::fs::MetadataExt;
         assert_ne!(fs::metadata(mount.path("file")).unwrap().ino(), inode.ino());
         assert_eq!(before.metadata().unwrap().nlink(), 0);
         drop(before);

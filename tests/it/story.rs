@@ -343,3 +343,24 @@ fn sh(line: &str, dir: &Path) -> Group {
 fn same_but_for_nanoseconds(packed: &Path, mounted: &Path) {
     same_tree_except(packed, mounted, &["--modify-window=0"]);
 }
+
+#[test]
+fn in_one_process_the_first_ctrl_c_stops_and_the_second_unmounts() {
+    needs_fuse!();
+    let story = Story::new(Packed::Plain);
+    let (mut mount, address) = Mount::listen(&[]);
+    let mut sender = TcpStream::connect(address).unwrap();
+    sender.write_all(&story.parts[0]).unwrap();
+    let arriving = format!("arriving {RECEIVED}/{SIZE}");
+    mount.wait_for(CUT);
+    wait_until("all that was sent has arrived", || (mount.state(CUT) == arriving).then_some(()));
+    mount.signal(Signal::INT);
+    let status = mount.wait_end();
+    assert_eq!(status["end"]["cut"], CUT);
+    arrived_is_right(&mount);
+    assert!(mount.front.try_wait().unwrap().is_none(), "it serves on");
+    mount.signal(Signal::INT);
+    assert_eq!(mount.wait_front(), Some(4));
+    assert_eq!(fs::read_dir(&mount.point).unwrap().count(), 0, "still mounted");
+    assert_eq!(fs::read_dir(mount.dir.path().join("spool")).unwrap().count(), 0, "the spool stays behind");
+}
