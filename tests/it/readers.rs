@@ -141,7 +141,7 @@ fn a_waiting_reader_can_be_killed() {
         // The first asks for the page, the second waits for the answer to that.
         let mut first = Reader::cat(&mount.path("file"));
         first.process.wait_parked();
-        let mut second = Reader::cat(&mount.path("file"));
+        let second = Reader::cat(&mount.path("file"));
         second.process.wait_parked();
         first.process.signal(Signal::KILL);
         first.process.wait();
