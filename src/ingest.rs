@@ -183,7 +183,12 @@ impl Ingest<'_> {
                 }
                 Ok(None) => return self.finish(),
                 Err(e) => {
-                    let cause = e.to_string();
+                    let mut cause = e.to_string();
+                    if self.over {
+                        cause.push_str(
+                            ", behind the end of the archive: every entry is there, but without its checksum",
+                        );
+                    }
                     return Err(match e {
                         filter::Error::Corrupt(_) => Verdict::Corrupt { cause, cut: None },
                         filter::Error::Read(_) => incomplete(format!("the source failed: {cause}")),

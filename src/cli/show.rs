@@ -23,7 +23,7 @@ pub(super) fn summary(status: &Status) -> String {
             format!("incomplete: {cause}{}. What arrived is whole: {what}", cut(path))
         }
         Some(Verdict::Corrupt { cause, cut: path }) => {
-            format!("cannot go on: {cause}{}. What came before is whole: {what}", cut(path))
+            format!("cannot go on: {cause}{}. What came before stays: {what}", cut(path))
         }
         Some(Verdict::Failed { cause }) => format!("failed: {cause}. What arrived before is whole: {what}"),
         None => format!("receiving: {what}"),

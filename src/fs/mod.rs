@@ -3,6 +3,7 @@
 //! Nothing here knows FUSE. Reads are answered through a closure, at once or when the bytes have come; see
 //! `parking`.
 
+mod killed;
 mod parking;
 
 use std::collections::HashMap;
@@ -18,7 +19,7 @@ use rustix::io::Errno;
 
 use crate::index::{Arrival, Attributes, Index, Ino, Kind};
 use crate::store::{Contents, Store};
-use parking::Parking;
+use parking::{Parked, Parking};
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
 /// tools do not carry it along.
@@ -116,12 +117,12 @@ impl Filesystem {
         self.handles.write().remove(&handle);
     }
 
-    /// Reads, now or when the bytes have come.
-    pub fn read(&self, handle: u64, offset: u64, len: usize, reply: Reply) {
+    /// Reads for the task `reader`, now or when the bytes have come.
+    pub fn read(&self, handle: u64, offset: u64, len: usize, reader: u32, reply: Reply) {
         let Some((ino, contents)) = self.handles.read().get(&handle).cloned() else {
             return reply(Err(Errno::BADF));
         };
-        self.parking.read(ino, contents, offset, len, reply);
+        self.parking.read(Parked { ino, contents, offset, len, reader, reply });
     }
 
     /// Calls `add` for the entries of a directory behind `cookie`, `.` and `..` first, until it says that

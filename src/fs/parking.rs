@@ -7,15 +7,20 @@
 //! file. A request of several pages of which the first is there and the last is not is therefore failed once:
 //! the kernel then asks again for the page that the reader wants, and nobody waits for bytes they did
 //! not ask for. Should it ask again from the same place for several pages, that is what it needs, and it waits.
+//!
+//! For a page that it asks for again the kernel waits in the request itself, and there no signal ends the reader.
+//! So reads whose reader is being killed are looked for, and failed; whoever else waits for the same page asks anew.
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
+use super::killed::is_being_killed;
 use super::{Reply, errno};
 use crate::index::Ino;
 use crate::store::{Contents, Read, Store};
@@ -23,12 +28,27 @@ use crate::store::{Contents, Read, Store};
 /// The unit in which the kernel caches contents.
 const PAGE: u64 = 4096;
 
-struct Parked {
-    ino: Ino,
-    contents: Arc<Contents>,
-    offset: u64,
-    len: usize,
-    reply: Reply,
+/// While reads wait, it is looked this often for readers that are being killed: soon enough for whoever presses
+/// Ctrl-C, and hardly work.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A read, and where its answer goes.
+pub(super) struct Parked {
+    pub(super) ino: Ino,
+    pub(super) contents: Arc<Contents>,
+    pub(super) offset: u64,
+    pub(super) len: usize,
+    /// The task that reads; 0 when it is not known.
+    pub(super) reader: u32,
+    pub(super) reply: Reply,
+}
+
+/// What becomes of a read that need not wait any more.
+enum Answer {
+    /// It is read again.
+    Read,
+    /// Nothing will come, or less is to be asked for.
+    Fail(Errno),
 }
 
 /// What to do with a read.
@@ -52,56 +72,55 @@ struct Lot {
 pub(super) struct Parking {
     store: Arc<Store>,
     lot: Mutex<Lot>,
-    answer: Mutex<Option<Sender<(Parked, bool)>>>,
+    answer: Mutex<Sender<(Parked, Answer)>>,
+    /// Says that reads wait.
+    waiting: SyncSender<()>,
 }
 
 impl Parking {
     pub(super) fn new(store: Arc<Store>) -> io::Result<Arc<Self>> {
-        let (answer, answers) = channel::<(Parked, bool)>();
-        let parking = Arc::new(Parking { store, lot: Mutex::default(), answer: Mutex::new(Some(answer)) });
+        let (answer, answers) = channel();
+        let (waiting, wait) = sync_channel(1);
+        let parking = Arc::new(Parking { store, lot: Mutex::default(), answer: Mutex::new(answer), waiting });
         // Whoever receives must not wait for a disk or for the kernel on behalf of a reader.
         let weak = Arc::downgrade(&parking);
-        std::thread::Builder::new().name("answer".into()).spawn(move || {
-            for (parked, go) in answers {
-                match weak.upgrade() {
-                    Some(parking) if go => {
-                        parking.read(parked.ino, parked.contents, parked.offset, parked.len, parked.reply);
-                    }
-                    _ => (parked.reply)(Err(Errno::IO)),
-                }
-            }
-        })?;
+        std::thread::Builder::new().name("answer".into()).spawn(move || answer_all(&weak, &answers))?;
+        let weak = Arc::downgrade(&parking);
+        std::thread::Builder::new().name("parking".into()).spawn(move || watch(&weak, &wait))?;
         Ok(parking)
     }
 
     /// Answers now, or when the bytes have come.
-    pub(super) fn read(&self, ino: Ino, contents: Arc<Contents>, offset: u64, len: usize, reply: Reply) {
+    pub(super) fn read(&self, read: Parked) {
         loop {
-            match self.store.read(&contents, ino, offset, len) {
+            match self.store.read(&read.contents, read.ino, read.offset, read.len) {
                 Ok(Read::Bytes(bytes)) => {
-                    if len as u64 <= PAGE && !self.store.is_over() {
-                        self.lot.lock().asked_for_less.remove(&(ino, offset));
+                    if read.len as u64 <= PAGE && !self.store.is_over() {
+                        self.lot.lock().asked_for_less.remove(&(read.ino, read.offset));
                     }
-                    return reply(Ok(&bytes));
+                    return (read.reply)(Ok(&bytes));
                 }
-                Ok(Read::Lost) => return reply(Err(Errno::IO)),
-                Err(e) => return reply(Err(errno(e))),
+                Ok(Read::Lost) => return (read.reply)(Err(Errno::IO)),
+                Err(e) => return (read.reply)(Err(errno(e))),
                 Ok(Read::NotYet { .. }) => {}
             }
             let mut lot = self.lot.lock();
             if lot.closed {
                 drop(lot);
-                return reply(Err(Errno::IO));
+                return (read.reply)(Err(Errno::IO));
             }
             // Asked again under the lock: whoever brings more tells the lot after the index knows of it.
-            match lot.verdict(&self.store, ino, offset, len) {
+            match lot.verdict(&self.store, read.ino, read.offset, read.len) {
                 Verdict::Wait => {
-                    lot.parked.entry(ino).or_default().push(Parked { ino, contents, offset, len, reply });
+                    lot.parked.entry(read.ino).or_default().push(read);
+                    drop(lot);
+                    // Where the word is said already, it has not been heard yet, and stands for this read too.
+                    let _ = self.waiting.try_send(());
                     return;
                 }
                 Verdict::AskForLess => {
                     drop(lot);
-                    return reply(Err(Errno::IO));
+                    return (read.reply)(Err(Errno::IO));
                 }
                 // Between the two looks it has come.
                 Verdict::Go => {}
@@ -118,8 +137,8 @@ impl Parking {
         for read in parked {
             match lot.verdict(&self.store, ino, read.offset, read.len) {
                 Verdict::Wait => wait.push(read),
-                Verdict::Go => ready.push((read, true)),
-                Verdict::AskForLess => ready.push((read, false)),
+                Verdict::Go => ready.push((read, Answer::Read)),
+                Verdict::AskForLess => ready.push((read, Answer::Fail(Errno::IO))),
             }
         }
         if !wait.is_empty() {
@@ -136,15 +155,54 @@ impl Parking {
             lot.closed = true;
             std::mem::take(&mut lot.parked)
         };
-        self.send(parked.into_values().flatten().map(|read| (read, false)).collect());
+        self.send(parked.into_values().flatten().map(|read| (read, Answer::Fail(Errno::IO))).collect());
     }
 
-    fn send(&self, reads: Vec<(Parked, bool)>) {
+    /// Fails the reads of whoever is being killed. False when none waits.
+    fn let_the_killed_go(&self) -> bool {
+        let mut readers: Vec<u32> = self.lot.lock().parked.values().flatten().map(|read| read.reader).collect();
+        if readers.is_empty() {
+            return false;
+        }
+        // Without the lock: receiving must not wait for this.
+        readers.sort_unstable();
+        readers.dedup();
+        readers.retain(|&reader| is_being_killed(reader));
+        if !readers.is_empty() {
+            let mut killed = Vec::new();
+            self.lot.lock().parked.retain(|_, reads| {
+                killed.extend(reads.extract_if(.., |read| readers.contains(&read.reader)));
+                !reads.is_empty()
+            });
+            self.send(killed.into_iter().map(|read| (read, Answer::Fail(Errno::INTR))).collect());
+        }
+        true
+    }
+
+    fn send(&self, reads: Vec<(Parked, Answer)>) {
         let answer = self.answer.lock();
         for read in reads {
-            if let Some(Err(unsent)) = answer.as_ref().map(|answer| answer.send(read)) {
+            if let Err(unsent) = answer.send(read) {
                 (unsent.0.0.reply)(Err(Errno::IO));
             }
+        }
+    }
+}
+
+fn answer_all(parking: &Weak<Parking>, answers: &Receiver<(Parked, Answer)>) {
+    for (parked, answer) in answers {
+        match (parking.upgrade(), answer) {
+            (Some(parking), Answer::Read) => parking.read(parked),
+            (None, Answer::Read) => (parked.reply)(Err(Errno::IO)),
+            (_, Answer::Fail(errno)) => (parked.reply)(Err(errno)),
+        }
+    }
+}
+
+fn watch(parking: &Weak<Parking>, waiting: &Receiver<()>) {
+    while waiting.recv().is_ok() {
+        while parking.upgrade().is_some_and(|parking| parking.let_the_killed_go()) {
+            std::thread::sleep(LOOK);
         }
     }
 }

@@ -141,7 +141,7 @@ impl fuser::Filesystem for Adapter {
 
     fn read(
         &self,
-        _: &Request,
+        request: &Request,
         _: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -154,7 +154,7 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),
         });
-        self.filesystem.read(fh.0, offset, size as usize, reply);
+        self.filesystem.read(fh.0, offset, size as usize, request.pid(), reply);
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

@@ -212,6 +212,16 @@ impl Spool {
         Ok(())
     }
 
+    /// Removes it from the disk, unless it is to be kept. Only the first call counts.
+    pub fn remove(&self) {
+        if !self.keep
+            && !self.removed.swap(true, Ordering::Relaxed)
+            && let Err(e) = std::fs::remove_dir_all(&self.path)
+        {
+            log::warn!("cannot remove the spool '{}': {e}", self.path.display());
+        }
+    }
+
     fn report(&self) {
         self.monitor.spool(SpoolUse {
             directory: self.path.display().to_string(),
@@ -224,18 +234,6 @@ impl Spool {
 impl Drop for Spool {
     fn drop(&mut self) {
         self.remove();
-    }
-}
-
-impl Spool {
-    /// Removes it from the disk, unless it was to be kept. Nothing more can be opened in it.
-    pub fn remove(&self) {
-        if !self.keep
-            && !self.removed.swap(true, Ordering::Relaxed)
-            && let Err(e) = std::fs::remove_dir_all(&self.path)
-        {
-            log::warn!("cannot remove the spool '{}': {e}", self.path.display());
-        }
     }
 }
 

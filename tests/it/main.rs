@@ -12,6 +12,8 @@ mod dialects;
 mod layering;
 mod model;
 mod policy;
+mod readers;
 mod sparse;
 mod stepwise;
+mod story;
 mod support;

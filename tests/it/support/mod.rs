@@ -2,9 +2,11 @@
 //! kind, and whole-tree comparison.
 
 pub mod compare;
+pub mod feed;
 pub mod members;
 pub mod mount;
 pub mod pack;
+pub mod process;
 pub mod small;
 pub mod tree;
 

@@ -1,6 +1,5 @@
 //! A mount for one test. Whatever becomes of the test, the mount is detached and its processes are gone afterwards.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
@@ -13,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::process::is_gone;
 use super::{HANGS, wait_until};
 
 pub const RESTOREFS: &str = env!("CARGO_BIN_EXE_restorefs");
@@ -60,6 +60,13 @@ impl Mount {
     /// The same, where it is said.
     pub fn listen_on(address: &str, args: &[&str]) -> (Mount, SocketAddr) {
         let mut mount = Mount::start(Stdio::null(), &[&["-f", "--plain", "--listen", address], args].concat(), |_| {});
+        let address = mount.address();
+        (mount, address)
+    }
+
+    /// The same with a daemon behind a front that ends with the stream.
+    pub fn listen_daemon(args: &[&str]) -> (Mount, SocketAddr) {
+        let mut mount = Mount::start(Stdio::null(), &[&["--plain", "--listen", "127.0.0.1:0"], args].concat(), |_| {});
         let address = mount.address();
         (mount, address)
     }
@@ -192,7 +199,7 @@ impl Mount {
         assert!(output.status.success(), "{output:?}");
         let code = self.wait_front();
         let daemon = self.daemon();
-        wait_until("the daemon is gone", || rustix::process::test_kill_process(daemon).is_err().then_some(()));
+        wait_until("the daemon is gone", || is_gone(daemon).then_some(()));
         let left: Vec<_> = self.dir.path().join("spool").read_dir().unwrap().collect();
         assert!(left.is_empty(), "the spool stays behind: {left:?}");
         code
@@ -234,12 +241,4 @@ pub fn fifo(dir: &Path) -> PathBuf {
     let path = dir.join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
     path
-}
-
-/// Reads a whole file in a thread of its own, so that a test can wait for it.
-pub fn read_aside(path: PathBuf) -> std::thread::JoinHandle<std::io::Result<Vec<u8>>> {
-    std::thread::spawn(move || {
-        let mut contents = Vec::new();
-        File::open(path)?.read_to_end(&mut contents).map(|_| contents)
-    })
 }

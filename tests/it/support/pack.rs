@@ -1,6 +1,6 @@
 //! Archives of every kind, by the tools that people use.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::run;
@@ -21,4 +21,12 @@ pub fn python_tar(tree: &Path, out: &Path, format: &str) {
         with tarfile.open(sys.argv[2], 'w', format=getattr(tarfile, sys.argv[3])) as archive:\n    \
             archive.add(sys.argv[1], '.')\n";
     run(Command::new("python3").args(["-c", script]).arg(tree).arg(out).arg(format));
+}
+
+/// A compressor, by its command: the compressed file is a new one.
+pub fn compress(archive: &Path, command: &[&str]) -> PathBuf {
+    let out = archive.with_extension(format!("tar.{}", command[0]));
+    let packed = run(Command::new(command[0]).args(&command[1..]).arg("-c").arg(archive));
+    std::fs::write(&out, packed.stdout).unwrap();
+    out
 }
