@@ -33,13 +33,13 @@ impl<'a> Header<'a> {
     /// Reads a block; none where its checksum is neither the unsigned sum (POSIX) nor the signed one (old Sun).
     pub(super) fn parse(block: &'a Block) -> Option<Self> {
         let stored = header_number(&block[148..156])?;
-        let (mut unsigned, mut signed) = (0i128, 0i128);
-        for (i, &b) in block.iter().enumerate() {
-            let b = if (148..156).contains(&i) { b' ' } else { b };
-            unsigned += i128::from(b);
-            signed += i128::from(b as i8);
-        }
-        if stored != unsigned && stored != signed {
+        // The field of the checksum counts as blanks.
+        let blanks = 8 * i32::from(b' ');
+        let unsigned = |bytes: &[u8]| bytes.iter().map(|&b| i32::from(b)).sum::<i32>();
+        let signed = |bytes: &[u8]| bytes.iter().map(|&b| i32::from(b as i8)).sum::<i32>();
+        if stored != i128::from(unsigned(block) - unsigned(&block[148..156]) + blanks)
+            && stored != i128::from(signed(block) - signed(&block[148..156]) + blanks)
+        {
             return None;
         }
         let dialect = match &block[257..265] {
