@@ -397,9 +397,11 @@ impl Ingest<'_> {
             let mut index = self.store.index.write();
             let mut last = Bound::Refused;
             for (entry, fate) in self.ops.drain(..) {
-                let inserted = index.insert(&entry, &mut |path, refusal| {
-                    dropped += 1;
-                    refused.push((path.clone(), refusal));
+                let inserted = index.insert(&entry, &mut |late| {
+                    if let Err(refusal) = late.bound {
+                        dropped += 1;
+                        refused.push((late.link.clone(), refusal));
+                    }
                 });
                 self.taken += u64::from(inserted.is_ok());
                 last = match inserted {

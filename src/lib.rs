@@ -65,6 +65,7 @@ pub mod fs;
 pub mod fuse;
 pub mod index;
 pub mod ingest;
+pub mod materialize;
 pub mod monitor;
 pub mod mount;
 pub mod record;

@@ -5,6 +5,7 @@
 //! root are answered.
 
 mod client;
+mod handover;
 mod mounts;
 mod server;
 

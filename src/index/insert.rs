@@ -44,10 +44,21 @@ pub enum Inserted {
     Waits,
 }
 
+/// What became of a hard link that waited for its target.
+#[derive(Clone, Copy, Debug)]
+pub struct Late<'a> {
+    /// Its path.
+    pub link: &'a EntryPath,
+    /// What it is linked to.
+    pub target: &'a EntryPath,
+    /// The inode that it has now, or why it is left out.
+    pub bound: Result<Ino, Refusal>,
+}
+
 impl Index {
     /// Puts an entry into the tree. A file with contents is [`Arrival::Announced`] until
-    /// [`Index::set_arrival`] says more. `refuse` is told of links that waited for this name and cannot be bound.
-    pub fn insert(&mut self, entry: &Entry, refuse: &mut dyn FnMut(&EntryPath, Refusal)) -> Result<Inserted, Refusal> {
+    /// [`Index::set_arrival`] says more. `late` is told of links that waited for this name.
+    pub fn insert(&mut self, entry: &Entry, late: &mut dyn FnMut(Late<'_>)) -> Result<Inserted, Refusal> {
         self.order += 1;
         let bound = self.insert_one(entry)?;
         if let Inserted::Bound(_) = bound
@@ -61,12 +72,11 @@ impl Index {
                 if self.latest.get(&link).is_some_and(|&latest| latest > order) {
                     continue;
                 }
-                match self.link(&link, &target, entry.metadata.mtime) {
-                    Ok(_) => {
-                        self.taken(&link, order);
-                        self.ready(&link, &mut ready);
-                    }
-                    Err(refusal) => refuse(&link, refusal),
+                let bound = self.link(&link, &target, entry.metadata.mtime);
+                late(Late { link: &link, target: &target, bound });
+                if bound.is_ok() {
+                    self.taken(&link, order);
+                    self.ready(&link, &mut ready);
                 }
             }
         }

@@ -19,7 +19,7 @@ use hashbrown::HashTable;
 use crate::entry::{Device, EntryPath, SparseMap, Timestamp, Xattrs};
 use names::{Arena, NameRef};
 
-pub use insert::{Inserted, Refusal};
+pub use insert::{Inserted, Late, Refusal};
 
 /// The number of an inode; the root has 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -293,6 +293,11 @@ impl Index {
             nlink: inode.nlink,
             device,
         })
+    }
+
+    /// Whether this is a directory that no header has announced.
+    pub fn is_implied(&self, ino: Ino) -> bool {
+        self.inode(ino).is_some_and(|inode| inode.implied)
     }
 
     /// The target of a symbolic link.

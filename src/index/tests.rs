@@ -8,7 +8,9 @@ fn path(p: &str) -> EntryPath {
 }
 
 fn put(index: &mut Index, p: &str, kind: EntryKind) -> Result<Inserted, Refusal> {
-    index.insert(&Entry { path: path(p), kind, metadata: Metadata::default() }, &mut |l, r| panic!("{l}: {r}"))
+    index.insert(&Entry { path: path(p), kind, metadata: Metadata::default() }, &mut |late| {
+        assert!(late.bound.is_ok(), "{late:?}")
+    })
 }
 
 fn file() -> EntryKind {

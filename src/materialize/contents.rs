@@ -1,0 +1,91 @@
+//! The stored bytes of a mount, read through the descriptors that its daemon hands over: no way through the kernel's
+//! FUSE, and no copy through our memory where the kernel can do without.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, copy_file_range, ioctl_ficlone, openat};
+use rustix::io::Errno;
+
+use crate::index::Place;
+
+/// Below it, copying through memory costs less than asking the kernel to.
+const SMALL: u64 = 256 << 10;
+
+/// So much goes through memory at a time.
+const PIECE: usize = 1 << 20;
+
+/// Where the bytes are.
+#[derive(Debug)]
+pub enum Contents {
+    /// In a spool.
+    Spool {
+        /// Its journal.
+        journal: Arc<File>,
+        /// The directory of its blobs.
+        blobs: OwnedFd,
+    },
+    /// In an archive that is mounted in place.
+    Archive(Arc<File>),
+}
+
+impl Contents {
+    /// Copies `len` bytes from `from` of what is stored at `place` to `to` of `file`, which is empty there.
+    pub(super) fn copy(&self, place: &Place, from: u64, file: &File, to: u64, len: u64) -> io::Result<()> {
+        match (self, place) {
+            (Contents::Spool { blobs, .. }, Place::Blob(number)) => {
+                let blob = openat(blobs, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+                let blob = File::from(blob);
+                if from == 0 && to == 0 && blob.metadata()?.len() == len && ioctl_ficlone(file, &blob).is_ok() {
+                    return Ok(());
+                }
+                copy(&blob, from, file, to, len)
+            }
+            (Contents::Spool { journal, .. }, Place::Journal(at)) => copy(journal, at + from, file, to, len),
+            (Contents::Archive(archive), Place::Archive(at)) => copy(archive, at + from, file, to, len),
+            _ => Err(io::Error::other("its contents are in no place that was handed over")),
+        }
+    }
+
+    /// Reads from what is stored at `place`.
+    pub(super) fn read(&self, place: &Place, buf: &mut [u8], from: u64) -> io::Result<()> {
+        match (self, place) {
+            (Contents::Spool { blobs, .. }, Place::Blob(number)) => {
+                let blob = openat(blobs, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+                File::from(blob).read_exact_at(buf, from)
+            }
+            (Contents::Spool { journal, .. }, Place::Journal(at)) => journal.read_exact_at(buf, at + from),
+            (Contents::Archive(archive), Place::Archive(at)) => archive.read_exact_at(buf, at + from),
+            _ => Err(io::Error::other("its contents are in no place that was handed over")),
+        }
+    }
+}
+
+fn copy(source: &File, mut from: u64, file: &File, mut to: u64, mut len: u64) -> io::Result<()> {
+    while len >= SMALL {
+        let (mut off_in, mut off_out) = (from, to);
+        let wanted = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        match copy_file_range(source, Some(&mut off_in), file, Some(&mut off_out), wanted) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => {
+                let n = n as u64;
+                (from, to, len) = (from + n, to + n, len - n);
+            }
+            Err(Errno::INTR) => {}
+            Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::BADF) => break,
+            Err(e) => return Err(e.into()),
+        }
+    }
+    let mut piece = vec![0; PIECE.min(usize::try_from(len).unwrap_or(PIECE))];
+    while len > 0 {
+        let n = piece.len().min(usize::try_from(len).unwrap_or(usize::MAX));
+        source.read_exact_at(&mut piece[..n], from)?;
+        file.write_all_at(&piece[..n], to)?;
+        let n = n as u64;
+        (from, to, len) = (from + n, to + n, len - n);
+    }
+    Ok(())
+}

@@ -1,0 +1,538 @@
+//! The tree to disk, with all that belongs to it, also while it is still arriving.
+//!
+//! The entries of a mount are replayed ([`replay`]) into an index of our own, so that names mean here what they mean
+//! in the mount, and made on disk by several threads ([`create`]), each by one name in an open directory
+//! ([`target`]). Symbolic links are made at once, with their real target: safety comes from never walking through one.
+//!
+//! Entries are made in batches: first everything that stands for itself, in any order, then the hard links. What
+//! takes the place of something waits until that has been made. Directories get their metadata at the end.
+
+mod contents;
+mod create;
+mod metadata;
+mod replay;
+mod report;
+mod select;
+mod target;
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+
+use parking_lot::Mutex;
+
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
+use crate::index::{Index, Ino, Inserted, Kind};
+use crate::tarball;
+use create::{Creator, Link, Task, is_fatal};
+use metadata::{Names, Owners};
+use replay::{Archive, Item, Journal, Replay};
+use target::Target;
+
+pub use contents::Contents;
+pub use report::{Problem, Report, Summary};
+pub use select::{Error as SelectError, Selection};
+
+/// So many entries are made together.
+const BATCH: usize = 4096;
+
+/// So many bytes of small contents at most wait in memory for their batch.
+const BATCH_BYTES: usize = 64 << 20;
+
+/// A worker takes so many at a time.
+const SHARE: usize = 32;
+
+/// What becomes of a name that is taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Overwrite {
+    /// It stays.
+    Never,
+    /// It is replaced by what was changed later.
+    IfNewer,
+    /// It is replaced, unless it is the same kind of thing with the same time and size.
+    IfChanged,
+    /// It is replaced.
+    Always,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub struct Options {
+    /// The directory that everything goes into.
+    pub target: PathBuf,
+    /// What of it.
+    pub selection: Selection,
+    /// What becomes of names that are taken.
+    pub overwrite: Overwrite,
+    /// So many leading components of each path are left away.
+    pub strip: usize,
+    /// Whether owners are found by name, where this machine has the name.
+    pub by_name: bool,
+    /// Whether all is on the disk when it ends.
+    pub sync: bool,
+    /// Whether it goes on until the stream is over.
+    pub follow: bool,
+    /// How an archive is read, and how names of owners are found.
+    pub tar: tarball::Options,
+}
+
+/// How far a stream has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// Bytes of the journal.
+    pub journal: u64,
+    /// Whether it is over.
+    pub over: bool,
+}
+
+/// Where the entries come from.
+pub struct Origin {
+    /// Their contents, and the journal or archive that names them.
+    pub contents: Contents,
+    /// Returns when there is more than so many bytes of journal, or when the stream is over.
+    pub more: Box<dyn FnMut(u64) -> io::Result<Progress>>,
+}
+
+/// Why it could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The target directory.
+    #[error("cannot restore into '{path}': {cause}")]
+    Target {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        cause: io::Error,
+    },
+    /// Something that concerns everything that would follow.
+    #[error("cannot restore '{path}': {cause} (what is restored stays; the same command goes on from there)")]
+    Entry {
+        /// Where it happened.
+        path: String,
+        /// Why.
+        cause: io::Error,
+    },
+    /// The entries cannot be read.
+    #[error("cannot read what is to be restored: {0}")]
+    Replay(io::Error),
+    /// The last step failed.
+    #[error("cannot bring everything to the disk: {0}")]
+    Sync(io::Error),
+}
+
+/// Restores. What could not be restored is in the report; an error is what ended it.
+pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<(), Error> {
+    let Origin { contents, mut more } = origin;
+    let failed = |cause| Error::Target { path: options.target.clone(), cause };
+    let target = Target::open(&options.target).map_err(failed)?;
+    let mut replay = match &contents {
+        Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
+        Contents::Archive(file) => Replay::Archive(Archive::new(file.clone(), options.tar).map_err(Error::Replay)?),
+    };
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
+    let owners =
+        Owners { own: (uid.as_raw(), gid.as_raw()), root: uid.is_root(), by_name: options.by_name.then_some(names) };
+    let creator =
+        Creator { contents, owners, overwrite: options.overwrite, report: report.clone(), next: AtomicU64::new(0) };
+    let root = target.root();
+    let fatal = Mutex::new(None);
+    std::thread::scope(|scope| {
+        let (send, batches) = sync_channel(1);
+        let (done, finished) = sync_channel(2);
+        let creator = &creator;
+        let fatal = &fatal;
+        scope.spawn(move || execute(&batches, &done, creator, fatal));
+        let mut restore = Restore {
+            options,
+            index: Index::new(uid.as_raw(), gid.as_raw(), Default::default()),
+            target,
+            creator,
+            report,
+            fatal,
+            batch: Batch::default(),
+            send,
+            finished,
+            under_way: 0,
+            firsts: HashMap::new(),
+            names: HashMap::new(),
+            parent: (Vec::new(), Ino::ROOT),
+        };
+        restore.target.is_root(Ino::ROOT);
+        restore.all(&mut replay, &mut *more)?;
+        restore.finish()
+    })?;
+    for path in options.selection.missed() {
+        report.problem(path, "there is no such entry");
+    }
+    if options.sync {
+        rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
+    }
+    Ok(())
+}
+
+/// Entries that can be made together.
+#[derive(Default)]
+struct Batch {
+    tasks: Vec<Task>,
+    links: Vec<Link>,
+    bytes: usize,
+}
+
+struct Restore<'a> {
+    options: &'a Options,
+    index: Index,
+    target: Target,
+    creator: &'a Creator,
+    report: &'a Report,
+    fatal: &'a Mutex<Option<(String, io::Error)>>,
+    batch: Batch,
+    send: SyncSender<Batch>,
+    finished: Receiver<()>,
+    /// Batches that have been sent and are not finished.
+    under_way: usize,
+    /// Where the contents of an inode are that was restored by another name than its first.
+    firsts: HashMap<Ino, EntryPath>,
+    /// Owners' names, which the index does not keep, of directories: their metadata are set at the end.
+    names: HashMap<Ino, Box<Metadata>>,
+    /// Where the entry before went.
+    parent: (Vec<u8>, Ino),
+}
+
+impl Restore<'_> {
+    fn all(&mut self, replay: &mut Replay, more: &mut dyn FnMut(u64) -> io::Result<Progress>) -> Result<(), Error> {
+        let mut over = false;
+        loop {
+            if let Replay::Journal(journal) = replay {
+                let known = journal.position().max(journal.length);
+                let progress = more(if self.options.follow { known } else { 0 }).map_err(Error::Replay)?;
+                journal.length = progress.journal;
+                over = progress.over || !self.options.follow;
+            }
+            while let Some(item) = replay.next_item().map_err(Error::Replay)? {
+                self.take(item)?;
+                if self.batch.tasks.len() + self.batch.links.len() >= BATCH || self.batch.bytes >= BATCH_BYTES {
+                    self.flush(false)?;
+                }
+            }
+            self.flush(false)?;
+            if over || matches!(replay, Replay::Archive(_)) {
+                break;
+            }
+        }
+        if let Some(cut) = replay.rest() {
+            self.take(cut)?;
+        }
+        self.flush(true)
+    }
+
+    /// The next entry: into the index, and into the batch.
+    fn take(&mut self, item: Item) -> Result<(), Error> {
+        let before = self.index.resolve(item.entry.path.as_bytes());
+        let mut late = Vec::new();
+        // What is refused has been told by the mount.
+        let inserted = self
+            .index
+            .insert(&item.entry, &mut |l| late.extend(l.bound.ok().map(|ino| (l.link.clone(), l.target.clone(), ino))));
+        let Ok(Inserted::Bound(ino)) = inserted else { return Ok(()) };
+        let path = item.entry.path.clone();
+        let replaced = before.is_some_and(|before| before != ino);
+        if replaced {
+            // What has the name now has to be there before it can be replaced.
+            self.flush(true)?;
+            self.parent = (Vec::new(), Ino::ROOT);
+        }
+        match &item.entry.kind {
+            EntryKind::HardLink { target } => {
+                let target = target.clone();
+                // A link to the same inode again changes nothing.
+                if before != Some(ino) {
+                    self.link(&path, &target, ino, replaced)?;
+                }
+            }
+            EntryKind::Directory => {
+                if self.creator.owners.by_name.is_some() {
+                    self.names.insert(ino, Box::new(item.entry.metadata.clone()));
+                }
+                if self.options.selection.wants(&path) {
+                    self.directory(&path, replaced)?;
+                }
+            }
+            _ => {
+                if item.entry.kind.stored_len() > 0 {
+                    self.index.set_place(ino, item.place.clone());
+                    self.index.set_arrival(
+                        ino,
+                        match item.lost {
+                            Some(received) => crate::index::Arrival::Truncated { received },
+                            None => crate::index::Arrival::Complete,
+                        },
+                    );
+                }
+                if self.options.selection.wants(&path) && self.options.selection.is_new(item.entry.metadata.mtime) {
+                    self.task(item, replaced)?;
+                }
+            }
+        }
+        for (link, target, ino) in late {
+            // It may take the place of something in this batch.
+            self.flush(true)?;
+            self.link(&link, &target, ino, true)?;
+        }
+        Ok(())
+    }
+
+    /// Something with contents of its own.
+    fn task(&mut self, item: Item, replaces_ours: bool) -> Result<(), Error> {
+        let path = item.entry.path.clone();
+        if let Some(received) = item.lost {
+            let stored = item.entry.kind.stored_len();
+            self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived"));
+            return Ok(());
+        }
+        let Some((dir, name)) = self.place(&path)? else { return Ok(()) };
+        self.batch.bytes += item.bytes.as_ref().map_or(0, |bytes| bytes.get().len());
+        self.batch.tasks.push(Task { dir, name, item, replaces_ours });
+        Ok(())
+    }
+
+    /// A second name of `ino`, which `target` is the first of.
+    fn link(&mut self, path: &EntryPath, target: &EntryPath, ino: Ino, replaces_ours: bool) -> Result<(), Error> {
+        let selection = &self.options.selection;
+        let Some(attributes) = self.index.attributes(ino) else { return Ok(()) };
+        if !selection.wants(path) || !selection.is_new(attributes.mtime) {
+            return Ok(());
+        }
+        if let Some(crate::index::Arrival::Truncated { received }) = self.index.arrival(ino) {
+            self.report
+                .problem(path.as_bytes(), format!("only {received} of its {} bytes have arrived", attributes.stored));
+            return Ok(());
+        }
+        let first = match self.firsts.get(&ino) {
+            Some(first) => first.clone(),
+            None if selection.wants(target) && target.components().count() > self.options.strip => target.clone(),
+            None => {
+                // Its first name is not restored: this one gets the contents.
+                self.firsts.insert(ino, path.clone());
+                let Some(item) = self.copy_of(ino, path) else { return Ok(()) };
+                return self.task(item, replaces_ours);
+            }
+        };
+        let Some(from) = self.place(&first)? else { return Ok(()) };
+        let Some((dir, name)) = self.place(path)? else { return Ok(()) };
+        self.batch.links.push(Link { from, dir, name, path: path.as_bytes().to_vec(), replaces_ours });
+        Ok(())
+    }
+
+    /// The entry that an inode came from, under another name.
+    fn copy_of(&self, ino: Ino, path: &EntryPath) -> Option<Item> {
+        let a = self.index.attributes(ino)?;
+        let kind = match a.kind {
+            Kind::File => EntryKind::File { size: a.size, sparse: self.index.sparse(ino).cloned() },
+            Kind::Symlink => EntryKind::Symlink { target: self.index.target(ino)?.into() },
+            Kind::CharDevice => EntryKind::CharDevice { device: a.device? },
+            Kind::BlockDevice => EntryKind::BlockDevice { device: a.device? },
+            Kind::Fifo => EntryKind::Fifo,
+            Kind::Socket => EntryKind::Socket,
+            Kind::Directory => return None,
+        };
+        let entry = Box::new(Entry { path: path.clone(), kind, metadata: self.metadata(ino)? });
+        Some(Item { entry, place: self.index.place(ino)?, bytes: None, lost: None })
+    }
+
+    /// What the index knows of an inode's metadata.
+    fn metadata(&self, ino: Ino) -> Option<Metadata> {
+        if let Some(metadata) = self.names.get(&ino) {
+            return Some((**metadata).clone());
+        }
+        let a = self.index.attributes(ino)?;
+        Some(Metadata {
+            mode: a.mode,
+            uid: a.uid,
+            gid: a.gid,
+            mtime: a.mtime,
+            xattrs: self.index.xattrs(ino)?,
+            ..Metadata::default()
+        })
+    }
+
+    /// The directory that an entry goes into, and its name there. None where it has no place: it is the root, it is
+    /// stripped away, or one of its parents could not be made.
+    fn place(&mut self, path: &EntryPath) -> Result<Option<(Arc<OwnedFd>, CString)>, Error> {
+        let Some((parent, name)) = path.split() else { return Ok(None) };
+        if path.components().count() <= self.options.strip {
+            return Ok(None);
+        }
+        let ino = if self.parent.0 == parent { self.parent.1 } else { self.parents(parent)? };
+        if self.parent.0 != parent {
+            self.parent = (parent.to_vec(), ino);
+        }
+        match self.target.get(ino) {
+            Ok(dir) => Ok(CString::new(name).ok().map(|name| (dir, name))),
+            Err(e) => self.problem(path.as_bytes(), e).map(|()| None),
+        }
+    }
+
+    /// Makes what is missing of a directory and its parents.
+    fn parents(&mut self, path: &[u8]) -> Result<Ino, Error> {
+        let mut at = Ino::ROOT;
+        let mut length = 0;
+        for (depth, name) in path.split(|&b| b == b'/').filter(|name| !name.is_empty()).enumerate() {
+            length += name.len() + usize::from(length > 0);
+            // All of them are in the index, since what is in them is.
+            let Some(ino) = self.index.lookup(at, name) else { break };
+            if !self.target.has(ino) {
+                if depth < self.options.strip {
+                    self.target.is_root(ino);
+                } else if let (true, Ok(name)) = (self.target.has(at), CString::new(name))
+                    && let Err(e) = self.target.make(ino, at, name, false)
+                {
+                    self.problem(&path[..length], e)?;
+                }
+            }
+            at = ino;
+        }
+        Ok(at)
+    }
+
+    /// A directory that is to be there, also when it is empty.
+    fn directory(&mut self, path: &EntryPath, replaces_ours: bool) -> Result<(), Error> {
+        let Some((_, name)) = path.split() else { return Ok(()) };
+        let Some(ino) = self.index.resolve(path.as_bytes()) else { return Ok(()) };
+        if replaces_ours && let Some((dir, name)) = self.place(path)? {
+            // Of ours, and no directory, or it would not have been replaced.
+            let _ = rustix::fs::unlinkat(&dir, &*name, rustix::fs::AtFlags::empty());
+        }
+        let known = self.target.has(ino);
+        self.parents(path.as_bytes())?;
+        if !known && self.target.has(ino) && !name.is_empty() {
+            self.report.entries.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// An error of one entry is a problem; one of the target as a whole ends it.
+    fn problem(&self, path: &[u8], cause: io::Error) -> Result<(), Error> {
+        if is_fatal(&cause) {
+            return Err(Error::Entry { path: escape(path), cause });
+        }
+        self.report.problem(path, explain(&cause));
+        Ok(())
+    }
+
+    /// Hands over what is gathered; with `wait`, until it and all before it are made.
+    fn flush(&mut self, wait: bool) -> Result<(), Error> {
+        if !self.batch.tasks.is_empty() || !self.batch.links.is_empty() {
+            if let Some(task) = self.batch.tasks.last() {
+                self.report.current(task.item.entry.path.as_bytes());
+            }
+            // The other side lives as long as we do.
+            let _ = self.send.send(std::mem::take(&mut self.batch));
+            self.under_way += 1;
+        }
+        while self.under_way > 0 && (wait || self.under_way > 1) {
+            let _ = self.finished.recv();
+            self.under_way -= 1;
+        }
+        match self.fatal.lock().take() {
+            Some((path, cause)) => Err(Error::Entry { path, cause }),
+            None => Ok(()),
+        }
+    }
+
+    /// The metadata of directories: nothing is made in them any more.
+    fn finish(&mut self) -> Result<(), Error> {
+        self.index.finish(&mut |_, _| {});
+        for (ino, made) in self.target.deepest_first() {
+            let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
+            let whole = ino != Ino::ROOT || (self.options.strip == 0 && self.options.selection.is_all());
+            let keep = !made && (self.options.overwrite == Overwrite::Never || self.index.is_implied(ino));
+            if stands_for_root || !whole || keep {
+                continue;
+            }
+            let Some(metadata) = self.metadata(ino) else { continue };
+            let path = self.target.path(ino);
+            let dir = match self.target.get(ino) {
+                Ok(dir) => dir,
+                // It has been replaced since.
+                Err(_) => continue,
+            };
+            let applied = if self.index.is_implied(ino) {
+                rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755)).map_err(io::Error::from)
+            } else {
+                metadata::apply(dir.as_fd(), &metadata, &self.creator.owners, false, &path, self.report)
+            };
+            if let Err(e) = applied {
+                self.problem(&path, e)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What went wrong with one entry, and what can be done.
+fn explain(cause: &io::Error) -> String {
+    match cause.raw_os_error() {
+        Some(libc::ENOTDIR | libc::ELOOP) => {
+            "something in the target stands where a directory belongs, a link perhaps: nothing is written through it"
+                .into()
+        }
+        Some(libc::EPERM) if !rustix::process::geteuid().is_root() => {
+            format!("{cause} (only root may make this)")
+        }
+        Some(libc::ENOTEMPTY | libc::EISDIR) => "a directory that is not empty stands in its place".into(),
+        _ => cause.to_string(),
+    }
+}
+
+/// Makes batches, one after the other.
+fn execute(
+    batches: &Receiver<Batch>,
+    done: &SyncSender<()>,
+    creator: &Creator,
+    fatal: &Mutex<Option<(String, io::Error)>>,
+) {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
+    let stop = AtomicBool::new(false);
+    let judge = |path: &[u8], made: io::Result<()>| {
+        let Err(cause) = made else { return };
+        if is_fatal(&cause) {
+            stop.store(true, Ordering::Relaxed);
+            fatal.lock().get_or_insert((escape(path), cause));
+        } else {
+            creator.report.problem(path, explain(&cause));
+        }
+    };
+    for batch in batches {
+        let next = AtomicUsize::new(0);
+        let work = || {
+            loop {
+                let from = next.fetch_add(SHARE, Ordering::Relaxed);
+                let Some(share) = batch.tasks.get(from..).filter(|share| !share.is_empty()) else { return };
+                for task in share.iter().take(SHARE) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    judge(task.item.entry.path.as_bytes(), creator.create(task));
+                }
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.min(batch.tasks.len().div_ceil(SHARE)) {
+                scope.spawn(work);
+            }
+            work();
+        });
+        for link in &batch.links {
+            if !stop.load(Ordering::Relaxed) {
+                judge(&link.path, creator.link(link));
+            }
+        }
+        let _ = done.send(());
+    }
+}

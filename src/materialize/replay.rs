@@ -1,0 +1,272 @@
+//! The entries of a mount once more, in the order in which they came, each with where its contents are.
+//!
+//! From the journal of a spool, as far as it is written, or from an archive that is mounted in place. An entry is
+//! given when all of its contents are there. Nothing is waited for here.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use crate::entry::Entry;
+use crate::index::Place;
+use crate::record::{self, DecodeError, Record};
+use crate::tarball::{Decoder, Event, Options};
+
+/// So much is read at a time.
+const CHUNK: usize = 1 << 20;
+
+/// An entry, and where its contents are.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) entry: Box<Entry>,
+    /// Where its stored bytes are.
+    pub(super) place: Place,
+    /// The same bytes, where they are in memory anyway.
+    pub(super) bytes: Option<Bytes>,
+    /// Not all of them arrived: so many did.
+    pub(super) lost: Option<u64>,
+}
+
+/// A part of what has been read.
+#[derive(Clone, Debug)]
+pub(super) struct Bytes(Arc<Vec<u8>>, Range<usize>);
+
+impl Bytes {
+    pub(super) fn get(&self) -> &[u8] {
+        &self.0[self.1.clone()]
+    }
+}
+
+impl Item {
+    fn new(entry: Box<Entry>, place: Place) -> Self {
+        Item { entry, place, bytes: None, lost: None }
+    }
+
+    fn lost(entry: Box<Entry>, received: u64) -> Self {
+        Item { lost: Some(received), ..Item::new(entry, Place::Empty) }
+    }
+}
+
+/// Where entries come from.
+pub(super) enum Replay {
+    Journal(Journal),
+    Archive(Archive),
+}
+
+impl Replay {
+    /// The next entry that is there as a whole. None when there is no other, by now.
+    pub(super) fn next_item(&mut self) -> io::Result<Option<Item>> {
+        match self {
+            Replay::Journal(journal) => journal.next_item(),
+            Replay::Archive(archive) => archive.next_item(),
+        }
+    }
+
+    /// What came last is not there as a whole, and will never be.
+    pub(super) fn rest(&mut self) -> Option<Item> {
+        match self {
+            Replay::Journal(journal) => journal.pending.take().map(|pending| pending.lost(0)),
+            Replay::Archive(_) => None,
+        }
+    }
+}
+
+/// The journal of a spool.
+pub(super) struct Journal {
+    file: Arc<File>,
+    /// What the daemon has written, as far as we have been told.
+    pub(super) length: u64,
+    /// Where `chunk` begins.
+    at: u64,
+    chunk: Arc<Vec<u8>>,
+    /// What of `chunk` has been given.
+    used: usize,
+    entries: u64,
+    pending: Option<Pending>,
+    /// Given after an entry whose contents never came.
+    held: Option<Item>,
+}
+
+struct Pending {
+    id: u64,
+    entry: Box<Entry>,
+    blob: Option<u64>,
+}
+
+impl Pending {
+    fn lost(self, received: u64) -> Item {
+        Item::lost(self.entry, received)
+    }
+}
+
+impl Journal {
+    pub(super) fn new(file: Arc<File>) -> Self {
+        Journal { file, length: 0, at: 0, chunk: Arc::default(), used: 0, entries: 0, pending: None, held: None }
+    }
+
+    /// What has been read and given: nothing is to come before there is more than that.
+    pub(super) fn position(&self) -> u64 {
+        self.at + self.used as u64
+    }
+
+    fn next_item(&mut self) -> io::Result<Option<Item>> {
+        if let Some(item) = self.held.take() {
+            return Ok(Some(item));
+        }
+        loop {
+            let chunk = self.chunk.clone();
+            let (record, bytes, length) = match record::decode(&chunk[self.used..]) {
+                Ok(decoded) => decoded,
+                Err(DecodeError::Damaged) => return Err(self.damaged()),
+                Err(DecodeError::Torn) => {
+                    if self.read_more()? {
+                        continue;
+                    }
+                    return Ok(None);
+                }
+            };
+            let begin = bytes.as_ptr() as usize - chunk.as_ptr() as usize;
+            let range = begin..begin + bytes.len();
+            self.used += length;
+            if let Some(item) = self.take(record, &chunk, range) {
+                return Ok(Some(item));
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record, chunk: &Arc<Vec<u8>>, range: Range<usize>) -> Option<Item> {
+        match record {
+            Record::Entry(entry) => {
+                let id = self.entries;
+                self.entries += 1;
+                // A file whose contents were refused: nothing of it follows.
+                let before = self.pending.take().map(|pending| pending.lost(0));
+                let item = if entry.kind.stored_len() == 0 {
+                    Some(Item::new(entry, Place::Empty))
+                } else {
+                    self.pending = Some(Pending { id, entry, blob: None });
+                    None
+                };
+                if before.is_some() {
+                    self.held = item;
+                    return before;
+                }
+                item
+            }
+            Record::Data { id, .. } => {
+                let pending = self.pending.take_if(|pending| pending.id == id)?;
+                let stored = pending.entry.kind.stored_len();
+                if range.len() as u64 != stored {
+                    return Some(pending.lost(range.len() as u64));
+                }
+                let at = self.at + range.start as u64;
+                Some(Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(pending.entry, Place::Journal(at)) })
+            }
+            Record::Blob { id, number } => {
+                if let Some(pending) = self.pending.as_mut().filter(|pending| pending.id == id) {
+                    pending.blob = Some(number);
+                }
+                None
+            }
+            Record::End { id, received, complete } => {
+                let pending = self.pending.take_if(|pending| pending.id == id)?;
+                Some(match pending.blob {
+                    Some(number) if complete => Item::new(pending.entry, Place::Blob(number)),
+                    _ => pending.lost(received),
+                })
+            }
+            Record::Begin { .. } | Record::Finish { .. } => None,
+        }
+    }
+
+    /// Reads on behind what has been given. False when no more is written.
+    fn read_more(&mut self) -> io::Result<bool> {
+        let rest = self.chunk.len() - self.used;
+        let at = self.at + self.used as u64;
+        let there = self.length.saturating_sub(at);
+        if there <= rest as u64 {
+            return Ok(false);
+        }
+        // A record that is larger than a chunk needs one of its own.
+        let wanted = match self.chunk[self.used..].first_chunk::<4>() {
+            Some(length) => record::HEADER + (u32::from_le_bytes(*length) as usize).min(record::MAX_PAYLOAD),
+            None => 0,
+        };
+        let mut chunk = vec![0; (wanted.max(CHUNK) as u64).min(there) as usize];
+        chunk[..rest].copy_from_slice(&self.chunk[self.used..]);
+        self.file.read_exact_at(&mut chunk[rest..], at + rest as u64)?;
+        if there > rest as u64 && chunk.len() <= rest {
+            return Ok(false);
+        }
+        (self.at, self.used, self.chunk) = (at, 0, Arc::new(chunk));
+        Ok(true)
+    }
+
+    fn damaged(&self) -> io::Error {
+        io::Error::new(io::ErrorKind::InvalidData, format!("the journal is damaged at byte {}", self.position()))
+    }
+}
+
+/// An archive that is mounted in place.
+pub(super) struct Archive {
+    file: Arc<File>,
+    size: u64,
+    decoder: Decoder,
+    /// Where `chunk` ends.
+    at: u64,
+    chunk: Arc<Vec<u8>>,
+    used: usize,
+    over: bool,
+}
+
+impl Archive {
+    pub(super) fn new(file: Arc<File>, options: Options) -> io::Result<Self> {
+        let size = file.metadata()?.len();
+        Ok(Archive { file, size, decoder: Decoder::new(options), at: 0, chunk: Arc::default(), used: 0, over: false })
+    }
+
+    fn next_item(&mut self) -> io::Result<Option<Item>> {
+        while !self.over {
+            let chunk = self.chunk.clone();
+            let mut input = &chunk[self.used..];
+            let event = self.decoder.step(&mut input);
+            self.used = chunk.len() - input.len();
+            match event {
+                Ok(Some(Event::Entry { entry, offset })) => return Ok(Some(self.item(entry, offset))),
+                // What is refused or mended has been told by the mount, and so has how it ends.
+                Ok(Some(Event::EndOfArchive)) | Err(_) => self.over = true,
+                Ok(Some(_)) => {}
+                Ok(None) => self.over = !self.read_more()?,
+            }
+        }
+        Ok(None)
+    }
+
+    fn item(&self, entry: Box<Entry>, offset: u64) -> Item {
+        let stored = entry.kind.stored_len();
+        if stored == 0 {
+            return Item::new(entry, Place::Empty);
+        }
+        if offset.saturating_add(stored) > self.size {
+            return Item::lost(entry, self.size.saturating_sub(offset));
+        }
+        let begin = offset.checked_sub(self.at - self.chunk.len() as u64).and_then(|begin| usize::try_from(begin).ok());
+        let range = begin.map(|begin| begin..begin.saturating_add(stored as usize));
+        let bytes = range.filter(|range| range.end <= self.chunk.len()).map(|range| Bytes(self.chunk.clone(), range));
+        Item { bytes, ..Item::new(entry, Place::Archive(offset)) }
+    }
+
+    fn read_more(&mut self) -> io::Result<bool> {
+        let skip = self.decoder.skippable().min(self.size.saturating_sub(self.at));
+        self.decoder.skip(skip);
+        self.at += skip;
+        let mut chunk = vec![0; CHUNK];
+        let n = self.file.read_at(&mut chunk, self.at)?;
+        chunk.truncate(n);
+        (self.chunk, self.used) = (Arc::new(chunk), 0);
+        self.at += n as u64;
+        Ok(n > 0)
+    }
+}

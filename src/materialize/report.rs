@@ -1,0 +1,114 @@
+//! What has been done, and what could not be: counted by several threads, told once.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+use serde::Serialize;
+
+use crate::entry::escape;
+
+/// So many problems are kept in full; further ones are only counted.
+const MAX_PROBLEMS: usize = 10_000;
+
+/// Counters that grow while it works.
+#[derive(Debug, Default)]
+pub struct Report {
+    pub(super) entries: AtomicU64,
+    pub(super) unchanged: AtomicU64,
+    pub(super) kept: AtomicU64,
+    pub(super) bytes: AtomicU64,
+    left: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    problems: Vec<Problem>,
+    /// By the first part of the attribute's name and the reason: how often, and where first.
+    attributes: BTreeMap<(String, String), (u64, String)>,
+    owners: u64,
+    current: String,
+}
+
+/// An entry that is not on the disk as it was packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Which entry, escaped for printing.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+/// How far it is, or how it ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    /// Entries that were made or mended.
+    pub entries: u64,
+    /// Entries that were right already.
+    pub unchanged: u64,
+    /// Entries that were there, differ, and were to be kept.
+    pub kept: u64,
+    /// Bytes of contents written.
+    pub bytes: u64,
+    /// Entries that could not be restored, or not as they were packed.
+    pub left_out: u64,
+    /// Which, and why; the first ten thousand.
+    pub problems: Vec<Problem>,
+    /// Attributes that could not be set: a sentence for each kind.
+    pub attributes: Vec<String>,
+    /// Entries that belong to us instead of their owners, since we are not root.
+    pub owners: u64,
+}
+
+impl Report {
+    pub(super) fn problem(&self, path: &[u8], reason: impl ToString) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        let mut state = self.state.lock();
+        if state.problems.len() < MAX_PROBLEMS {
+            state.problems.push(Problem { path: escape(path), reason: reason.to_string() });
+        }
+    }
+
+    pub(super) fn attribute_left(&self, name: &[u8], path: &[u8], reason: impl ToString) {
+        let namespace = name.split_inclusive(|&b| b == b'.').next().unwrap_or(name);
+        let kind = if name.starts_with(b"system.posix_acl") { "ACLs".into() } else { escape(namespace) + "*" };
+        let mut state = self.state.lock();
+        let (count, _) = state.attributes.entry((kind, reason.to_string())).or_insert_with(|| (0, escape(path)));
+        *count += 1;
+    }
+
+    pub(super) fn owner_left(&self, _: &[u8]) {
+        self.state.lock().owners += 1;
+    }
+
+    pub(super) fn current(&self, path: &[u8]) {
+        self.state.lock().current = escape(path);
+    }
+
+    /// The entry that was begun last.
+    pub fn current_path(&self) -> String {
+        self.state.lock().current.clone()
+    }
+
+    /// How far it is.
+    pub fn summary(&self) -> Summary {
+        let state = self.state.lock();
+        Summary {
+            entries: self.entries.load(Ordering::Relaxed),
+            unchanged: self.unchanged.load(Ordering::Relaxed),
+            kept: self.kept.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+            left_out: self.left.load(Ordering::Relaxed),
+            problems: state.problems.clone(),
+            attributes: state
+                .attributes
+                .iter()
+                .map(|((kind, reason), (count, path))| {
+                    format!("{kind} could not be set on {count} entries, first on '{path}': {reason}")
+                })
+                .collect(),
+            owners: state.owners,
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! The directories of the target. Each is opened from the one that it is in, by one name, and never through a link:
+//! whatever others do to the names meanwhile, nothing is made outside.
+
+use std::collections::HashMap;
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, open, openat, statat, unlinkat};
+use rustix::io::Errno;
+
+use crate::index::Ino;
+
+/// So many directories are held open. What is dropped is opened again when it is needed.
+const MAX_OPEN: usize = 256;
+
+/// Ours alone, until its own metadata are set at the end.
+const MODE: Mode = Mode::RWXU;
+
+const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// The directory that everything goes into, and what we know in it.
+pub(super) struct Target {
+    directories: HashMap<Ino, Directory>,
+    open: HashMap<Ino, Arc<OwnedFd>>,
+    root: Arc<OwnedFd>,
+}
+
+struct Directory {
+    /// None: it is the root itself, or stands for it.
+    at: Option<(Ino, CString)>,
+    made: bool,
+}
+
+impl Target {
+    /// Opens the root, which is made where there is none.
+    pub(super) fn open(path: &Path) -> io::Result<Self> {
+        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
+        // A link on the way is the user's own.
+        let root = Arc::new(open(path, FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?);
+        Ok(Target { directories: HashMap::new(), open: HashMap::new(), root })
+    }
+
+    pub(super) fn root(&self) -> Arc<OwnedFd> {
+        self.root.clone()
+    }
+
+    /// Whether a directory has its place already.
+    pub(super) fn has(&self, ino: Ino) -> bool {
+        self.directories.contains_key(&ino)
+    }
+
+    /// This one is the root of the target.
+    pub(super) fn is_root(&mut self, ino: Ino) {
+        self.directories.insert(ino, Directory { at: None, made: false });
+    }
+
+    /// Makes a directory, or takes the one that is there. What is there and is no directory is taken away only
+    /// where `replace` says so.
+    pub(super) fn make(&mut self, ino: Ino, parent: Ino, name: CString, replace: bool) -> io::Result<()> {
+        let dir = self.get(parent)?;
+        let mut made = mkdirat(&dir, &*name, MODE);
+        if made == Err(Errno::EXIST) {
+            let there = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(there.st_mode) != FileType::Directory {
+                if !replace {
+                    return Err(Errno::NOTDIR.into());
+                }
+                unlinkat(&dir, &*name, AtFlags::empty())?;
+                made = mkdirat(&dir, &*name, MODE);
+            }
+        }
+        let made = match made {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
+            Err(e) => return Err(e.into()),
+        };
+        self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
+        self.directories.insert(ino, Directory { at: Some((parent, name)), made });
+        Ok(())
+    }
+
+    /// Opens a directory that has its place.
+    pub(super) fn get(&mut self, ino: Ino) -> io::Result<Arc<OwnedFd>> {
+        // No recursion, however deep it is.
+        let mut way = Vec::new();
+        let mut at = ino;
+        let mut dir = loop {
+            if let Some(open) = self.open.get(&at) {
+                break open.clone();
+            }
+            match &self.directories.get(&at).ok_or(Errno::NOENT)?.at {
+                None => break self.root.clone(),
+                Some((parent, name)) => {
+                    way.push((at, name.clone()));
+                    at = *parent;
+                }
+            }
+        };
+        for (ino, name) in way.into_iter().rev() {
+            dir = self.keep(ino, openat(dir.as_fd(), &*name, FLAGS, Mode::empty())?);
+        }
+        Ok(dir)
+    }
+
+    fn keep(&mut self, ino: Ino, dir: OwnedFd) -> Arc<OwnedFd> {
+        if self.open.len() >= MAX_OPEN {
+            self.open.clear();
+        }
+        let dir = Arc::new(dir);
+        self.open.insert(ino, dir.clone());
+        dir
+    }
+
+    /// Whether this directory stands for the root, since what it is in is stripped away.
+    pub(super) fn is_stripped(&self, ino: Ino) -> bool {
+        self.directories.get(&ino).is_some_and(|dir| dir.at.is_none())
+    }
+
+    /// Where a directory is in the target.
+    pub(super) fn path(&self, ino: Ino) -> Vec<u8> {
+        let mut names = Vec::new();
+        let mut at = ino;
+        while let Some(Directory { at: Some((parent, name)), .. }) = self.directories.get(&at) {
+            names.push(name.as_bytes());
+            at = *parent;
+        }
+        names.reverse();
+        names.join(&b'/')
+    }
+
+    /// All directories, each behind those that are in it, and whether we made it.
+    pub(super) fn deepest_first(&self) -> Vec<(Ino, bool)> {
+        let depth = |ino: &Ino| {
+            let mut depth = 0;
+            let mut at = *ino;
+            while let Some(Directory { at: Some((parent, _)), .. }) = self.directories.get(&at) {
+                depth += 1;
+                at = *parent;
+            }
+            depth
+        };
+        let mut all: Vec<_> = self.directories.iter().map(|(ino, dir)| (depth(ino), *ino, dir.made)).collect();
+        all.sort_unstable_by_key(|(depth, ino, _)| (std::cmp::Reverse(*depth), *ino));
+        all.into_iter().map(|(_, ino, made)| (ino, made)).collect()
+    }
+}
