@@ -123,7 +123,7 @@ struct WaitArgs {
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
-    /// Also while it receives: what has not arrived is lost
+    /// Also while it receives (what has not arrived is lost), and when its daemon does not answer
     #[arg(short, long)]
     force: bool,
 }

@@ -1,21 +1,24 @@
 //! The daemon's side.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Request, Response, Trace, own_directory};
+use super::{Request, Response, Trace, lock, own_directory};
+use crate::entry::escape_path;
 use crate::monitor::Monitor;
 use crate::mount::Handle;
 
 /// A request is a path at most; more is nobody's whom we know.
 const MAX_REQUEST: u64 = 1 << 20;
+
+/// A client says at once what it wants. One that does not must not keep a thread.
+const SAYS: Duration = Duration::from_secs(5);
 
 /// While somebody waits, it is looked again at least this often whether they are still there.
 const LOOK: Duration = Duration::from_secs(5);
@@ -50,7 +53,7 @@ impl Server {
         let status = handle.monitor().status();
         let trace = Trace {
             pid: std::process::id(),
-            mountpoint: handle.mountpoint().into(),
+            mountpoint: escape_path(handle.mountpoint()),
             source: status.source,
             spool: status.spool.map(|spool| spool.directory),
         };
@@ -91,13 +94,6 @@ impl Drop for Server {
     }
 }
 
-/// Until it is dropped, no other daemon of this user makes or removes sockets.
-fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-    Ok(file)
-}
-
 fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
     for connection in listener.incoming() {
         let connection = match connection {
@@ -131,6 +127,8 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
     if peer.uid != own && !peer.uid.is_root() {
         return Err(io::Error::other(format!("user {} may not ask", peer.uid.as_raw())));
     }
+    connection.set_read_timeout(Some(SAYS))?;
+    connection.set_write_timeout(Some(SAYS))?;
     let mut line = Vec::new();
     BufReader::new(connection.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
     let response = match serde_json::from_slice(&line) {
