@@ -13,7 +13,7 @@ use std::time::SystemTime;
 
 use rustix::io::Errno;
 
-use crate::entry::Timestamp;
+use crate::entry::{Timestamp, escape_path};
 use crate::fs::{Closer, Filesystem, state};
 use crate::fuse;
 use crate::index::{Index, Ino};
@@ -49,7 +49,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such directory.
-    #[error("cannot mount on '{path}': {cause}")]
+    #[error("cannot mount on '{path}': {cause}", path = escape_path(.path))]
     Mountpoint {
         /// The mount point.
         path: PathBuf,
@@ -57,10 +57,25 @@ pub enum Error {
         cause: io::Error,
     },
     /// The mount point is no directory.
-    #[error("cannot mount on '{0}': it is not a directory")]
+    #[error("cannot mount on '{path}': it is not a directory", path = escape_path(.0))]
     NotDirectory(PathBuf),
+    /// Every other path would be hidden, and the mount could not be named to take it away.
+    #[error("cannot mount on '/': everything else would be below it")]
+    Root,
+    /// Its spool would be hidden by the mount, and read through it.
+    #[error(
+        "cannot make a spool in '{spool}': '{mountpoint}' will be mounted over it (choose another place with --spool DIR)",
+        spool = escape_path(.spool),
+        mountpoint = escape_path(.mountpoint)
+    )]
+    SpoolBelow {
+        /// Where the spool was to be.
+        spool: PathBuf,
+        /// The mount point.
+        mountpoint: PathBuf,
+    },
     /// The spool could not be made.
-    #[error("cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)")]
+    #[error("cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)", path = escape_path(.path))]
     Spool {
         /// The directory.
         path: PathBuf,
@@ -68,7 +83,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// The kernel or fusermount3 refused.
-    #[error("cannot mount on '{path}': {cause}{hint}")]
+    #[error("cannot mount on '{path}': {cause}{hint}", path = escape_path(.path))]
     Mount {
         /// The mount point.
         path: PathBuf,
@@ -101,7 +116,19 @@ pub struct Handle {
 /// A mount point that can be mounted on: absolute, without symbolic links, a directory.
 pub fn check_mountpoint(path: &Path) -> Result<PathBuf, Error> {
     let absolute = path.canonicalize().map_err(|cause| Error::Mountpoint { path: path.into(), cause })?;
+    if absolute == Path::new("/") {
+        return Err(Error::Root);
+    }
     if absolute.is_dir() { Ok(absolute) } else { Err(Error::NotDirectory(path.into())) }
+}
+
+/// A directory in which a spool for this mount point can be made.
+fn check_spool(directory: &Path, mountpoint: &Path) -> Result<(), Error> {
+    let spool = directory.canonicalize().map_err(|cause| Error::Spool { path: directory.into(), cause })?;
+    if spool.starts_with(mountpoint) {
+        return Err(Error::SpoolBelow { spool, mountpoint: mountpoint.into() });
+    }
+    Ok(())
 }
 
 impl Running {
@@ -118,6 +145,7 @@ impl Running {
         match source.file() {
             Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?)),
             _ => {
+                check_spool(&spool_directory, &mountpoint)?;
                 let config = spool::Config {
                     directory: spool_directory.clone(),
                     limit: spool_limit,
@@ -162,7 +190,7 @@ impl Running {
     /// Serves until it is unmounted and nothing holds it any more. The spool goes away with it.
     pub fn join(self) {
         if let Err(e) = self.session.join() {
-            log::error!("the mount '{}' ended: {e}", self.handle.mountpoint.display());
+            log::error!("the mount '{}' ended: {e}", escape_path(&self.handle.mountpoint));
         }
         self.handle.stop.stop();
         self.handle.closer.close();

@@ -2,7 +2,6 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
@@ -10,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::Exit;
+use super::{Exit, show};
 use crate::control::{self, Server};
 use crate::monitor::{Monitor, Status};
 use crate::mount::{Handle, Options, Running};
@@ -24,8 +23,8 @@ const WAITING: usize = 1024;
 /// What the daemon tells the front, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Note {
-    /// The mount answers.
-    Ready(PathBuf),
+    /// The mount answers. Its mount point, escaped: not every path is text.
+    Ready(String),
     /// It could not be made.
     Failed(String),
     /// How it stands.
@@ -52,7 +51,7 @@ impl Service {
         let handle = running.handle();
         if let Err(e) = std::fs::metadata(handle.mountpoint()) {
             let _ = handle.unmount();
-            return Err(format!("the mount '{}' does not answer: {e}", handle.mountpoint().display()));
+            return Err(format!("the mount '{}' does not answer: {e}", show::path(handle.mountpoint())));
         }
         let server = match control::find(handle.mountpoint()) {
             Ok(Some(mounted)) => Server::start(&mounted.device, handle),
@@ -89,7 +88,7 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
         }
     };
     let handle = service.handle();
-    let _ = send(&front, &Note::Ready(handle.mountpoint().into()));
+    let _ = send(&front, &Note::Ready(show::path(handle.mountpoint())));
     let listening = front.try_clone();
     let teller = std::thread::Builder::new().name("teller".into()).spawn({
         let monitor = monitor.clone();
@@ -120,7 +119,7 @@ fn unmount_on_signal(handle: Arc<Handle>) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for _ in signals.forever() {
             if let Err(e) = handle.unmount() {
-                log::error!("cannot unmount '{}': {e}", handle.mountpoint().display());
+                log::error!("cannot unmount '{}': {e}", show::path(handle.mountpoint()));
             }
         }
     })?;

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -15,7 +14,7 @@ pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
         tell(format_args!("Ctrl-C will not stop receiving, only this display: {e}"));
     }
     let mut progress = Progress::new();
-    let mut mountpoint = PathBuf::new();
+    let mut mountpoint = String::new();
     for line in BufReader::new(daemon).lines() {
         let Ok(Ok(note)) = line.map(|line| serde_json::from_str::<Note>(&line)) else { break };
         match note {
@@ -25,14 +24,14 @@ pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
                 if detach {
                     return Exit::Complete;
                 }
-                progress.tell(format_args!("mounted on '{}'", show::path(&mountpoint)));
+                progress.tell(format_args!("mounted on '{mountpoint}'"));
             }
             Note::Status(status) => progress.update(&status),
             Note::Log(line) => progress.tell(line.strip_prefix("restorefs: ").unwrap_or(&line)),
             Note::End(status) => {
                 progress.clear();
                 tell(show::summary(&status));
-                tell(format_args!("it stays mounted on '{0}' ('restorefs umount {0}')", show::path(&mountpoint)));
+                tell(format_args!("it stays mounted on '{mountpoint}' ('restorefs umount {mountpoint}')"));
                 return Exit::of(&status);
             }
         }

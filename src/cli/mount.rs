@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::{Exit, MountArgs, daemon, fail, foreground, front, say, tell};
+use super::{Exit, MountArgs, daemon, fail, foreground, front, say, show, tell};
 use crate::mount::{Options, check_mountpoint};
 use crate::source::{Source, Spec};
 use crate::sys::{Fork, fork};
@@ -62,7 +62,7 @@ fn spec(args: &MountArgs) -> Result<(Spec, PathBuf), String> {
         (None, [source, mountpoint]) if source == Path::new("-") => Ok((Spec::Stdin, mountpoint.clone())),
         (None, [source, mountpoint]) => Ok((Spec::Path(source.clone()), mountpoint.clone())),
         (None, [mountpoint]) => {
-            Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", mountpoint.display()))
+            Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", show::path(mountpoint)))
         }
         (None, _) => Err("name a SOURCE and a MOUNTPOINT".into()),
     }
@@ -82,7 +82,7 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
     let mountpoint = check_mountpoint(mountpoint).map_err(|e| match control::find(mountpoint) {
         Ok(Some(dead)) => format!(
             "{e}: a restorefs was mounted there, and its daemon is gone; take it away with 'restorefs umount {}'",
-            dead.mountpoint.display()
+            show::path(&dead.mountpoint)
         ),
         _ => e.to_string(),
     })?;
@@ -91,13 +91,13 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
     {
         return Err(format!(
             "cannot mount on '{0}': '{1}' is mounted there already (restorefs umount {0})",
-            mountpoint.display(),
+            show::path(&mountpoint),
             there.source
         ));
     }
     let spool = std::path::absolute(&args.spool).map_err(|e| e.to_string())?;
     if !spool.is_dir() {
-        return Err(format!("cannot make a spool in '{}': it is not a directory", args.spool.display()));
+        return Err(format!("cannot make a spool in '{}': it is not a directory", show::path(&args.spool)));
     }
     let source = Source::open(spec).map_err(|e| e.to_string())?;
     Ok(Options {
