@@ -7,7 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
 use super::{Exit, show};
 use crate::control::{self, Server};
@@ -76,11 +77,12 @@ impl Service {
 pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
     let (log, logs) = sync_channel(WAITING);
     init_log(verbose, log);
-    let begun = become_daemon().map_err(|e| format!("cannot become a daemon: {e}")).and_then(|()| {
+    let begun = become_daemon().and_then(|()| signals()).map_err(|e| format!("cannot become a daemon: {e}"));
+    let begun = begun.and_then(|signals| {
         let monitor = Monitor::new();
-        Service::start(options, &monitor).map(|service| (service, monitor))
+        Service::start(options, &monitor).map(|service| (service, monitor, signals))
     });
-    let (service, monitor) = match begun {
+    let (service, monitor, signals) = match begun {
         Ok(begun) => begun,
         Err(message) => {
             let _ = send(&front, &Note::Failed(message));
@@ -106,19 +108,25 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
             io::Result::Ok(())
         }
     });
-    if let Err(e) = teller.map(drop).and(listener.map(drop)).and_then(|()| unmount_on_signal(handle)) {
+    if let Err(e) = teller.map(drop).and(listener.map(drop)).and_then(|()| unmount_on_signal(handle, signals)) {
         log::error!("cannot start a thread: {e}");
     }
     service.serve();
     Exit::of(&monitor.status())
 }
 
-/// SIGTERM and SIGINT to the daemon itself unmount.
-fn unmount_on_signal(handle: Arc<Handle>) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+/// Takes the signals that would end the process and leave a dead mount behind. To be called before mounting.
+pub(super) fn signals() -> io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP])
+}
+
+/// SIGTERM and SIGINT to the daemon itself unmount. A terminal that hangs up takes nothing with it.
+fn unmount_on_signal(handle: Arc<Handle>, mut signals: Signals) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for _ in signals.forever() {
-            if let Err(e) = handle.unmount() {
+        for signal in signals.forever() {
+            if signal != SIGHUP
+                && let Err(e) = handle.unmount()
+            {
                 log::error!("cannot unmount '{}': {e}", show::path(handle.mountpoint()));
             }
         }
@@ -198,6 +206,8 @@ pub(super) fn logger(verbose: bool) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("restorefs", if verbose { log::LevelFilter::Info } else { log::LevelFilter::Warn });
     builder.filter_module("fuser", log::LevelFilter::Error);
+    // Whoever asked may be killed, or the mount taken away, before the answer comes. Both are usual.
+    builder.filter_module("fuser::reply", log::LevelFilter::Off);
     if let Ok(filters) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filters);
     }

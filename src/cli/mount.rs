@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use super::{Exit, MountArgs, daemon, fail, foreground, front, say, show, tell};
 use crate::mount::{Options, check_mountpoint};
 use crate::source::{Source, Spec};
-use crate::sys::{Fork, fork};
+use crate::sys::{Fork, Inherited, fork};
 use crate::{control, tarball};
 
 pub(super) fn run(args: MountArgs) -> Exit {
+    let inherited = Inherited::find();
     let (spec, mountpoint) = match spec(&args) {
         Ok(spec) => spec,
         Err(message) => {
@@ -23,6 +24,11 @@ pub(super) fn run(args: MountArgs) -> Exit {
         Ok(options) => options,
         Err(message) => return fail(message),
     };
+    // A mount lives long. The pipe of a SOURCE as '<(command)' is open a second time by now, and only the daemon may
+    // hold it; a script's locks are not for us to keep.
+    if let Ok(inherited) = inherited {
+        inherited.close();
+    }
     if let Some(address) = options.source.local_address()
         && !say(format_args!("listening on {address}"))
     {
