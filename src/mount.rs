@@ -12,13 +12,14 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::entry::{Timestamp, escape_path};
 use crate::fs::{Closer, Filesystem, state};
 use crate::fuse;
 use crate::index::{Index, Ino};
 use crate::ingest::{self, Job};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Problem, Severity, Status};
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
 use crate::store::Store;
@@ -137,13 +138,14 @@ impl Running {
         let Options { source, mountpoint, spool_directory, spool_limit, keep_spool, allow_other, max_index, tar } =
             options;
         let mountpoint = check_mountpoint(&mountpoint)?;
+        raise_open_files();
         monitor.source(source.name().to_owned(), source.size());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp::new(now.as_secs() as i64, now.subsec_nanos());
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let store = Arc::new(Store::new(Index::new(uid, gid, now)));
         match source.file() {
-            Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?)),
+            Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?))?,
             _ => {
                 check_spool(&spool_directory, &mountpoint)?;
                 let config = spool::Config {
@@ -227,12 +229,24 @@ impl Handle {
         detach(&self.mountpoint)
     }
 
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        let mut status = self.monitor.status();
+        if self.store.is_changed() {
+            let reason = "the archive has been changed since it was mounted: its contents cannot be read any more \
+                          (unmount it, and mount it again)";
+            status.warnings += 1;
+            status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason: reason.into() });
+        }
+        status
+    }
+
     /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no
     /// contents. None where there is no such entry (yet).
     pub fn state_of(&self, path: &[u8]) -> Option<String> {
         let index = self.store.index.read();
         let ino: Ino = index.resolve(path)?;
-        Some(state(&index, ino).unwrap_or_else(|| "complete".into()))
+        Some(state(&self.store, &index, ino).unwrap_or_else(|| "complete".into()))
     }
 }
 
@@ -269,6 +283,14 @@ fn hint(cause: &io::Error) -> &'static str {
 
 fn may_open_fuse() -> bool {
     rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Every large file that is open takes a descriptor, and the usual limit is 1024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::info!("the limit of open files stays as it is: {e}");
+    }
 }
 
 fn quarter_of_memory() -> u64 {

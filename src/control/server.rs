@@ -50,7 +50,7 @@ impl Server {
         }
         let listener = UnixListener::bind(&socket)?;
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
-        let status = handle.monitor().status();
+        let status = handle.status();
         let trace = Trace {
             pid: std::process::id(),
             mountpoint: escape_path(handle.mountpoint()),
@@ -133,15 +133,15 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
     BufReader::new(connection.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
     let response = match serde_json::from_slice(&line) {
         Err(e) => Response::Failed(format!("the request cannot be read: {e}")),
-        Ok(Request::Status) => Response::Status(Box::new(handle.monitor().status())),
+        Ok(Request::Status) => Response::Status(Box::new(handle.status())),
         Ok(Request::Stop) => {
             handle.stop_receiving();
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
-            Response::Status(Box::new(handle.monitor().status()))
+            Response::Status(Box::new(handle.status()))
         }
         Ok(Request::Wait { path: None }) => {
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
-            Response::Status(Box::new(handle.monitor().status()))
+            Response::Status(Box::new(handle.status()))
         }
         Ok(Request::Wait { path: Some(path) }) => wait_path(connection, handle, &path),
         Ok(Request::Unmount { force: false }) if handle.monitor().verdict().is_none() => Response::Receiving,

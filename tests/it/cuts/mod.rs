@@ -61,7 +61,7 @@ fn receive(bytes: &[u8], from: From, scratch: &Path) -> (Store, Status) {
         let config = spool::Config { directory: scratch.into(), limit: None, keep: false, source: String::new() };
         store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
     } else {
-        store.set_archive(Arc::new(source.file().unwrap().try_clone().unwrap()));
+        store.set_archive(Arc::new(source.file().unwrap().try_clone().unwrap())).unwrap();
     }
     ingest::run(Job {
         source,
