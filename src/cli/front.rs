@@ -1,6 +1,6 @@
 //! The process in front of a daemon: shows progress until the stream is over, and passes Ctrl-C on.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -48,6 +48,11 @@ fn pass_signals_on(daemon: &UnixStream) -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for (n, _) in signals.forever().enumerate() {
             if n > 0 || daemon.write_all(STOP).is_err() {
+                // The bar stands in the line.
+                if std::io::stderr().is_terminal() {
+                    let _ = writeln!(std::io::stderr());
+                }
+                tell("the display ends; what arrived stays mounted ('restorefs status' tells more)");
                 std::process::exit(i32::from(Exit::Incomplete as u8));
             }
         }
