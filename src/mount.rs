@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
@@ -112,6 +113,7 @@ pub struct Handle {
     store: Arc<Store>,
     monitor: Arc<Monitor>,
     mountpoint: PathBuf,
+    unmounted: AtomicBool,
 }
 
 /// A mount point that can be mounted on: absolute, without symbolic links, a directory.
@@ -164,8 +166,14 @@ impl Running {
         let closer = filesystem.closer();
         let session = fuse::mount(filesystem, &mountpoint, source.name(), allow_other)
             .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
-        let handle =
-            Arc::new(Handle { stop: stop.clone(), closer, store: store.clone(), monitor: monitor.clone(), mountpoint });
+        let handle = Arc::new(Handle {
+            stop: stop.clone(),
+            closer,
+            store: store.clone(),
+            monitor: monitor.clone(),
+            mountpoint,
+            unmounted: AtomicBool::new(false),
+        });
         let job = Job {
             source,
             store,
@@ -194,6 +202,7 @@ impl Running {
         if let Err(e) = self.session.join() {
             log::error!("the mount '{}' ended: {e}", escape_path(&self.handle.mountpoint));
         }
+        self.handle.unmounted.store(true, Ordering::Release);
         self.handle.stop.stop();
         self.handle.closer.close();
         if self.ingest.join().is_err() {
@@ -224,9 +233,15 @@ impl Handle {
 
     /// Takes the mount away at once, also while it is in use; open files can be read on.
     pub fn unmount(&self) -> io::Result<()> {
+        self.unmounted.store(true, Ordering::Release);
         self.stop.stop();
         self.closer.close();
-        detach(&self.mountpoint)
+        detach(&self.mountpoint).inspect_err(|_| self.unmounted.store(false, Ordering::Release))
+    }
+
+    /// Whether it is taken away, or about to be.
+    pub fn is_unmounted(&self) -> bool {
+        self.unmounted.load(Ordering::Acquire)
     }
 
     /// How it stands.

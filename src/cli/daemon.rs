@@ -18,6 +18,9 @@ use crate::mount::{Handle, Options, Running};
 /// So often the front is told how it stands.
 const TELL: Duration = Duration::from_millis(200);
 
+/// So long a front that does not read what it is told keeps a daemon that has nothing more to do.
+const HEARD: Duration = Duration::from_secs(1);
+
 /// So many log lines may wait for the front; a front that does not read must not hold up receiving.
 const WAITING: usize = 1024;
 
@@ -33,7 +36,12 @@ pub(super) enum Note {
     /// A line of the log.
     Log(String),
     /// The stream is over.
-    End(Box<Status>),
+    End {
+        /// How it ended.
+        status: Box<Status>,
+        /// Whether the mount stays.
+        mounted: bool,
+    },
 }
 
 /// What the front says to the daemon: receive no more.
@@ -92,9 +100,13 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
     let handle = service.handle();
     let _ = send(&front, &Note::Ready(show::path(handle.mountpoint())));
     let listening = front.try_clone();
+    let (telling, told) = sync_channel::<()>(0);
     let teller = std::thread::Builder::new().name("teller".into()).spawn({
-        let monitor = monitor.clone();
-        move || tell(&front, &monitor, &logs)
+        let handle = handle.clone();
+        move || {
+            tell(&front, &handle, &logs);
+            drop(telling);
+        }
     });
     let listener = std::thread::Builder::new().name("listener".into()).spawn({
         let handle = handle.clone();
@@ -112,6 +124,8 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
         log::error!("cannot start a thread: {e}");
     }
     service.serve();
+    // Whoever unmounts at once must not keep the front from hearing how it ended.
+    let _ = told.recv_timeout(HEARD);
     Exit::of(&monitor.status())
 }
 
@@ -135,7 +149,8 @@ fn unmount_on_signal(handle: Arc<Handle>, mut signals: Signals) -> io::Result<()
 }
 
 /// Tells the front of everything, until the stream is over or the front is gone.
-fn tell(front: &UnixStream, monitor: &Monitor, logs: &Receiver<String>) {
+fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
+    let monitor = handle.monitor();
     loop {
         let note = match logs.recv_timeout(TELL) {
             Ok(line) => Note::Log(line),
@@ -154,7 +169,8 @@ fn tell(front: &UnixStream, monitor: &Monitor, logs: &Receiver<String>) {
             return;
         }
     }
-    let _ = send(front, &Note::End(Box::new(brief(monitor.status()))));
+    let status = Box::new(brief(monitor.status()));
+    let _ = send(front, &Note::End { status, mounted: !handle.is_unmounted() });
 }
 
 /// Without the list of problems, which the log has.

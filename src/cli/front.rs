@@ -28,16 +28,20 @@ pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
             }
             Note::Status(status) => progress.update(&status),
             Note::Log(line) => progress.tell(line.strip_prefix("restorefs: ").unwrap_or(&line)),
-            Note::End(status) => {
+            Note::End { status, mounted } => {
                 progress.clear();
                 tell(show::summary(&status));
+                if !mounted {
+                    tell(format_args!("'{mountpoint}' is unmounted"));
+                    return Exit::of(&status);
+                }
                 tell(format_args!("it stays mounted on '{mountpoint}' ('restorefs umount {mountpoint}')"));
                 return Exit::of(&status);
             }
         }
     }
     progress.clear();
-    fail("the daemon is gone (killed, or unmounted before the stream was over)")
+    fail("the daemon is gone: it was killed")
 }
 
 /// The first SIGINT or SIGTERM makes the daemon stop receiving; with the second this process goes at once. The mount

@@ -159,7 +159,7 @@ fn say(line: impl std::fmt::Display) -> bool {
 /// the daemon of another user, and an error may quote anything.
 fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
-    for c in line.chars() {
+    for c in line.trim_end().chars() {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
