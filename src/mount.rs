@@ -8,17 +8,19 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use crate::entry::Timestamp;
+use crate::entry::{Timestamp, escape_path};
 use crate::fs::{Closer, Filesystem, state};
 use crate::fuse;
 use crate::index::{Index, Ino};
 use crate::ingest::{self, Job};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Problem, Severity, Status};
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
 use crate::store::Store;
@@ -49,7 +51,7 @@ pub struct Options {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There is no such directory.
-    #[error("cannot mount on '{path}': {cause}")]
+    #[error("cannot mount on '{path}': {cause}", path = escape_path(.path))]
     Mountpoint {
         /// The mount point.
         path: PathBuf,
@@ -57,10 +59,25 @@ pub enum Error {
         cause: io::Error,
     },
     /// The mount point is no directory.
-    #[error("cannot mount on '{0}': it is not a directory")]
+    #[error("cannot mount on '{path}': it is not a directory", path = escape_path(.0))]
     NotDirectory(PathBuf),
+    /// Every other path would be hidden, and the mount could not be named to take it away.
+    #[error("cannot mount on '/': everything else would be below it")]
+    Root,
+    /// Its spool would be hidden by the mount, and read through it.
+    #[error(
+        "cannot make a spool in '{spool}': '{mountpoint}' will be mounted over it (choose another place with --spool DIR)",
+        spool = escape_path(.spool),
+        mountpoint = escape_path(.mountpoint)
+    )]
+    SpoolBelow {
+        /// Where the spool was to be.
+        spool: PathBuf,
+        /// The mount point.
+        mountpoint: PathBuf,
+    },
     /// The spool could not be made.
-    #[error("cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)")]
+    #[error("cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)", path = escape_path(.path))]
     Spool {
         /// The directory.
         path: PathBuf,
@@ -68,7 +85,7 @@ pub enum Error {
         cause: io::Error,
     },
     /// The kernel or fusermount3 refused.
-    #[error("cannot mount on '{path}': {cause}{hint}")]
+    #[error("cannot mount on '{path}': {cause}{hint}", path = escape_path(.path))]
     Mount {
         /// The mount point.
         path: PathBuf,
@@ -96,12 +113,25 @@ pub struct Handle {
     store: Arc<Store>,
     monitor: Arc<Monitor>,
     mountpoint: PathBuf,
+    unmounted: AtomicBool,
 }
 
 /// A mount point that can be mounted on: absolute, without symbolic links, a directory.
 pub fn check_mountpoint(path: &Path) -> Result<PathBuf, Error> {
     let absolute = path.canonicalize().map_err(|cause| Error::Mountpoint { path: path.into(), cause })?;
+    if absolute == Path::new("/") {
+        return Err(Error::Root);
+    }
     if absolute.is_dir() { Ok(absolute) } else { Err(Error::NotDirectory(path.into())) }
+}
+
+/// A directory in which a spool for this mount point can be made.
+fn check_spool(directory: &Path, mountpoint: &Path) -> Result<(), Error> {
+    let spool = directory.canonicalize().map_err(|cause| Error::Spool { path: directory.into(), cause })?;
+    if spool.starts_with(mountpoint) {
+        return Err(Error::SpoolBelow { spool, mountpoint: mountpoint.into() });
+    }
+    Ok(())
 }
 
 impl Running {
@@ -110,14 +140,16 @@ impl Running {
         let Options { source, mountpoint, spool_directory, spool_limit, keep_spool, allow_other, max_index, tar } =
             options;
         let mountpoint = check_mountpoint(&mountpoint)?;
+        raise_open_files();
         monitor.source(source.name().to_owned(), source.size());
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp::new(now.as_secs() as i64, now.subsec_nanos());
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let store = Arc::new(Store::new(Index::new(uid, gid, now)));
         match source.file() {
-            Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?)),
+            Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?))?,
             _ => {
+                check_spool(&spool_directory, &mountpoint)?;
                 let config = spool::Config {
                     directory: spool_directory.clone(),
                     limit: spool_limit,
@@ -134,8 +166,14 @@ impl Running {
         let closer = filesystem.closer();
         let session = fuse::mount(filesystem, &mountpoint, source.name(), allow_other)
             .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
-        let handle =
-            Arc::new(Handle { stop: stop.clone(), closer, store: store.clone(), monitor: monitor.clone(), mountpoint });
+        let handle = Arc::new(Handle {
+            stop: stop.clone(),
+            closer,
+            store: store.clone(),
+            monitor: monitor.clone(),
+            mountpoint,
+            unmounted: AtomicBool::new(false),
+        });
         let job = Job {
             source,
             store,
@@ -162,8 +200,9 @@ impl Running {
     /// Serves until it is unmounted and nothing holds it any more. The spool goes away with it.
     pub fn join(self) {
         if let Err(e) = self.session.join() {
-            log::error!("the mount '{}' ended: {e}", self.handle.mountpoint.display());
+            log::error!("the mount '{}' ended: {e}", escape_path(&self.handle.mountpoint));
         }
+        self.handle.unmounted.store(true, Ordering::Release);
         self.handle.stop.stop();
         self.handle.closer.close();
         if self.ingest.join().is_err() {
@@ -194,9 +233,27 @@ impl Handle {
 
     /// Takes the mount away at once, also while it is in use; open files can be read on.
     pub fn unmount(&self) -> io::Result<()> {
+        self.unmounted.store(true, Ordering::Release);
         self.stop.stop();
         self.closer.close();
-        detach(&self.mountpoint)
+        detach(&self.mountpoint).inspect_err(|_| self.unmounted.store(false, Ordering::Release))
+    }
+
+    /// Whether it is taken away, or about to be.
+    pub fn is_unmounted(&self) -> bool {
+        self.unmounted.load(Ordering::Acquire)
+    }
+
+    /// How it stands.
+    pub fn status(&self) -> Status {
+        let mut status = self.monitor.status();
+        if self.store.is_changed() {
+            let reason = "the archive has been changed since it was mounted: its contents cannot be read any more \
+                          (unmount it, and mount it again)";
+            status.warnings += 1;
+            status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason: reason.into() });
+        }
+        status
     }
 
     /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no
@@ -204,7 +261,7 @@ impl Handle {
     pub fn state_of(&self, path: &[u8]) -> Option<String> {
         let index = self.store.index.read();
         let ino: Ino = index.resolve(path)?;
-        Some(state(&index, ino).unwrap_or_else(|| "complete".into()))
+        Some(state(&self.store, &index, ino).unwrap_or_else(|| "complete".into()))
     }
 }
 
@@ -241,6 +298,14 @@ fn hint(cause: &io::Error) -> &'static str {
 
 fn may_open_fuse() -> bool {
     rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
+}
+
+/// Every large file that is open takes a descriptor, and the usual limit is 1024.
+fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        log::info!("the limit of open files stays as it is: {e}");
+    }
 }
 
 fn quarter_of_memory() -> u64 {

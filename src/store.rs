@@ -5,10 +5,11 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::RwLock;
+use rustix::process::{Resource, getrlimit};
 
 use crate::index::{Arrival, Index, Ino, Place};
 use crate::spool::Spool;
@@ -21,15 +22,31 @@ pub struct Store {
     /// The tree.
     pub index: RwLock<Index>,
     spool: OnceLock<Spool>,
-    archive: OnceLock<Arc<File>>,
+    archive: OnceLock<Archive>,
+    /// Cloned by every handle that holds a blob open: counts them.
+    held: Arc<()>,
     listener: OnceLock<Listener>,
     over: std::sync::atomic::AtomicBool,
 }
 
+/// An archive whose contents are read in place, as it was when it was mounted.
+#[derive(Debug)]
+struct Archive {
+    file: Arc<File>,
+    size: u64,
+    mtime: (i64, i64),
+}
+
+impl Archive {
+    fn is_changed(&self) -> bool {
+        self.file.metadata().map_or(true, |m| m.len() != self.size || (m.mtime(), m.mtime_nsec()) != self.mtime)
+    }
+}
+
 /// Where to read a file from, taken once at open.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Contents {
-    blob: Option<Arc<File>>,
+    blob: Option<(File, Arc<()>)>,
 }
 
 /// What a read came to.
@@ -53,6 +70,7 @@ impl Store {
             index: RwLock::new(index),
             spool: OnceLock::new(),
             archive: OnceLock::new(),
+            held: Arc::default(),
             listener: OnceLock::new(),
             over: std::sync::atomic::AtomicBool::new(false),
         }
@@ -63,9 +81,17 @@ impl Store {
         let _ = self.spool.set(spool);
     }
 
-    /// Contents lie in this archive. Only the first call counts.
-    pub fn set_archive(&self, file: Arc<File>) {
-        let _ = self.archive.set(file);
+    /// Contents lie in this archive, which must not change from now on. Only the first call counts.
+    pub fn set_archive(&self, file: Arc<File>) -> io::Result<()> {
+        let metadata = file.metadata()?;
+        let mtime = (metadata.mtime(), metadata.mtime_nsec());
+        let _ = self.archive.set(Archive { file, size: metadata.len(), mtime });
+        Ok(())
+    }
+
+    /// Whether somebody has written to the archive that is mounted in place. What it holds now is not known.
+    pub fn is_changed(&self) -> bool {
+        self.archive.get().is_some_and(Archive::is_changed)
     }
 
     /// Who is told of arrivals. Only the first call counts.
@@ -95,11 +121,15 @@ impl Store {
         self.over.load(std::sync::atomic::Ordering::Acquire)
     }
 
-    /// What a handle keeps: the blob, where the file has one by now.
+    /// What a handle keeps: the blob, where the file has one by now. When many are held, it is opened for each read:
+    /// readers must not take the descriptors that receiving needs.
     pub fn open(&self, ino: Ino) -> io::Result<Contents> {
         let place = self.index.read().place(ino);
+        let most = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| limit / 2);
         let blob = match place {
-            Some(Place::Blob(number)) => Some(Arc::new(self.spool_or_fail()?.open_blob(number)?)),
+            Some(Place::Blob(number)) if (Arc::strong_count(&self.held) as u64) < most => {
+                Some((self.spool_or_fail()?.open_blob(number)?, self.held.clone()))
+            }
             _ => None,
         };
         Ok(Contents { blob })
@@ -131,7 +161,7 @@ impl Store {
             (Place::Empty, _) => {}
             // Blobs hold the bytes at their places in the file, holes and all.
             (Place::Blob(number), _) => match &contents.blob {
-                Some(file) => file.read_exact_at(&mut buf, offset)?,
+                Some((file, _)) => file.read_exact_at(&mut buf, offset)?,
                 None => self.spool_or_fail()?.open_blob(*number)?.read_exact_at(&mut buf, offset)?,
             },
             (place, None) => self.read_stored(place, &mut buf, offset)?,
@@ -148,7 +178,14 @@ impl Store {
     fn read_stored(&self, place: &Place, buf: &mut [u8], at: u64) -> io::Result<()> {
         match place {
             Place::Archive(start) => match self.archive.get() {
-                Some(file) => file.read_exact_at(buf, start + at),
+                Some(archive) => {
+                    archive.file.read_exact_at(buf, start + at)?;
+                    // After the read: what is unchanged now was when it was read.
+                    if archive.is_changed() {
+                        return Err(io::Error::other("the archive has been changed since it was mounted"));
+                    }
+                    Ok(())
+                }
                 None => Err(io::Error::from_raw_os_error(libc::EIO)),
             },
             Place::Journal(start) => self.spool_or_fail()?.read_journal(buf, start + at),

@@ -2,15 +2,15 @@
 
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
 
-use super::Exit;
+use super::{Exit, show};
 use crate::control::{self, Server};
 use crate::monitor::{Monitor, Status};
 use crate::mount::{Handle, Options, Running};
@@ -18,14 +18,17 @@ use crate::mount::{Handle, Options, Running};
 /// So often the front is told how it stands.
 const TELL: Duration = Duration::from_millis(200);
 
+/// So long a front that does not read what it is told keeps a daemon that has nothing more to do.
+const HEARD: Duration = Duration::from_secs(1);
+
 /// So many log lines may wait for the front; a front that does not read must not hold up receiving.
 const WAITING: usize = 1024;
 
 /// What the daemon tells the front, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Note {
-    /// The mount answers.
-    Ready(PathBuf),
+    /// The mount answers. Its mount point, escaped: not every path is text.
+    Ready(String),
     /// It could not be made.
     Failed(String),
     /// How it stands.
@@ -33,7 +36,12 @@ pub(super) enum Note {
     /// A line of the log.
     Log(String),
     /// The stream is over.
-    End(Box<Status>),
+    End {
+        /// How it ended.
+        status: Box<Status>,
+        /// Whether the mount stays.
+        mounted: bool,
+    },
 }
 
 /// What the front says to the daemon: receive no more.
@@ -52,7 +60,7 @@ impl Service {
         let handle = running.handle();
         if let Err(e) = std::fs::metadata(handle.mountpoint()) {
             let _ = handle.unmount();
-            return Err(format!("the mount '{}' does not answer: {e}", handle.mountpoint().display()));
+            return Err(format!("the mount '{}' does not answer: {e}", show::path(handle.mountpoint())));
         }
         let server = match control::find(handle.mountpoint()) {
             Ok(Some(mounted)) => Server::start(&mounted.device, handle),
@@ -77,11 +85,12 @@ impl Service {
 pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
     let (log, logs) = sync_channel(WAITING);
     init_log(verbose, log);
-    let begun = become_daemon().map_err(|e| format!("cannot become a daemon: {e}")).and_then(|()| {
+    let begun = become_daemon().and_then(|()| signals()).map_err(|e| format!("cannot become a daemon: {e}"));
+    let begun = begun.and_then(|signals| {
         let monitor = Monitor::new();
-        Service::start(options, &monitor).map(|service| (service, monitor))
+        Service::start(options, &monitor).map(|service| (service, monitor, signals))
     });
-    let (service, monitor) = match begun {
+    let (service, monitor, signals) = match begun {
         Ok(begun) => begun,
         Err(message) => {
             let _ = send(&front, &Note::Failed(message));
@@ -89,11 +98,15 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
         }
     };
     let handle = service.handle();
-    let _ = send(&front, &Note::Ready(handle.mountpoint().into()));
+    let _ = send(&front, &Note::Ready(show::path(handle.mountpoint())));
     let listening = front.try_clone();
+    let (telling, told) = sync_channel::<()>(0);
     let teller = std::thread::Builder::new().name("teller".into()).spawn({
-        let monitor = monitor.clone();
-        move || tell(&front, &monitor, &logs)
+        let handle = handle.clone();
+        move || {
+            tell(&front, &handle, &logs);
+            drop(telling);
+        }
     });
     let listener = std::thread::Builder::new().name("listener".into()).spawn({
         let handle = handle.clone();
@@ -107,20 +120,28 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
             io::Result::Ok(())
         }
     });
-    if let Err(e) = teller.map(drop).and(listener.map(drop)).and_then(|()| unmount_on_signal(handle)) {
+    if let Err(e) = teller.map(drop).and(listener.map(drop)).and_then(|()| unmount_on_signal(handle, signals)) {
         log::error!("cannot start a thread: {e}");
     }
     service.serve();
+    // Whoever unmounts at once must not keep the front from hearing how it ended.
+    let _ = told.recv_timeout(HEARD);
     Exit::of(&monitor.status())
 }
 
-/// SIGTERM and SIGINT to the daemon itself unmount.
-fn unmount_on_signal(handle: Arc<Handle>) -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+/// Takes the signals that would end the process and leave a dead mount behind. To be called before mounting.
+pub(super) fn signals() -> io::Result<Signals> {
+    Signals::new([SIGTERM, SIGINT, SIGHUP])
+}
+
+/// SIGTERM and SIGINT to the daemon itself unmount. A terminal that hangs up takes nothing with it.
+fn unmount_on_signal(handle: Arc<Handle>, mut signals: Signals) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for _ in signals.forever() {
-            if let Err(e) = handle.unmount() {
-                log::error!("cannot unmount '{}': {e}", handle.mountpoint().display());
+        for signal in signals.forever() {
+            if signal != SIGHUP
+                && let Err(e) = handle.unmount()
+            {
+                log::error!("cannot unmount '{}': {e}", show::path(handle.mountpoint()));
             }
         }
     })?;
@@ -128,7 +149,8 @@ fn unmount_on_signal(handle: Arc<Handle>) -> io::Result<()> {
 }
 
 /// Tells the front of everything, until the stream is over or the front is gone.
-fn tell(front: &UnixStream, monitor: &Monitor, logs: &Receiver<String>) {
+fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
+    let monitor = handle.monitor();
     loop {
         let note = match logs.recv_timeout(TELL) {
             Ok(line) => Note::Log(line),
@@ -147,7 +169,8 @@ fn tell(front: &UnixStream, monitor: &Monitor, logs: &Receiver<String>) {
             return;
         }
     }
-    let _ = send(front, &Note::End(Box::new(brief(monitor.status()))));
+    let status = Box::new(brief(monitor.status()));
+    let _ = send(front, &Note::End { status, mounted: !handle.is_unmounted() });
 }
 
 /// Without the list of problems, which the log has.
@@ -199,6 +222,8 @@ pub(super) fn logger(verbose: bool) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("restorefs", if verbose { log::LevelFilter::Info } else { log::LevelFilter::Warn });
     builder.filter_module("fuser", log::LevelFilter::Error);
+    // Whoever asked may be killed, or the mount taken away, before the answer comes. Both are usual.
+    builder.filter_module("fuser::reply", log::LevelFilter::Off);
     if let Ok(filters) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filters);
     }

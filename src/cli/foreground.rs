@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT};
+use signal_hook::iterator::Signals;
 
-use super::daemon::{Service, logger, stdin_to_null};
+use super::daemon::{Service, logger, signals, stdin_to_null};
 use super::progress::Progress;
 use super::{Exit, fail, show, tell};
 use crate::monitor::Monitor;
@@ -20,12 +21,13 @@ pub(super) fn run(options: Options, verbose: bool) -> Exit {
         tell(format_args!("cannot let go of standard input: {e}"));
     }
     let monitor = Monitor::new();
+    let signals = signals();
     let service = match Service::start(options, &monitor) {
         Ok(service) => service,
         Err(message) => return fail(message),
     };
     let handle = service.handle();
-    if let Err(e) = on_signals(handle.clone()) {
+    if let Err(e) = signals.and_then(|signals| on_signals(handle.clone(), signals)) {
         tell(format_args!("Ctrl-C will not unmount: {e}"));
     }
     tell(format_args!("mounted on '{}'", show::path(handle.mountpoint())));
@@ -54,11 +56,11 @@ fn show_until_over(monitor: &Monitor) {
     let _ = sd_notify::notify(&[NotifyState::Status(&summary)]);
 }
 
-/// SIGINT stops receiving, and unmounts when that is over; SIGTERM unmounts.
-fn on_signals(handle: Arc<Handle>) -> std::io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+/// SIGINT stops receiving, and unmounts when that is over; SIGTERM unmounts. When the terminal hangs up, the mount
+/// stays.
+fn on_signals(handle: Arc<Handle>, mut signals: Signals) -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for signal in signals.forever() {
+        for signal in signals.forever().filter(|&signal| signal != SIGHUP) {
             if signal == SIGINT && handle.monitor().verdict().is_none() {
                 handle.stop_receiving();
                 tell("receiving is stopped; what arrived stays mounted (Ctrl-C again unmounts)");

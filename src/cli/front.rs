@@ -1,8 +1,7 @@
 //! The process in front of a daemon: shows progress until the stream is over, and passes Ctrl-C on.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -15,7 +14,7 @@ pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
         tell(format_args!("Ctrl-C will not stop receiving, only this display: {e}"));
     }
     let mut progress = Progress::new();
-    let mut mountpoint = PathBuf::new();
+    let mut mountpoint = String::new();
     for line in BufReader::new(daemon).lines() {
         let Ok(Ok(note)) = line.map(|line| serde_json::from_str::<Note>(&line)) else { break };
         match note {
@@ -25,20 +24,24 @@ pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
                 if detach {
                     return Exit::Complete;
                 }
-                progress.tell(format_args!("mounted on '{}'", show::path(&mountpoint)));
+                progress.tell(format_args!("mounted on '{mountpoint}'"));
             }
             Note::Status(status) => progress.update(&status),
             Note::Log(line) => progress.tell(line.strip_prefix("restorefs: ").unwrap_or(&line)),
-            Note::End(status) => {
+            Note::End { status, mounted } => {
                 progress.clear();
                 tell(show::summary(&status));
-                tell(format_args!("it stays mounted on '{0}' ('restorefs umount {0}')", show::path(&mountpoint)));
+                if !mounted {
+                    tell(format_args!("'{mountpoint}' is unmounted"));
+                    return Exit::of(&status);
+                }
+                tell(format_args!("it stays mounted on '{mountpoint}' ('restorefs umount {mountpoint}')"));
                 return Exit::of(&status);
             }
         }
     }
     progress.clear();
-    fail("the daemon is gone (killed, or unmounted before the stream was over)")
+    fail("the daemon is gone: it was killed")
 }
 
 /// The first SIGINT or SIGTERM makes the daemon stop receiving; with the second this process goes at once. The mount
@@ -49,6 +52,11 @@ fn pass_signals_on(daemon: &UnixStream) -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for (n, _) in signals.forever().enumerate() {
             if n > 0 || daemon.write_all(STOP).is_err() {
+                // The bar stands in the line.
+                if std::io::stderr().is_terminal() {
+                    let _ = writeln!(std::io::stderr());
+                }
+                tell("the display ends; what arrived stays mounted ('restorefs status' tells more)");
                 std::process::exit(i32::from(Exit::Incomplete as u8));
             }
         }

@@ -123,7 +123,7 @@ struct WaitArgs {
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
-    /// Also while it receives: what has not arrived is lost
+    /// Also while it receives (what has not arrived is lost), and when its daemon does not answer
     #[arg(short, long)]
     force: bool,
 }
@@ -146,13 +146,23 @@ fn fail(message: impl std::fmt::Display) -> Exit {
 
 fn tell(message: impl std::fmt::Display) {
     // Nobody may read it; that is no reason to stop.
-    let _ = writeln!(std::io::stderr(), "restorefs: {message}");
+    let _ = writeln!(std::io::stderr(), "restorefs: {}", harmless(&message.to_string()));
 }
 
 /// A line on standard output. False when nobody reads it any more.
 fn say(line: impl std::fmt::Display) -> bool {
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).is_ok()
+    writeln!(out, "{}", harmless(&line.to_string())).and_then(|()| out.flush()).is_ok()
+}
+
+/// What a terminal would obey is shown as text. Names are escaped where they come from; but a status may come from
+/// the daemon of another user, and an error may quote anything.
+fn harmless(line: &str) -> String {
+    let mut out = String::with_capacity(line.len());
+    for c in line.trim_end().chars() {
+        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
 }
 
 /// `500M`: bytes, in powers of 1024.

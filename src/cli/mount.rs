@@ -3,13 +3,14 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::{Exit, MountArgs, daemon, fail, foreground, front, say, tell};
+use super::{Exit, MountArgs, daemon, fail, foreground, front, say, show, tell};
 use crate::mount::{Options, check_mountpoint};
 use crate::source::{Source, Spec};
-use crate::sys::{Fork, fork};
+use crate::sys::{Fork, Inherited, fork};
 use crate::{control, tarball};
 
 pub(super) fn run(args: MountArgs) -> Exit {
+    let inherited = Inherited::find();
     let (spec, mountpoint) = match spec(&args) {
         Ok(spec) => spec,
         Err(message) => {
@@ -23,6 +24,11 @@ pub(super) fn run(args: MountArgs) -> Exit {
         Ok(options) => options,
         Err(message) => return fail(message),
     };
+    // A mount lives long. The pipe of a SOURCE as '<(command)' is open a second time by now, and only the daemon may
+    // hold it; a script's locks are not for us to keep.
+    if let Ok(inherited) = inherited {
+        inherited.close();
+    }
     if let Some(address) = options.source.local_address()
         && !say(format_args!("listening on {address}"))
     {
@@ -62,7 +68,7 @@ fn spec(args: &MountArgs) -> Result<(Spec, PathBuf), String> {
         (None, [source, mountpoint]) if source == Path::new("-") => Ok((Spec::Stdin, mountpoint.clone())),
         (None, [source, mountpoint]) => Ok((Spec::Path(source.clone()), mountpoint.clone())),
         (None, [mountpoint]) => {
-            Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", mountpoint.display()))
+            Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", show::path(mountpoint)))
         }
         (None, _) => Err("name a SOURCE and a MOUNTPOINT".into()),
     }
@@ -82,7 +88,7 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
     let mountpoint = check_mountpoint(mountpoint).map_err(|e| match control::find(mountpoint) {
         Ok(Some(dead)) => format!(
             "{e}: a restorefs was mounted there, and its daemon is gone; take it away with 'restorefs umount {}'",
-            dead.mountpoint.display()
+            show::path(&dead.mountpoint)
         ),
         _ => e.to_string(),
     })?;
@@ -91,13 +97,13 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
     {
         return Err(format!(
             "cannot mount on '{0}': '{1}' is mounted there already (restorefs umount {0})",
-            mountpoint.display(),
+            show::path(&mountpoint),
             there.source
         ));
     }
     let spool = std::path::absolute(&args.spool).map_err(|e| e.to_string())?;
     if !spool.is_dir() {
-        return Err(format!("cannot make a spool in '{}': it is not a directory", args.spool.display()));
+        return Err(format!("cannot make a spool in '{}': it is not a directory", show::path(&args.spool)));
     }
     let source = Source::open(spec).map_err(|e| e.to_string())?;
     Ok(Options {

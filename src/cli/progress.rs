@@ -18,13 +18,15 @@ pub(super) struct Progress {
 
 impl Progress {
     pub(super) fn new() -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = || {
             let bar = ProgressBar::new_spinner();
             if let Ok(style) = ProgressStyle::with_template("{spinner} {wide_msg}") {
                 bar.set_style(style);
             }
             bar
-        });
+        };
+        // On a terminal that cannot go back in a line the bar hides itself.
+        let bar = std::io::stderr().is_terminal().then(bar).filter(|bar| !bar.is_hidden());
         Progress { bar, last: Instant::now() }
     }
 

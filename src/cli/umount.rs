@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use super::status::find;
 use super::{Exit, UmountArgs, fail, show, tell};
-use crate::control::{Connection, Error, Request, Response, forget};
-use crate::mount::detach;
+use crate::control::{Connection, Error, Request, Response, take_away};
 
 /// A large spool takes a while to remove; a file that is still open takes for ever.
 const CLEAN_UP: Duration = Duration::from_secs(5);
@@ -38,12 +37,18 @@ pub(super) fn run(args: &UmountArgs) -> Exit {
         Ok(Response::Failed(cause)) => fail(format_args!("cannot unmount '{path}': {cause}")),
         Ok(other) => fail(format_args!("unexpected answer {other:?}")),
         // Nobody is left to ask; the kernel takes it away all the same.
-        Err(Error::Gone { trace, .. }) => match detach(&mounted.mountpoint) {
+        Err(Error::Gone { trace, .. }) => match take_away(&mounted) {
             Ok(()) => {
                 if let Some(spool) = trace.and_then(|trace| trace.spool) {
                     tell(format_args!("its daemon was gone; what had arrived is in '{spool}'"));
                 }
-                forget(&mounted);
+                Exit::Complete
+            }
+            Err(e) => fail(format_args!("cannot unmount '{path}': {e}")),
+        },
+        Err(Error::Silent { .. } | Error::NoSocket(_)) if args.force => match take_away(&mounted) {
+            Ok(()) => {
+                tell(format_args!("'{path}' is unmounted; its daemon was not asked, and may still run"));
                 Exit::Complete
             }
             Err(e) => fail(format_args!("cannot unmount '{path}': {e}")),

@@ -12,6 +12,10 @@ pub(super) fn run(args: &WaitArgs) -> Exit {
         Ok(mounted) => mounted,
         Err(message) => return fail(message),
     };
+    // Waiting may take for ever; that nobody is there to wait for is told at once.
+    if let Err(e) = Connection::open(&mounted).and_then(|daemon| daemon.ask(&Request::Status)) {
+        return fail(e);
+    }
     if args.paths.is_empty() {
         return all(&mounted);
     }

@@ -1,15 +1,35 @@
 //! The asking side.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::fs::File;
+use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Mounted, Request, Response, Trace, directories};
+use super::{Mounted, Request, Response, Trace, directories, is_private, lock};
+use crate::entry::escape_path;
+use crate::mount::detach;
+
+/// A daemon that runs answers at once; only one that is stopped, or whose disk hangs, takes longer.
+const ANSWERS: Duration = Duration::from_secs(5);
+
+/// Between the mount and its socket there is a moment.
+const BEGINS: Duration = Duration::from_secs(2);
+
+/// So often it is looked for the socket in that moment.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// An answer has at most some hundred problems in it. More is nobody's whom we know.
+const MAX_ANSWER: usize = 16 << 20;
+
+/// A trace is two paths and two words.
+const MAX_TRACE: u64 = 64 << 10;
 
 /// Why a daemon cannot be asked.
 #[derive(Debug, thiserror::Error)]
@@ -17,6 +37,7 @@ pub enum Error {
     /// It does not run any more.
     #[error(
         "the daemon of '{mountpoint}' is gone; 'restorefs umount {mountpoint}' takes the mount away{kept}",
+        mountpoint = escape_path(.mountpoint),
         kept = .trace.as_ref().and_then(|t| t.spool.as_ref()).map_or(String::new(), |s| format!(
             "; what had arrived is in '{s}'"
         ))
@@ -27,11 +48,31 @@ pub enum Error {
         /// What it left.
         trace: Option<Trace>,
     },
+    /// It may run, but where its socket should be there is none.
+    #[error(
+        "the daemon of '{mountpoint}' has no control socket; 'restorefs umount --force {mountpoint}' takes the mount \
+         away without asking it",
+        mountpoint = escape_path(.0)
+    )]
+    NoSocket(PathBuf),
+    /// It runs, or is stopped, and says nothing.
+    #[error(
+        "the daemon of '{mountpoint}'{process} does not answer: it may be stopped; 'restorefs umount --force \
+         {mountpoint}' takes the mount away without asking it",
+        mountpoint = escape_path(.mountpoint),
+        process = .pid.map_or(String::new(), |pid| format!(" (process {pid})"))
+    )]
+    Silent {
+        /// Its mount.
+        mountpoint: PathBuf,
+        /// The daemon, where it is known.
+        pid: Option<u32>,
+    },
     /// It is somebody else's.
-    #[error("'{0}' belongs to another user: only they and root may ask its daemon")]
+    #[error("'{mountpoint}' belongs to another user: only they and root may ask its daemon", mountpoint = escape_path(.0))]
     Denied(PathBuf),
     /// Anything else.
-    #[error("cannot ask the daemon of '{mountpoint}': {cause}")]
+    #[error("cannot ask the daemon of '{mountpoint}': {cause}", mountpoint = escape_path(.mountpoint))]
     Other {
         /// Its mount.
         mountpoint: PathBuf,
@@ -63,26 +104,46 @@ impl Daemon {
 impl Connection {
     /// Finds the daemon of a mount.
     pub fn open(mounted: &Mounted) -> Result<Self, Error> {
+        let begun = Instant::now();
+        loop {
+            if let Some(connection) = Self::try_open(mounted)? {
+                return Ok(connection);
+            }
+            let mountpoint = mounted.mountpoint.clone();
+            // The kernel knows best. Only where it does not let us ask, it says nothing.
+            let dead = matches!(rustix::fs::statfs(&mountpoint), Err(rustix::io::Errno::NOTCONN));
+            if dead || begun.elapsed() >= BEGINS {
+                let trace = trace(mounted);
+                let ended = trace.as_ref().is_some_and(|t| !Path::new(&format!("/proc/{}", t.pid)).exists());
+                return Err(if dead || ended {
+                    Error::Gone { mountpoint, trace }
+                } else {
+                    Error::NoSocket(mountpoint)
+                });
+            }
+            std::thread::sleep(LOOK);
+        }
+    }
+
+    fn try_open(mounted: &Mounted) -> Result<Option<Self>, Error> {
         let mountpoint = mounted.mountpoint.clone();
-        let mut trace = None;
         for directory in directories(mounted.uid) {
-            match UnixStream::connect(directory.join(format!("{}.sock", mounted.device))) {
+            match connect(&directory.join(format!("{}.sock", mounted.device))) {
                 // In /tmp anybody may listen under this name.
                 Ok(stream) => match rustix::net::sockopt::socket_peercred(&stream) {
                     Ok(peer) if peer.uid.as_raw() == mounted.uid => {
-                        return Ok(Connection { stream, mountpoint, pid: peer.pid });
+                        return Ok(Some(Connection { stream, mountpoint, pid: peer.pid }));
                     }
-                    _ => continue,
+                    _ => {}
                 },
                 Err(e) if e.kind() == io::ErrorKind::PermissionDenied => return Err(Error::Denied(mountpoint)),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    return Err(Error::Silent { mountpoint, pid: trace(mounted).map(|trace| trace.pid) });
+                }
                 Err(_) => {}
             }
-            let left = std::fs::read(directory.join(format!("{}.json", mounted.device))).ok();
-            trace = trace.or_else(|| {
-                left.and_then(|text| serde_json::from_slice::<Trace>(&text).ok()).filter(|t| t.mountpoint == mountpoint)
-            });
         }
-        Err(Error::Gone { mountpoint, trace })
+        Ok(None)
     }
 
     /// Whom it asks.
@@ -90,29 +151,88 @@ impl Connection {
         Ok(Daemon(pidfd_open(self.pid, PidfdFlags::empty())?))
     }
 
-    /// Asks, and waits for the answer.
+    /// Asks, and waits for the answer: as long as it takes where waiting is what is asked for.
     pub fn ask(mut self, request: &Request) -> Result<Response, Error> {
-        let fail = |cause| Error::Other { mountpoint: self.mountpoint.clone(), cause };
-        let mut line = serde_json::to_vec(request).map_err(|e| fail(e.into()))?;
+        let patience = match request {
+            Request::Wait { .. } | Request::Stop => None,
+            Request::Status | Request::Unmount { .. } => Some(ANSWERS),
+        };
+        let answer = self.exchange(request, patience).and_then(|answer| Ok(serde_json::from_slice(&answer)?));
+        answer.map_err(|cause| match cause.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+                Error::Silent { mountpoint: self.mountpoint, pid: self.pid.as_raw_nonzero().get().try_into().ok() }
+            }
+            _ => Error::Other { mountpoint: self.mountpoint, cause },
+        })
+    }
+
+    fn exchange(&mut self, request: &Request, patience: Option<Duration>) -> io::Result<Vec<u8>> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
-        self.stream.write_all(&line).map_err(fail)?;
+        self.stream.set_write_timeout(Some(ANSWERS))?;
+        self.stream.write_all(&line)?;
         let mut answer = Vec::new();
-        BufReader::new(&self.stream).read_until(b'\n', &mut answer).map_err(fail)?;
-        if answer.is_empty() {
-            return Err(fail(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "it closed the connection without an answer",
-            )));
+        let mut buf = [0; 8192];
+        while !answer.ends_with(b"\n") {
+            if let Some(deadline) = deadline {
+                let left = deadline.saturating_duration_since(Instant::now());
+                self.stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+                if left.is_zero() {
+                    return Err(io::ErrorKind::TimedOut.into());
+                }
+            }
+            match self.stream.read(&mut buf) {
+                Ok(0) if answer.is_empty() => {
+                    let cause = "it closed the connection without an answer";
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cause));
+                }
+                Ok(0) => break,
+                Ok(n) if answer.len() + n > MAX_ANSWER => return Err(io::ErrorKind::InvalidData.into()),
+                Ok(n) => answer.extend_from_slice(&buf[..n]),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
         }
-        serde_json::from_slice(&answer).map_err(|e| fail(e.into()))
+        Ok(answer)
     }
 }
 
-/// Takes away what a daemon that is gone left beside its socket.
-pub(crate) fn forget(mounted: &Mounted) {
-    for directory in directories(mounted.uid) {
+/// Without waiting: a daemon that is stopped takes no connection, and when enough have tried, the next would wait for
+/// ever.
+fn connect(path: &Path) -> io::Result<UnixStream> {
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    let stream = UnixStream::from(socket);
+    stream.set_nonblocking(false)?;
+    Ok(stream)
+}
+
+/// What a daemon that is gone left.
+fn trace(mounted: &Mounted) -> Option<Trace> {
+    directories(mounted.uid).iter().find_map(|directory| {
+        // In /tmp anybody may leave anything; and what its owner leaves may be a FIFO.
+        let path = directory.join(format!("{}.json", mounted.device));
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = is_private(directory, mounted.uid).then(|| rustix::fs::open(path, flags, Mode::empty()).ok())??;
+        let mut text = Vec::new();
+        File::from(file).take(MAX_TRACE).read_to_end(&mut text).ok()?;
+        serde_json::from_slice::<Trace>(&text).ok().filter(|t| t.mountpoint == escape_path(&mounted.mountpoint))
+    })
+}
+
+/// Takes away a mount whose daemon cannot be asked, and what a daemon that is gone left beside its socket.
+pub fn take_away(mounted: &Mounted) -> io::Result<()> {
+    let directories = directories(mounted.uid).into_iter().filter(|directory| is_private(directory, mounted.uid));
+    // As long as they are locked, a new mount that is given the device number makes no socket that would be taken for
+    // the old one.
+    let locked: Vec<_> = directories.filter_map(|directory| Some((lock(&directory).ok()?, directory))).collect();
+    detach(&mounted.mountpoint)?;
+    for (_, directory) in &locked {
         for kind in ["sock", "json"] {
             let _ = std::fs::remove_file(directory.join(format!("{}.{kind}", mounted.device)));
         }
     }
+    Ok(())
 }

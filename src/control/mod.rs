@@ -9,16 +9,23 @@ mod handover;
 mod mounts;
 mod server;
 
+use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 
+use crate::entry::escape_path;
 use crate::monitor::Status;
 
-pub(crate) use client::forget;
-pub use client::{Connection, Daemon, Error};
+/// Nobody has more to do with the lock than to make or remove two files.
+const LOCKED: Duration = Duration::from_secs(2);
+
+pub use client::{Connection, Daemon, Error, take_away};
 pub use mounts::{Mounted, find, list};
 pub use server::Server;
 
@@ -65,8 +72,8 @@ pub enum Response {
 pub struct Trace {
     /// The daemon.
     pub pid: u32,
-    /// Where it is mounted.
-    pub mountpoint: PathBuf,
+    /// Where it is mounted, escaped: not every path is text.
+    pub mountpoint: String,
     /// What is mounted.
     pub source: String,
     /// Its spool, where there is one.
@@ -89,25 +96,44 @@ fn directories(uid: u32) -> Vec<PathBuf> {
     directories
 }
 
+/// Whether a directory is one that only `uid` (and root) can have filled. In /tmp somebody else may have been there
+/// first.
+fn is_private(directory: &Path, uid: u32) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    directory.symlink_metadata().is_ok_and(|m| m.is_dir() && m.uid() == uid && m.mode() & 0o022 == 0)
+}
+
 /// The directory for our own sockets: ours alone, or it is not used.
 fn own_directory() -> io::Result<PathBuf> {
-    use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+    use std::os::unix::fs::DirBuilderExt;
     let uid = rustix::process::geteuid().as_raw();
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for directory in directories(uid) {
         match std::fs::DirBuilder::new().mode(0o700).create(&directory) {
             Err(e) if e.kind() != io::ErrorKind::AlreadyExists => {
-                last = e;
+                last = io::Error::new(e.kind(), format!("cannot make '{}': {e}", escape_path(&directory)));
                 continue;
             }
             _ => {}
         }
-        // In /tmp somebody else may have been there first.
-        let metadata = directory.symlink_metadata()?;
-        if metadata.is_dir() && metadata.uid() == uid && metadata.mode() & 0o022 == 0 {
+        if is_private(&directory, uid) {
             return Ok(directory);
         }
-        last = io::Error::other(format!("'{}' is not a directory of our own", directory.display()));
+        last = io::Error::other(format!("'{}' is not a directory of our own", escape_path(&directory)));
     }
     Err(last)
+}
+
+/// Until it is dropped, no other process makes or removes sockets there.
+fn lock(directory: &Path) -> io::Result<File> {
+    let file = File::open(directory)?;
+    let begun = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(file),
+            // Whoever is stopped while they hold it must not stop others.
+            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOCKED => std::thread::sleep(Duration::from_millis(5)),
+            Err(e) => return Err(e.into()),
+        }
+    }
 }

@@ -26,13 +26,24 @@ pub fn list() -> io::Result<Vec<Mounted>> {
 /// The mount that `path` is the root of, or that it is in. A mount whose daemon is gone cannot be looked into, but
 /// is found all the same.
 pub fn find(path: &Path) -> io::Result<Option<Mounted>> {
-    let path = absolute(path)?;
+    let mounts = list()?;
+    // One whose daemon is stopped must not be looked at: that would wait for it.
+    let path = match named(path) {
+        Some(path) if mounts.iter().any(|m| m.mountpoint == path) => path,
+        _ => absolute(path)?,
+    };
     // Of mounts one over the other, the last is the one that is seen.
-    Ok(list()?
+    Ok(mounts
         .into_iter()
         .rev()
         .filter(|m| path.starts_with(&m.mountpoint))
         .max_by_key(|m| m.mountpoint.as_os_str().len()))
+}
+
+/// The path with all of it resolved but the last name, which is not looked at.
+fn named(path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
 }
 
 fn absolute(path: &Path) -> io::Result<PathBuf> {

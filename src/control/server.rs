@@ -1,21 +1,24 @@
 //! The daemon's side.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Request, Response, Trace, own_directory};
+use super::{Request, Response, Trace, lock, own_directory};
+use crate::entry::escape_path;
 use crate::monitor::Monitor;
 use crate::mount::Handle;
 
 /// A request is a path at most; more is nobody's whom we know.
 const MAX_REQUEST: u64 = 1 << 20;
+
+/// A client says at once what it wants. One that does not must not keep a thread.
+const SAYS: Duration = Duration::from_secs(5);
 
 /// While somebody waits, it is looked again at least this often whether they are still there.
 const LOOK: Duration = Duration::from_secs(5);
@@ -47,10 +50,10 @@ impl Server {
         }
         let listener = UnixListener::bind(&socket)?;
         std::fs::set_permissions(&socket, std::fs::Permissions::from_mode(0o600))?;
-        let status = handle.monitor().status();
+        let status = handle.status();
         let trace = Trace {
             pid: std::process::id(),
-            mountpoint: handle.mountpoint().into(),
+            mountpoint: escape_path(handle.mountpoint()),
             source: status.source,
             spool: status.spool.map(|spool| spool.directory),
         };
@@ -91,13 +94,6 @@ impl Drop for Server {
     }
 }
 
-/// Until it is dropped, no other daemon of this user makes or removes sockets.
-fn lock(directory: &Path) -> io::Result<File> {
-    let file = File::open(directory)?;
-    rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
-    Ok(file)
-}
-
 fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
     for connection in listener.incoming() {
         let connection = match connection {
@@ -131,19 +127,21 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
     if peer.uid != own && !peer.uid.is_root() {
         return Err(io::Error::other(format!("user {} may not ask", peer.uid.as_raw())));
     }
+    connection.set_read_timeout(Some(SAYS))?;
+    connection.set_write_timeout(Some(SAYS))?;
     let mut line = Vec::new();
     BufReader::new(connection.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
     let response = match serde_json::from_slice(&line) {
         Err(e) => Response::Failed(format!("the request cannot be read: {e}")),
-        Ok(Request::Status) => Response::Status(Box::new(handle.monitor().status())),
+        Ok(Request::Status) => Response::Status(Box::new(handle.status())),
         Ok(Request::Stop) => {
             handle.stop_receiving();
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
-            Response::Status(Box::new(handle.monitor().status()))
+            Response::Status(Box::new(handle.status()))
         }
         Ok(Request::Wait { path: None }) => {
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
-            Response::Status(Box::new(handle.monitor().status()))
+            Response::Status(Box::new(handle.status()))
         }
         Ok(Request::Wait { path: Some(path) }) => wait_path(connection, handle, &path),
         Ok(Request::Unmount { force: false }) if handle.monitor().verdict().is_none() => Response::Receiving,

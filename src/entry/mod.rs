@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, escape};
+pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, escape, escape_path};
 pub use sparse::{MAX_SEGMENTS, Segment, SparseError, SparseMap};
 pub use time::Timestamp;
 pub use xattr::{ACL_ACCESS, ACL_DEFAULT, Acl, AclError, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, XattrError, Xattrs};

@@ -126,6 +126,12 @@ impl fmt::Debug for EntryPath {
     }
 }
 
+/// A path of this machine, made safe in the same way as [`escape`] does it.
+pub fn escape_path(path: &std::path::Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    escape(path.as_os_str().as_bytes())
+}
+
 /// Bytes from a stream, made safe for a terminal and a log: control characters and what is not UTF-8
 /// become `\n`, `\x1b` and the like; a backslash is doubled, so that the text is unambiguous.
 pub fn escape(bytes: &[u8]) -> String {

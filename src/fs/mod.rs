@@ -149,7 +149,7 @@ impl Filesystem {
     pub fn xattr(&self, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
         let index = self.store.index.read();
         if name == STATE_XATTR {
-            return state(&index, ino).map(String::into_bytes).ok_or(Errno::NODATA);
+            return state(&self.store, &index, ino).map(String::into_bytes).ok_or(Errno::NODATA);
         }
         let xattrs = index.xattrs(ino).ok_or(Errno::NOENT)?;
         xattrs.get(name.as_bytes()).map(<[u8]>::to_vec).ok_or(Errno::NODATA)
@@ -194,12 +194,15 @@ impl Closer {
 }
 
 /// How far a file has arrived, as [`STATE_XATTR`] says it.
-pub fn state(index: &Index, ino: Ino) -> Option<String> {
+pub fn state(store: &Store, index: &Index, ino: Ino) -> Option<String> {
     let attributes = index.attributes(ino)?;
     if attributes.kind != Kind::File {
         return None;
     }
     let stored = attributes.stored;
+    if stored > 0 && store.is_changed() {
+        return Some("changed".into());
+    }
     Some(match index.arrival(ino)? {
         Arrival::Announced => "announced".into(),
         Arrival::Arriving { received } => format!("arriving {received}/{stored}"),
@@ -210,5 +213,9 @@ pub fn state(index: &Index, ino: Ino) -> Option<String> {
 
 fn errno(e: io::Error) -> Errno {
     log::error!("cannot read contents: {e}");
-    e.raw_os_error().map_or(Errno::IO, Errno::from_raw_os_error)
+    // Whatever became of the spool or of the archive, for whoever reads the file is there.
+    match Errno::from_io_error(&e) {
+        Some(errno @ (Errno::NFILE | Errno::MFILE | Errno::NOMEM)) => errno,
+        _ => Errno::IO,
+    }
 }

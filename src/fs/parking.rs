@@ -64,8 +64,8 @@ enum Verdict {
 #[derive(Default)]
 struct Lot {
     parked: HashMap<Ino, Vec<Parked>>,
-    /// Where a request was failed so that a smaller one follows.
-    asked_for_less: HashSet<(Ino, u64)>,
+    /// Where a request was failed so that a smaller one follows; of files that still arrive.
+    asked_for_less: HashMap<Ino, HashSet<u64>>,
     closed: bool,
 }
 
@@ -96,7 +96,7 @@ impl Parking {
             match self.store.read(&read.contents, read.ino, read.offset, read.len) {
                 Ok(Read::Bytes(bytes)) => {
                     if read.len as u64 <= PAGE && !self.store.is_over() {
-                        self.lot.lock().asked_for_less.remove(&(read.ino, read.offset));
+                        self.lot.lock().less_came(read.ino, read.offset);
                     }
                     return (read.reply)(Ok(&bytes));
                 }
@@ -131,6 +131,9 @@ impl Parking {
     /// More of a file is there, or no more will come.
     pub(super) fn arrived(&self, ino: Ino) {
         let mut lot = self.lot.lock();
+        if lot.asked_for_less.contains_key(&ino) && self.store.known(ino).is_none_or(|(.., coming)| !coming) {
+            lot.asked_for_less.remove(&ino);
+        }
         let Some(parked) = lot.parked.remove(&ino) else { return };
         let mut wait = Vec::new();
         let mut ready = Vec::new();
@@ -215,10 +218,20 @@ impl Lot {
             return Verdict::Go;
         }
         let first_page = end.min((offset / PAGE + 1) * PAGE);
-        if end > first_page && known >= first_page && self.asked_for_less.insert((ino, offset)) {
+        if end > first_page && known >= first_page && self.asked_for_less.entry(ino).or_default().insert(offset) {
             return Verdict::AskForLess;
         }
-        self.asked_for_less.remove(&(ino, offset));
+        self.less_came(ino, offset);
         Verdict::Wait
+    }
+
+    /// What was asked again has been asked.
+    fn less_came(&mut self, ino: Ino, offset: u64) {
+        if let Some(offsets) = self.asked_for_less.get_mut(&ino)
+            && offsets.remove(&offset)
+            && offsets.is_empty()
+        {
+            self.asked_for_less.remove(&ino);
+        }
     }
 }

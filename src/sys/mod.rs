@@ -2,6 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::os::fd::RawFd;
 
 /// Which of the two processes this is, after [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,5 +26,30 @@ pub fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
         _ => Ok(Fork::Parent),
+    }
+}
+
+/// Descriptors beyond the three standard ones that this process was started with.
+#[derive(Debug)]
+pub struct Inherited(Vec<RawFd>);
+
+impl Inherited {
+    /// Finds them. To be called before anything is opened: what is open is taken to be nobody's here.
+    pub fn find() -> io::Result<Self> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir("/proc/self/fd")? {
+            found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        }
+        // The directory itself was among them, and is closed by now.
+        let is_open = |fd: &RawFd| std::fs::symlink_metadata(format!("/proc/self/fd/{fd}")).is_ok();
+        Ok(Inherited(found.into_iter().filter(|fd| *fd > libc::STDERR_FILENO).filter(is_open).collect()))
+    }
+
+    /// Closes them: whoever holds the other end of a pipe, or waits for a lock, must not wait for us.
+    pub fn close(self) {
+        for fd in self.0 {
+            // SAFETY: it was open before this program opened anything, so nothing in it owns it.
+            unsafe { libc::close(fd) };
+        }
     }
 }

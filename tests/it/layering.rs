@@ -25,7 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fs", &["index", "store"]),
     ("fuse", &["entry", "index", "fs"]),
     ("mount", &["entry", "monitor", "source", "tarball", "spool", "index", "store", "ingest", "fs", "fuse"]),
-    ("control", &["monitor", "mount"]),
+    ("control", &["entry", "monitor", "mount"]),
     ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control"]),
 ];
 

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr)]
 
 mod acl;
+mod adversity;
 mod commands;
 mod compression;
 mod cuts;
