@@ -50,6 +50,7 @@
 //! | [`fuse`] | the thin adapter to the kernel |
 //! | [`mount`] | one mount from beginning to end |
 //! | [`control`] | what can be asked of a running mount, over a Unix socket |
+//! | [`materialize`] | the entries of a mount once more, onto a disk: exactly, by several threads, and never outside |
 //! | [`cli`] | the commands; the only part that prints |
 //! | [`sys`] | the few system calls that need `unsafe` |
 //!

@@ -4,6 +4,7 @@
 //! from outside, whatever becomes of the stream.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -106,6 +107,25 @@ pub struct Running {
     handle: Arc<Handle>,
 }
 
+/// Where the contents of a mount are.
+#[derive(Debug)]
+pub enum HandOver {
+    /// In a spool.
+    Spool {
+        /// Its journal, to be read.
+        journal: OwnedFd,
+        /// The directory of its blobs.
+        blobs: OwnedFd,
+    },
+    /// In the archive itself.
+    Archive {
+        /// It.
+        file: OwnedFd,
+        /// Whether what is behind an end marker belongs to it.
+        concatenated: bool,
+    },
+}
+
 /// What can be asked of a mount while it runs, from any thread.
 pub struct Handle {
     stop: Stop,
@@ -113,6 +133,7 @@ pub struct Handle {
     store: Arc<Store>,
     monitor: Arc<Monitor>,
     mountpoint: PathBuf,
+    concatenated: bool,
     unmounted: AtomicBool,
 }
 
@@ -172,6 +193,7 @@ impl Running {
             store: store.clone(),
             monitor: monitor.clone(),
             mountpoint,
+            concatenated: tar.concatenated,
             unmounted: AtomicBool::new(false),
         });
         let job = Job {
@@ -254,6 +276,25 @@ impl Handle {
             status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason: reason.into() });
         }
         status
+    }
+
+    /// The files that the contents are in, for whoever reads them without the mount.
+    pub fn hand_over(&self) -> io::Result<HandOver> {
+        match (self.store.spool(), self.store.archive()) {
+            (Some(spool), _) => {
+                let (journal, blobs) = spool.reopen()?;
+                Ok(HandOver::Spool { journal, blobs })
+            }
+            (None, Some(file)) => {
+                Ok(HandOver::Archive { file: file.try_clone()?.into(), concatenated: self.concatenated })
+            }
+            (None, None) => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    /// How much of the journal can be read; 0 where there is none.
+    pub fn journal_length(&self) -> u64 {
+        self.store.spool().map_or(0, Spool::position)
     }
 
     /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no

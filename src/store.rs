@@ -104,6 +104,11 @@ impl Store {
         self.spool.get()
     }
 
+    /// The archive, where it is mounted in place.
+    pub fn archive(&self) -> Option<&File> {
+        self.archive.get().map(|archive| &*archive.file)
+    }
+
     /// Something changed with the contents of `ino`, and the index says so already.
     pub fn notify(&self, ino: Ino) {
         if let Some(listener) = self.listener.get() {

@@ -5,7 +5,9 @@ mod daemon;
 mod exit;
 mod foreground;
 mod front;
+mod materialize;
 mod mount;
+mod names;
 mod progress;
 mod show;
 mod status;
@@ -47,6 +49,8 @@ enum Command {
     Status(StatusArgs),
     /// Wait until all of a mount, or the named paths in it, have arrived
     Wait(WaitArgs),
+    /// Copy a mounted tree, or parts of it, to disk with all that belongs to it, also while it is still arriving
+    Materialize(MaterializeArgs),
     /// Unmount
     Umount(UmountArgs),
 }
@@ -120,6 +124,70 @@ struct WaitArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Owners are restored when root runs it; anybody else owns what they restore. A PATH brings what is \
+                  below it, and the directories that it is in with their metadata.\n\nPatterns are like those of tar's \
+                  --exclude: *, ?, [...] and {a,b}, where * and ? match / too. A pattern matches an entry when it \
+                  matches its path from the root or from behind any /, or that of a directory that it is in; with a / \
+                  in front, from the root only.\n\nThe exit code is that of the stream, or 3 where something could \
+                  not be restored as it was packed. Run again, it goes on where it was stopped."
+)]
+struct MaterializeArgs {
+    /// The mount point
+    mountpoint: PathBuf,
+    /// The directory that everything goes into; it is made where there is none
+    dest: PathBuf,
+    /// Paths in the mount, relative to it or absolute; without any, all of it
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    how: RestoreArgs,
+}
+
+/// What `materialize` can be told, however it is called.
+#[derive(Debug, Args)]
+struct RestoreArgs {
+    /// Restore only what matches; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    include: Vec<String>,
+    /// Leave out what matches; can be given several times, and counts for more than --include
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Leave away so many leading components of each path
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    strip_components: usize,
+    /// Restore only what was changed after this file was, or after this time (@SECONDS since 1970); directories come
+    /// as they are needed
+    #[arg(long, value_name = "FILE|@SECONDS")]
+    newer_than: Option<String>,
+    /// What becomes of names that are taken: if-changed leaves what has the same kind, size and time
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t = OverwriteArg::IfChanged)]
+    overwrite: OverwriteArg,
+    /// Find owners by name, where this machine has the name
+    #[arg(long)]
+    map_owner: bool,
+    /// Take what is there now, and do not wait for what is still to come
+    #[arg(long)]
+    no_wait: bool,
+    /// Return without waiting for the disk
+    #[arg(long)]
+    no_sync: bool,
+    /// Read everything back, and compare
+    #[arg(long)]
+    verify: bool,
+    /// Print a report as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum OverwriteArg {
+    Never,
+    IfNewer,
+    IfChanged,
+    Always,
+}
+
+#[derive(Debug, Args)]
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
@@ -134,6 +202,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Mount(args) => mount::run(args),
         Command::Status(args) => status::run(&args),
         Command::Wait(args) => wait::run(&args),
+        Command::Materialize(args) => materialize::run(&args),
         Command::Umount(args) => umount::run(&args),
     }
 }

@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::{Exit, MountArgs, daemon, fail, foreground, front, say, show, tell};
+use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell};
 use crate::mount::{Options, check_mountpoint};
 use crate::source::{Source, Spec};
 use crate::sys::{Fork, Inherited, fork};
@@ -114,16 +114,12 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
         keep_spool: args.keep_spool,
         allow_other: args.allow_other,
         max_index: args.max_index,
-        tar: tarball::Options { concatenated: args.concatenated, resolve_user: user, resolve_group: group },
+        tar: tarball::Options {
+            concatenated: args.concatenated,
+            resolve_user: names::user,
+            resolve_group: names::group,
+        },
     })
-}
-
-fn user(name: &[u8]) -> Option<u32> {
-    nix::unistd::User::from_name(std::str::from_utf8(name).ok()?).ok()?.map(|user| user.uid.as_raw())
-}
-
-fn group(name: &[u8]) -> Option<u32> {
-    nix::unistd::Group::from_name(std::str::from_utf8(name).ok()?).ok()?.map(|group| group.gid.as_raw())
 }
 
 #[cfg(test)]

@@ -31,14 +31,19 @@ impl Progress {
     }
 
     pub(super) fn update(&mut self, status: &Status) {
+        self.show(|| line(status));
+    }
+
+    /// A line in the place of the one before.
+    pub(super) fn show(&mut self, line: impl FnOnce() -> String) {
         match &self.bar {
             Some(bar) => {
-                bar.set_message(line(status));
+                bar.set_message(line());
                 bar.tick();
             }
             None if self.last.elapsed() >= LINE => {
                 self.last = Instant::now();
-                tell(line(status));
+                tell(line());
             }
             None => {}
         }

@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use super::{Mounted, Request, Response, Trace, directories, is_private, lock};
+use super::{Mounted, Request, Response, Trace, directories, handover, is_private, lock};
 use crate::entry::escape_path;
 use crate::mount::detach;
 
@@ -152,12 +152,18 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer: as long as it takes where waiting is what is asked for.
-    pub fn ask(mut self, request: &Request) -> Result<Response, Error> {
+    pub fn ask(self, request: &Request) -> Result<Response, Error> {
+        self.ask_for_files(request).map(|(response, _)| response)
+    }
+
+    /// The same, with the open files that come with the answer.
+    pub fn ask_for_files(mut self, request: &Request) -> Result<(Response, Vec<OwnedFd>), Error> {
         let patience = match request {
-            Request::Wait { .. } | Request::Stop => None,
-            Request::Status | Request::Unmount { .. } => Some(ANSWERS),
+            Request::Wait { .. } | Request::Stop | Request::More { .. } => None,
+            Request::Status | Request::Unmount { .. } | Request::Contents => Some(ANSWERS),
         };
-        let answer = self.exchange(request, patience).and_then(|answer| Ok(serde_json::from_slice(&answer)?));
+        let answer =
+            self.exchange(request, patience).and_then(|(answer, files)| Ok((serde_json::from_slice(&answer)?, files)));
         answer.map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 Error::Silent { mountpoint: self.mountpoint, pid: self.pid.as_raw_nonzero().get().try_into().ok() }
@@ -166,13 +172,14 @@ impl Connection {
         })
     }
 
-    fn exchange(&mut self, request: &Request, patience: Option<Duration>) -> io::Result<Vec<u8>> {
+    fn exchange(&mut self, request: &Request, patience: Option<Duration>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.set_write_timeout(Some(ANSWERS))?;
         self.stream.write_all(&line)?;
         let mut answer = Vec::new();
+        let mut files = Vec::new();
         let mut buf = [0; 8192];
         while !answer.ends_with(b"\n") {
             if let Some(deadline) = deadline {
@@ -182,7 +189,11 @@ impl Connection {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
             }
-            match self.stream.read(&mut buf) {
+            let received = handover::receive(&self.stream, &mut buf).map(|(n, more)| {
+                files.extend(more);
+                n
+            });
+            match received {
                 Ok(0) if answer.is_empty() => {
                     let cause = "it closed the connection without an answer";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cause));
@@ -194,7 +205,7 @@ impl Connection {
                 Err(e) => return Err(e),
             }
         }
-        Ok(answer)
+        Ok((answer, files))
     }
 }
 

@@ -42,6 +42,13 @@ pub enum Request {
     },
     /// To receive no more.
     Stop,
+    /// For the files that the contents are in: see [`Response::Contents`].
+    Contents,
+    /// To be told when the journal has grown.
+    More {
+        /// So many bytes of it are known.
+        known: u64,
+    },
     /// To unmount; while it receives, only with `force`.
     Unmount {
         /// Whether receiving is stopped for it.
@@ -63,6 +70,20 @@ pub enum Response {
     Absent,
     /// It still receives.
     Receiving,
+    /// With it come open files: of a spool its journal and the directory of its blobs, else the archive.
+    Contents {
+        /// Whether it is a spool.
+        spool: bool,
+        /// Whether what is behind an end marker belongs to the archive.
+        concatenated: bool,
+    },
+    /// How far the journal is written.
+    Progress {
+        /// Bytes that can be read.
+        journal: u64,
+        /// Whether it stays at that.
+        over: bool,
+    },
     /// It failed.
     Failed(String),
 }

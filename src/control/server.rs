@@ -1,6 +1,6 @@
 //! The daemon's side.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Request, Response, Trace, lock, own_directory};
+use super::{Request, Response, Trace, handover, lock, own_directory};
 use crate::entry::escape_path;
 use crate::monitor::Monitor;
-use crate::mount::Handle;
+use crate::mount::{HandOver, Handle};
 
 /// A request is a path at most; more is nobody's whom we know.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -131,6 +131,7 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
     connection.set_write_timeout(Some(SAYS))?;
     let mut line = Vec::new();
     BufReader::new(connection.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+    let mut files = Vec::new();
     let response = match serde_json::from_slice(&line) {
         Err(e) => Response::Failed(format!("the request cannot be read: {e}")),
         Ok(Request::Status) => Response::Status(Box::new(handle.status())),
@@ -144,6 +145,27 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             Response::Status(Box::new(handle.status()))
         }
         Ok(Request::Wait { path: Some(path) }) => wait_path(connection, handle, &path),
+        Ok(Request::Contents) => match handle.hand_over() {
+            Ok(HandOver::Spool { journal, blobs }) => {
+                files.extend([journal, blobs]);
+                Response::Contents { spool: true, concatenated: false }
+            }
+            Ok(HandOver::Archive { file, concatenated }) => {
+                files.push(file);
+                Response::Contents { spool: false, concatenated }
+            }
+            Err(e) => Response::Failed(e.to_string()),
+        },
+        Ok(Request::More { known }) => loop {
+            let version = handle.monitor().version();
+            // In this order: when it is over, the journal does not grow any more.
+            let over = handle.monitor().verdict().is_some();
+            let journal = handle.journal_length();
+            if over || journal > known || !is_there(connection) {
+                break Response::Progress { journal, over };
+            }
+            handle.monitor().wait_change(version, LOOK);
+        },
         Ok(Request::Unmount { force: false }) if handle.monitor().verdict().is_none() => Response::Receiving,
         Ok(Request::Unmount { .. }) => match handle.unmount() {
             Ok(()) => Response::Done,
@@ -152,7 +174,7 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
     };
     let mut answer = serde_json::to_vec(&response)?;
     answer.push(b'\n');
-    (&mut &*connection).write_all(&answer)
+    handover::send(connection, &answer, &files)
 }
 
 fn wait_path(connection: &UnixStream, handle: &Handle, path: &[u8]) -> Response {

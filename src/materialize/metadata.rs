@@ -113,7 +113,7 @@ pub(super) fn apply_at(
     } else if owners.of(metadata) != owners.own {
         report.owner_left(path);
     }
-    if (!symlink && metadata.mode & 0o7000 != 0) || !metadata.xattrs.is_empty() {
+    if !symlink || !metadata.xattrs.is_empty() {
         // The link in /proc leads to this very inode, whatever the name has become.
         let fd = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());

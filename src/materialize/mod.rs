@@ -77,6 +77,8 @@ pub struct Options {
     pub sync: bool,
     /// Whether it goes on until the stream is over.
     pub follow: bool,
+    /// Whether everything is read back and compared.
+    pub verify: bool,
     /// How an archive is read, and how names of owners are found.
     pub tar: tarball::Options,
 }
@@ -94,8 +96,10 @@ pub struct Progress {
 pub struct Origin {
     /// Their contents, and the journal or archive that names them.
     pub contents: Contents,
+    /// Whether what is behind an end marker of the archive belongs to it.
+    pub concatenated: bool,
     /// Returns when there is more than so many bytes of journal, or when the stream is over.
-    pub more: Box<dyn FnMut(u64) -> io::Result<Progress>>,
+    pub more: Box<dyn FnMut(u64) -> io::Result<Progress> + Send>,
 }
 
 /// Why it could not go on.
@@ -127,12 +131,13 @@ pub enum Error {
 
 /// Restores. What could not be restored is in the report; an error is what ended it.
 pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<(), Error> {
-    let Origin { contents, mut more } = origin;
+    let Origin { contents, concatenated, mut more } = origin;
+    let tar = tarball::Options { concatenated, ..options.tar };
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
     let target = Target::open(&options.target).map_err(failed)?;
     let mut replay = match &contents {
         Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
-        Contents::Archive(file) => Replay::Archive(Archive::new(file.clone(), options.tar).map_err(Error::Replay)?),
+        Contents::Archive(file) => Replay::Archive(Archive::new(file.clone(), tar).map_err(Error::Replay)?),
     };
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
@@ -411,7 +416,8 @@ impl Restore<'_> {
         let known = self.target.has(ino);
         self.parents(path.as_bytes())?;
         if !known && self.target.has(ino) && !name.is_empty() {
-            self.report.entries.fetch_add(1, Ordering::Relaxed);
+            let count = if self.target.is_made(ino) { &self.report.entries } else { &self.report.unchanged };
+            count.fetch_add(1, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -91,15 +91,22 @@ impl Report {
         self.state.lock().current.clone()
     }
 
-    /// How far it is.
-    pub fn summary(&self) -> Summary {
-        let state = self.state.lock();
+    /// How far it is, in numbers only.
+    pub fn counts(&self) -> Summary {
         Summary {
             entries: self.entries.load(Ordering::Relaxed),
             unchanged: self.unchanged.load(Ordering::Relaxed),
             kept: self.kept.load(Ordering::Relaxed),
             bytes: self.bytes.load(Ordering::Relaxed),
             left_out: self.left.load(Ordering::Relaxed),
+            ..Summary::default()
+        }
+    }
+
+    /// All of it.
+    pub fn summary(&self) -> Summary {
+        let state = self.state.lock();
+        Summary {
             problems: state.problems.clone(),
             attributes: state
                 .attributes
@@ -109,6 +116,7 @@ impl Report {
                 })
                 .collect(),
             owners: state.owners,
+            ..self.counts()
         }
     }
 }

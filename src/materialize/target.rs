@@ -37,7 +37,7 @@ struct Directory {
 impl Target {
     /// Opens the root, which is made where there is none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o777)) {
+        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
             Ok(()) | Err(Errno::EXIST) => {}
             Err(e) => return Err(e.into()),
         }
@@ -115,6 +115,11 @@ impl Target {
         let dir = Arc::new(dir);
         self.open.insert(ino, dir.clone());
         dir
+    }
+
+    /// Whether a directory was not there before.
+    pub(super) fn is_made(&self, ino: Ino) -> bool {
+        self.directories.get(&ino).is_some_and(|dir| dir.made)
     }
 
     /// Whether this directory stands for the root, since what it is in is stripped away.

@@ -13,6 +13,7 @@
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -153,6 +154,11 @@ impl Spool {
         self.blob_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
         self.report();
         Ok(())
+    }
+
+    /// The journal, to be read only, and the directory of the blobs.
+    pub fn reopen(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        Ok((File::open(self.path.join("journal"))?.into(), File::open(self.path.join("blobs"))?.into()))
     }
 
     /// A blob, for reading.

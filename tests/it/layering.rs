@@ -26,7 +26,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fuse", &["entry", "index", "fs"]),
     ("mount", &["entry", "monitor", "source", "tarball", "spool", "index", "store", "ingest", "fs", "fuse"]),
     ("control", &["entry", "monitor", "mount"]),
-    ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control"]),
+    ("materialize", &["entry", "record", "tarball", "index"]),
+    ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control", "materialize"]),
 ];
 
 /// Words that belong to one module alone.

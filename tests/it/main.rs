@@ -11,6 +11,7 @@ mod compression;
 mod cuts;
 mod dialects;
 mod layering;
+mod materialize;
 mod model;
 mod policy;
 mod readers;

@@ -1,0 +1,215 @@
+//! `restorefs materialize`.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use indicatif::{HumanBytes, HumanCount};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::progress::Progress;
+use super::status::find;
+use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
+use crate::control::{Connection, Error, Mounted, Request, Response};
+use crate::entry::Timestamp;
+use crate::materialize::{self, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
+use crate::monitor::Status;
+use crate::mount::path_below;
+use crate::tarball;
+
+const TICK: Duration = Duration::from_millis(200);
+
+/// So many problems are printed; `--json` has more.
+const PRINTED: usize = 20;
+
+pub(super) fn run(args: &MaterializeArgs) -> Exit {
+    let mounted = match find(&args.mountpoint) {
+        Ok(mounted) => mounted,
+        Err(message) => return fail(message),
+    };
+    let paths: Vec<Vec<u8>> = args.paths.iter().map(|path| path_below(&mounted.mountpoint, path)).collect();
+    let options = match options(&args.how, &paths, &args.dest) {
+        Ok(options) => options,
+        Err(message) => {
+            tell(message);
+            return Exit::Usage;
+        }
+    };
+    let origin = match origin(&mounted) {
+        Ok(origin) => origin,
+        Err(e) => return fail(e),
+    };
+    if let Err(e) = stop_on_signals() {
+        return fail(format_args!("cannot wait for signals: {e}"));
+    }
+    // What is made has the mode that it is made with.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let report = Arc::new(Report::default());
+    let begun = Instant::now();
+    let ended = std::thread::scope(|scope| {
+        let thread = scope.spawn(|| materialize::run(&options, origin, &report));
+        let mut progress = Progress::new();
+        while !thread.is_finished() {
+            std::thread::park_timeout(TICK);
+            progress.show(|| line(&report, begun));
+        }
+        progress.clear();
+        thread.join()
+    });
+    let summary = report.summary();
+    let mut exit = match ended {
+        Ok(Ok(())) => stream(&mounted, args.how.no_wait),
+        Ok(Err(e)) => fail(e),
+        Err(_) => fail("restoring ended with a panic"),
+    };
+    if exit == Exit::Complete && (summary.left_out > 0 || !summary.attributes.is_empty()) {
+        exit = Exit::Problems;
+    }
+    tell_summary(&summary, begun);
+    if args.how.json {
+        let mut object = serde_json::json!(summary);
+        object["exit"] = serde_json::json!(exit as u8);
+        object["seconds"] = serde_json::json!(begun.elapsed().as_secs_f64());
+        say(object);
+    }
+    exit
+}
+
+/// The code of the stream itself.
+fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
+    match ask_status(mounted) {
+        Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
+        Ok(status) => {
+            let exit = Exit::of(&status);
+            if exit != Exit::Complete {
+                tell(show::summary(&status));
+            }
+            exit
+        }
+        Err(e) => fail(e),
+    }
+}
+
+fn ask_status(mounted: &Mounted) -> Result<Status, Error> {
+    match Connection::open(mounted)?.ask(&Request::Status)? {
+        Response::Status(status) => Ok(*status),
+        other => Err(unexpected(mounted, &other)),
+    }
+}
+
+fn unexpected(mounted: &Mounted, response: &Response) -> Error {
+    let cause = io::Error::other(format!("unexpected answer {response:?}"));
+    Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
+}
+
+fn options(args: &RestoreArgs, paths: &[Vec<u8>], dest: &std::path::Path) -> Result<Options, String> {
+    let newer_than = args.newer_than.as_deref().map(time).transpose()?;
+    let selection = Selection::new(paths, &args.include, &args.exclude, newer_than).map_err(|e| e.to_string())?;
+    Ok(Options {
+        target: dest.into(),
+        selection,
+        overwrite: match args.overwrite {
+            OverwriteArg::Never => Overwrite::Never,
+            OverwriteArg::IfNewer => Overwrite::IfNewer,
+            OverwriteArg::IfChanged => Overwrite::IfChanged,
+            OverwriteArg::Always => Overwrite::Always,
+        },
+        strip: args.strip_components,
+        by_name: args.map_owner,
+        sync: !args.no_sync,
+        follow: !args.no_wait,
+        verify: args.verify,
+        tar: tarball::Options { concatenated: false, resolve_user: names::user, resolve_group: names::group },
+    })
+}
+
+/// `@1700000000`, or the time of a file.
+fn time(text: &str) -> Result<Timestamp, String> {
+    if let Some(seconds) = text.strip_prefix('@') {
+        let seconds = seconds.parse().map_err(|_| format!("'{text}' is no time: give @SECONDS since 1970"))?;
+        return Ok(Timestamp::new(seconds, 0));
+    }
+    let metadata = std::fs::metadata(text).map_err(|e| format!("cannot look at '{text}': {e}"))?;
+    Ok(Timestamp::new(metadata.mtime(), metadata.mtime_nsec() as u32))
+}
+
+/// What the daemon hands over.
+fn origin(mounted: &Mounted) -> Result<Origin, Error> {
+    let (response, files) = Connection::open(mounted)?.ask_for_files(&Request::Contents)?;
+    let mut files = files.into_iter();
+    let (contents, concatenated) = match (response, files.next(), files.next()) {
+        (Response::Contents { spool: true, .. }, Some(journal), Some(blobs)) => {
+            (Contents::Spool { journal: Arc::new(File::from(journal)), blobs }, false)
+        }
+        (Response::Contents { spool: false, concatenated }, Some(file), None) => {
+            (Contents::Archive(Arc::new(File::from(file))), concatenated)
+        }
+        (other, ..) => return Err(unexpected(mounted, &other)),
+    };
+    let mounted = mounted.clone();
+    let more = move |known| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known })) {
+        Ok(Response::Progress { journal, over }) => Ok(materialize::Progress { journal, over }),
+        Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
+        Err(e) => Err(io::Error::other(e)),
+    };
+    Ok(Origin { contents, concatenated, more: Box::new(more) })
+}
+
+/// What is half made is under a name of its own, or has not its time yet: another run makes it whole.
+fn stop_on_signals() -> io::Result<()> {
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        if signals.forever().next().is_some() {
+            tell("stopped; what is restored stays, and the same command goes on from there");
+            std::process::exit(i32::from(Exit::Incomplete as u8));
+        }
+    })?;
+    Ok(())
+}
+
+fn line(report: &Report, begun: Instant) -> String {
+    let summary = report.counts();
+    let rate = summary.bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
+    format!(
+        "{} entries  {}  {}/s  {}",
+        HumanCount(summary.entries + summary.unchanged + summary.kept),
+        HumanBytes(summary.bytes),
+        HumanBytes(rate as u64),
+        report.current_path()
+    )
+}
+
+fn tell_summary(summary: &Summary, begun: Instant) {
+    for problem in summary.problems.iter().take(PRINTED) {
+        tell(format_args!("'{}': {}", problem.path, problem.reason));
+    }
+    let more = summary.left_out.saturating_sub(summary.problems.len().min(PRINTED) as u64);
+    if more > 0 {
+        tell(format_args!("… and {} more", HumanCount(more)));
+    }
+    for attribute in &summary.attributes {
+        tell(attribute);
+    }
+    if summary.owners > 0 {
+        let count = HumanCount(summary.owners);
+        tell(format_args!("{count} entries are yours now, since only root can give them to their owners"));
+    }
+    let mut line = format!(
+        "restored {} entries, {} in {:.1} s",
+        HumanCount(summary.entries),
+        HumanBytes(summary.bytes),
+        begun.elapsed().as_secs_f64()
+    );
+    for (count, what) in [
+        (summary.unchanged, "were right already"),
+        (summary.kept, "were kept as they are (--overwrite)"),
+        (summary.left_out, "could not be restored"),
+    ] {
+        if count > 0 {
+            line.push_str(&format!("; {} {what}", HumanCount(count)));
+        }
+    }
+    tell(line);
+}
