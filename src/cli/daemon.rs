@@ -221,9 +221,9 @@ fn init_log(verbose: bool, log: SyncSender<String>) {
 pub(super) fn logger(verbose: bool) -> env_logger::Builder {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("restorefs", if verbose { log::LevelFilter::Info } else { log::LevelFilter::Warn });
-    builder.filter_module("fuser", log::LevelFilter::Error);
-    // Whoever asked may be killed, or the mount taken away, before the answer comes. Both are usual.
-    builder.filter_module("fuser::reply", log::LevelFilter::Off);
+    // What matters of it comes back as an error. The rest is replies to whoever was killed, or to a mount that was
+    // taken away, before the answer came: both are usual.
+    builder.filter_module("fuser", log::LevelFilter::Off);
     if let Ok(filters) = std::env::var("RUST_LOG") {
         builder.parse_filters(&filters);
     }

@@ -173,7 +173,7 @@ fn has_contents(store: &Store, m: &Member, ino: Ino, received: u64) {
     let what = format!("{} after {received} of {} bytes", m.path, m.stored());
     let whole = received == m.stored();
     let expected = if whole { "complete".to_owned() } else { format!("truncated {received}/{}", m.stored()) };
-    assert_eq!(restorefs::fs::state(&store, &store.index.read(), ino), Some(expected), "{what}");
+    assert_eq!(restorefs::fs::state(store, &store.index.read(), ino), Some(expected), "{what}");
     let handle = store.open(ino).unwrap();
     let known = m.known(received) as usize;
     let size = m.contents.len();
