@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount};
@@ -48,15 +49,20 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
     rustix::process::umask(rustix::fs::Mode::empty());
     let report = Arc::new(Report::default());
     let begun = Instant::now();
+    let (send, ends) = channel();
     let ended = std::thread::scope(|scope| {
-        let thread = scope.spawn(|| materialize::run(&options, origin, &report));
+        let (options, report) = (&options, &report);
+        scope.spawn(move || send.send(materialize::run(options, origin, report)));
         let mut progress = Progress::new();
-        while !thread.is_finished() {
-            std::thread::park_timeout(TICK);
-            progress.show(|| line(&report, begun));
+        loop {
+            match ends.recv_timeout(TICK) {
+                Err(RecvTimeoutError::Timeout) => progress.show(|| line(report, begun)),
+                ended => {
+                    progress.clear();
+                    break ended;
+                }
+            }
         }
-        progress.clear();
-        thread.join()
     });
     let summary = report.summary();
     let mut exit = match ended {
