@@ -14,8 +14,8 @@ use super::progress::Progress;
 use super::status::find;
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
-use crate::entry::Timestamp;
-use crate::materialize::{self, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
+use crate::entry::{EntryPath, Timestamp};
+use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
 use crate::monitor::Status;
 use crate::mount::path_below;
 use crate::tarball;
@@ -73,7 +73,9 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
     if exit == Exit::Complete && (summary.left_out > 0 || !summary.attributes.is_empty()) {
         exit = Exit::Problems;
     }
-    tell_summary(&summary, begun);
+    if !args.how.dry_run {
+        tell_summary(&summary, begun);
+    }
     if args.how.json {
         let mut object = serde_json::json!(summary);
         object["exit"] = serde_json::json!(exit as u8);
@@ -126,9 +128,22 @@ fn options(args: &RestoreArgs, paths: &[Vec<u8>], dest: &std::path::Path) -> Res
         by_name: args.map_owner,
         sync: !args.no_sync,
         follow: !args.no_wait,
+        dry_run: args.dry_run.then_some(tell_action as fn(&_, _)),
         verify: args.verify,
         tar: tarball::Options { concatenated: false, resolve_user: names::user, resolve_group: names::group },
     })
+}
+
+fn tell_action(path: &EntryPath, action: Action) {
+    let word = match action {
+        Action::Make => "make",
+        Action::Replace => "replace",
+        Action::Leave => "right",
+        Action::Keep => "keep",
+    };
+    if !say(format_args!("{word:<8} {path}")) {
+        std::process::exit(i32::from(Exit::Complete as u8));
+    }
 }
 
 /// `@1700000000`, or the time of a file.

@@ -174,6 +174,9 @@ struct RestoreArgs {
     /// Read everything back, and compare
     #[arg(long)]
     verify: bool,
+    /// Change nothing; print for each entry what would be done: make, replace, keep, or nothing (right)
+    #[arg(long, conflicts_with = "verify")]
+    dry_run: bool,
     /// Print a report as JSON on standard output
     #[arg(long)]
     json: bool,

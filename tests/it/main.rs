@@ -19,3 +19,4 @@ mod sparse;
 mod stepwise;
 mod story;
 mod support;
+mod verify;
