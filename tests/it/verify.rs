@@ -1,13 +1,16 @@
 //! `restorefs materialize --verify` and `--dry-run`.
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::process::Stdio;
 
+use crate::support::compare::same_tree;
 use crate::support::mount::{Mount, restorefs};
 use crate::support::pack::gnu_tar;
 use crate::support::tree::{self, Features};
-use crate::support::{needs_fuse, shell};
+use crate::support::{needs_fuse, shell, wait_until};
 
 fn materialize(mount: &Mount, dest: &Path, args: &[&str]) -> (Option<i32>, String) {
     let output = restorefs(&[&["materialize", "--no-sync"], args].concat(), &[&mount.point, dest]);
@@ -95,4 +98,40 @@ fn a_dry_run_tells_what_would_be_done_and_does_nothing() {
         packed.metadata().unwrap().permissions().mode() & 0o777
     );
     mount.unmount();
+}
+
+#[test]
+fn one_command_mounts_and_restores() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let (packed, archive) = (dir.path().join("tree"), dir.path().join("x.tar"));
+    fs::create_dir(&packed).unwrap();
+    tree::make(&packed, Features::ALL);
+    std::os::unix::fs::symlink("/etc/hostname", packed.join("0 link")).unwrap();
+    gnu_tar(&packed, &archive, &["--format=pax", "--xattrs", "--xattrs-include=*", "--acls", "--sort=name"]);
+    let bytes = fs::read(&archive).unwrap();
+    for (how, cut, code) in [(&[][..], bytes.len(), 0), (&["-f"], bytes.len(), 0), (&[], bytes.len() / 2, 4)] {
+        let dest = dir.path().join(format!("dest-{cut}-{}", how.len()));
+        let args = [how, &["--materialize", dest.to_str().unwrap()]].concat();
+        let mut mount = Mount::start(Stdio::piped(), &args, |command| {
+            command.arg("-");
+        });
+        let mut stdin = mount.front.stdin.take().unwrap();
+        stdin.write_all(&bytes[..cut / 2]).unwrap();
+        // What has come is there while the rest is still coming.
+        wait_until("the first link is restored", || fs::read_link(dest.join("0 link")).ok());
+        stdin.write_all(&bytes[cut / 2..cut]).unwrap();
+        drop(stdin);
+        mount.wait_printed("restored ");
+        if how.is_empty() {
+            assert_eq!(mount.wait_front(), Some(code));
+        }
+        if code == 0 {
+            same_tree(&packed, &dest);
+        } else {
+            let cut = mount.status()["end"]["cut"].as_str().unwrap().to_owned();
+            assert!(dest.join(&cut).symlink_metadata().is_err(), "{cut} is not whole");
+        }
+        assert_eq!(mount.unmount(), Some(code));
+    }
 }
