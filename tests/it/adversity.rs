@@ -163,19 +163,19 @@ fn nothing_that_is_inherited_is_held() {
     let script = format!(
         "mkdir mnt
          mkfifo go
-         trap 'umount -l mnt 2>/dev/null || true' EXIT
+         trap 'umount -l mnt 2>/dev/null || true; kill $(cat sender) 2>/dev/null || true' EXIT
          exec 9>lock
          flock 9
          {RESTOREFS} mount --spool . <(exec 9>&-; echo $BASHPID >sender; head -c 100000 x.tar; read _ <go
                                        exec cat /dev/zero) mnt 2>log &
          front=$!
          exec 9>&-
-         until grep -q 'mounted on' log && [[ -e mnt/small ]]; do :; done
+         until grep -q 'mounted on' log && [[ -e mnt/small ]]; do ((SECONDS < 100)); done
          flock lock cat mnt/small
          kill -INT $front
          wait $front || echo \" $?\"
          echo >go
-         while kill -0 $(cat sender) 2>/dev/null; do :; done
+         while kill -0 $(cat sender) 2>/dev/null; do ((SECONDS < 100)); done
          {RESTOREFS} umount mnt"
     );
     assert_eq!(shell(dir.path(), &script), "s 4\n");
