@@ -236,7 +236,8 @@ fn whoever_was_in_tmp_first_is_not_believed() {
     fs::create_dir(&home).unwrap();
     fs::copy(RESTOREFS, home.join("restorefs")).unwrap();
     shell(dir.path(), "chmod 755 . && mv x.tar home && mkdir home/mnt && chown -R 1:1 home");
-    // The user 64999 makes the directory in which the user 1 would have its socket, and leaves there what a reader would wait for.
+    // The user 64999 makes the directory in which the user 1 would have its socket, and leaves there what a reader
+    // would wait for.
     let script = r#"
         mknod -m 666 fuse c 10 229
         mount --bind fuse /dev/fuse
