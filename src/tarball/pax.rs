@@ -3,6 +3,7 @@
 //! A malformed record ends the stream, since the size of the member may be in it. Keys that mean nothing
 //! here are passed over without being held; those that do have a bound each.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -12,6 +13,9 @@ use crate::entry::{MAX_SEGMENTS, MAX_XATTR_VALUE, Timestamp};
 
 /// A key longer than this is none that anybody writes.
 const MAX_KEY: usize = 1 << 10;
+
+/// The length of a record has no more digits: so many has the largest number, and leading zeros count.
+const MAX_DIGITS: u32 = 20;
 
 /// A path or link target may have this many bytes: sixteen times PATH_MAX.
 pub(super) const MAX_PATH: usize = 64 << 10;
@@ -25,8 +29,12 @@ const MAX_MAP: usize = MAX_SEGMENTS * 42;
 /// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
 const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
 
-/// So many problems of one header are told in full.
-const MAX_PROBLEMS: usize = 64;
+/// So many problems of one header are told in full: each carries the path, and a header has room for tens of
+/// thousands.
+pub(super) const MAX_PROBLEMS: usize = 64;
+
+/// What is told of all further ones.
+pub(super) const MORE_PROBLEMS: &str = "more of its attributes are left out, too many to name";
 
 /// A value that a header may set, or take back from the global ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -232,6 +240,9 @@ impl Parser {
                     input = rest;
                     match b {
                         b'0'..=b'9' => {
+                            if *digits == MAX_DIGITS {
+                                return Err("the length of a pax record is too large".into());
+                            }
                             *digits += 1;
                             *value = value
                                 .checked_mul(10)
@@ -303,8 +314,10 @@ impl Parser {
 
 impl Values {
     fn refuse(&mut self, reason: String) {
-        if self.refused.len() < MAX_PROBLEMS {
-            self.refused.push(reason);
+        match self.refused.len().cmp(&MAX_PROBLEMS) {
+            Ordering::Less => self.refused.push(reason),
+            Ordering::Equal => self.refused.push(MORE_PROBLEMS.into()),
+            Ordering::Greater => {}
         }
     }
 

@@ -320,6 +320,7 @@ fn framing_that_is_not_certain_stops() {
         b"6 a=b\n\n",
         b" 6 a=b\n",
         b"99999999999999999999999 a=b\n",
+        b"0000000000000000000026 a=b\n",
     ] {
         stop(&member(b"pax", b'x', broken), "pax record");
     }
@@ -463,6 +464,21 @@ fn xattrs_are_bounded_and_refused_alone() {
     assert_eq!(xattrs.get(b"security.selinux"), Some(&b"system_u:object_r:etc_t:s0\0"[..]));
     assert!(xattrs.get(crate::entry::ACL_ACCESS).is_some());
     assert_eq!(xattrs.iter().count(), 4);
+}
+
+#[test]
+fn problems_of_one_header_are_bounded() {
+    let path = [&[b'p'; 250][..], b"/"].concat().repeat(200);
+    let nameless: Vec<_> = (0..1000).map(|i| format!("SCHILY.xattr.{i}")).collect();
+    let not_base64: Vec<_> = (0..1000).map(|i| format!("LIBARCHIVE.xattr.user.{i}")).collect();
+    let mut records: Vec<(&str, &[u8])> = vec![("path", &path[..])];
+    records.extend(nameless.iter().map(|key| (key.as_str(), &b"v"[..])));
+    records.extend(not_base64.iter().map(|key| (key.as_str(), &b"!"[..])));
+    let (seen, end) = all(&[pax(b'x', &records), member(b"f", b'0', b""), END.to_vec()].concat());
+    assert_eq!(end, Ok(End::Complete));
+    let reasons = reasons(&seen);
+    assert!((100..200).contains(&reasons.len()), "{}", reasons.len());
+    assert_eq!(reasons.iter().filter(|reason| reason.contains("too many to name")).count(), 2);
 }
 
 #[test]
