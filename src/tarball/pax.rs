@@ -29,6 +29,10 @@ const MAX_MAP: usize = MAX_SEGMENTS * 42;
 /// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
 const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
 
+/// Names and attributes that a global header may give to every member. Each member of 512 bytes has them again, in
+/// memory and in the journal; what git and GNU tar write there are times and a comment.
+const MAX_GLOBAL: usize = 4 << 10;
+
 /// So many problems of one header are told in full: each carries the path, and a header has room for tens of
 /// thousands.
 pub(super) const MAX_PROBLEMS: usize = 64;
@@ -102,6 +106,7 @@ pub(super) struct Values {
     /// The whole member has to be left out.
     pub(super) refuse_member: Option<String>,
     xattr_bytes: usize,
+    global_bytes: usize,
 }
 
 type WrittenXattr = (Writer, Box<[u8]>);
@@ -194,6 +199,15 @@ impl Key {
             Key::SparseMap => MAX_MAP,
             Key::AclNfs4 | Key::Unknown => 0,
             _ => MAX_VALUE,
+        }
+    }
+
+    /// Bytes of its name, where it is one of those that [`MAX_GLOBAL`] counts.
+    fn attribute(&self) -> Option<usize> {
+        match self {
+            Key::Xattr(name) | Key::XattrBase64(name) => Some(name.len()),
+            Key::User | Key::Group | Key::AclAccess | Key::AclDefault | Key::Selinux => Some(0),
+            _ => None,
         }
     }
 
@@ -331,6 +345,13 @@ impl Values {
         if global && (matches!(key, Key::Path | Key::Link) || key.is_sparse()) {
             self.warn("a global header has a path or a sparse map: ignored".into());
             return Ok(());
+        }
+        if let (true, Some(name)) = (global, key.attribute()) {
+            self.global_bytes += name + value.len();
+            if over || self.global_bytes > MAX_GLOBAL {
+                self.refuse(format!("an attribute for all members is left out: such are over {MAX_GLOBAL} bytes"));
+                return Ok(());
+            }
         }
         match key {
             Key::Unknown => {}

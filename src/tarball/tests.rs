@@ -467,6 +467,23 @@ fn xattrs_are_bounded_and_refused_alone() {
 }
 
 #[test]
+fn what_a_global_header_gives_to_every_member_is_bounded() {
+    let big = vec![b'v'; 3000];
+    let (seen, end) = all(&[
+        pax(b'g', &[("SCHILY.xattr.user.one", &big), ("SCHILY.xattr.user.two", &big)]),
+        pax(b'g', &[("SCHILY.acl.access", &big), ("uname", &big), ("mtime", b"5")]),
+        member(b"f", b'0', b""),
+        END.to_vec(),
+    ]
+    .concat());
+    assert_eq!(end, Ok(End::Complete));
+    assert_eq!(reasons(&seen).len(), 3);
+    let metadata = &entries(&seen)[0].metadata;
+    assert_eq!(metadata.xattrs.iter().map(|(name, _)| name).collect::<Vec<_>>(), [b"user.one"]);
+    assert_eq!((metadata.user.as_deref(), metadata.mtime.seconds()), (None, 5));
+}
+
+#[test]
 fn problems_of_one_header_are_bounded() {
     let path = [&[b'p'; 250][..], b"/"].concat().repeat(200);
     let nameless: Vec<_> = (0..1000).map(|i| format!("SCHILY.xattr.{i}")).collect();
