@@ -15,7 +15,7 @@ use crate::index::{Arrival, Ino, Inserted, Place};
 use crate::monitor::{Monitor, Receiving, Verdict};
 use crate::record::{self, Record};
 use crate::source::{Source, Stop};
-use crate::spool::{self, BLOB_THRESHOLD, Spool};
+use crate::spool::{self, BLOB_THRESHOLD, Blob, Spool};
 use crate::store::Store;
 use crate::tarball::{Decoder, End, Event, Options};
 
@@ -127,11 +127,7 @@ enum Bound {
 enum Keep {
     /// A small file: one record of the journal, once it is whole.
     Memory(Vec<u8>),
-    Blob {
-        number: u64,
-        file: File,
-        map: Option<Arc<SparseMap>>,
-    },
+    Blob(Blob, Option<Arc<SparseMap>>),
     /// In the archive itself.
     Archive,
     /// The entry was refused.
@@ -292,9 +288,10 @@ impl Ingest<'_> {
         self.commit()?;
         let (Some(spool), Some(current)) = (self.spool, &mut self.current) else { return Ok(()) };
         let Bound::To(ino) = current.bound else { return Ok(()) };
-        match spool.create_blob(map.is_some().then_some(size)) {
-            Ok((number, file)) => {
-                current.keep = Keep::Blob { number, file, map };
+        match spool.create_blob(map.is_some().then_some(size), &|| self.stop.is_stopped()) {
+            Ok(blob) => {
+                let number = blob.number();
+                current.keep = Keep::Blob(blob, map);
                 self.store.index.write().set_place(ino, Place::Blob(number));
                 self.record(&Record::Blob { id, number }, &[]);
                 Ok(())
@@ -318,16 +315,16 @@ impl Ingest<'_> {
                 }
                 bytes.extend_from_slice(data);
             }
-            Keep::Blob { number, file, map } => {
+            Keep::Blob(blob, map) => {
                 let Some(spool) = self.spool else { return Ok(()) };
                 let stopped = || self.stop.is_stopped();
                 match map {
-                    None => spool.write_blob(file, *number, data, current.received, &stopped).map_err(failed)?,
+                    None => spool.write_blob(blob, data, current.received, &stopped).map_err(failed)?,
                     Some(map) => {
                         let mut rest = data;
                         for segment in map.place(current.received, data.len() as u64) {
                             let (piece, after) = rest.split_at(segment.len as usize);
-                            spool.write_blob(file, *number, piece, segment.offset, &stopped).map_err(failed)?;
+                            spool.write_blob(blob, piece, segment.offset, &stopped).map_err(failed)?;
                             rest = after;
                         }
                     }
@@ -349,7 +346,7 @@ impl Ingest<'_> {
         let Some(current) = self.current.take() else { return };
         let (place, arrival) = match current.keep {
             Keep::Memory(bytes) => (Some(self.journal_data(current.id, &bytes)), Arrival::Complete),
-            Keep::Blob { .. } => {
+            Keep::Blob(..) => {
                 self.record(&Record::End { id: current.id, received: current.stored, complete: true }, &[]);
                 (None, Arrival::Complete)
             }
