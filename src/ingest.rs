@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, EntryPath, SparseMap};
@@ -38,6 +39,19 @@ pub struct Job {
 /// Receives until the stream is over, tells the monitor how it ended, and reads what follows the end
 /// marker so that the sender can finish. A source that [`needs_spool`] needs the store to have one.
 pub fn run(job: Job) {
+    let (store, monitor) = (job.store.clone(), job.monitor.clone());
+    // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
+    if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
+        let cut = store.index.write().cut_all();
+        store.set_over();
+        for ino in cut {
+            store.notify(ino);
+        }
+        monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
+    }
+}
+
+fn receive(job: Job) {
     let Job { source, store, monitor, stop, options, max_index } = job;
     let mut ingest = Ingest {
         store: &store,
