@@ -9,6 +9,7 @@ mod commands;
 mod compression;
 mod cuts;
 mod dialects;
+mod hostile;
 mod layering;
 mod model;
 mod policy;
