@@ -10,6 +10,7 @@ mod commands;
 mod compression;
 mod cuts;
 mod dialects;
+mod hostile;
 mod layering;
 mod materialize;
 mod model;
