@@ -1,8 +1,8 @@
 //! The tree to disk, with all that belongs to it, also while it is still arriving.
 //!
-//! The entries of a mount are replayed ([`replay`]) into an index of our own, so that names mean here what they mean
-//! in the mount, and made on disk by several threads ([`create`]), each by one name in an open directory
-//! ([`target`]). Symbolic links are made at once, with their real target: safety comes from never walking through one.
+//! The entries of a mount are replayed (`replay`) into an index of our own, so that names mean here what they mean
+//! in the mount, and made on disk by several threads (`create`), each by one name in an open directory
+//! (`target`). Symbolic links are made at once, with their real target: safety comes from never walking through one.
 //!
 //! Entries are made in batches: first everything that stands for itself, in any order, then the hard links. What
 //! takes the place of something waits until that has been made. Directories get their metadata at the end.
@@ -141,7 +141,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let tar = tarball::Options { concatenated, ..options.tar };
     let mut replay = match &contents {
         Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
-        Contents::Archive(file) => Replay::Archive(Archive::new(file.clone(), tar).map_err(Error::Replay)?),
+        Contents::Archive(file) => Replay::Archive(Box::new(Archive::new(file.clone(), tar).map_err(Error::Replay)?)),
     };
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
