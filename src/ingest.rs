@@ -474,7 +474,7 @@ impl Ingest<'_> {
         let there = self.taken - waiting;
         self.monitor.add_entries(there - std::mem::replace(&mut self.told, there));
         for (path, refusal) in refused {
-            self.monitor.refused(path.as_bytes(), refusal);
+            self.monitor.refused(if path.is_root() { b"." } else { path.as_bytes() }, refusal);
         }
         self.monitor.receiving(self.current.as_ref().map(|c| Receiving {
             path: c.path.to_string(),
