@@ -517,8 +517,10 @@ impl Ingest<'_> {
             if let Bound::To(ino) = current.bound {
                 last = Some((ino, place, received));
             }
-            if let Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } = &mut verdict {
-                *cut = Some(current.path.to_string());
+            match &mut verdict {
+                Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(current.path.to_string()),
+                Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", current.path)),
+                Verdict::Complete => {}
             }
         }
         self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);
