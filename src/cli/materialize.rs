@@ -13,12 +13,11 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::status::find;
+use super::status::{ask, find, unexpected};
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
-use crate::monitor::Status;
 use crate::mount::path_below;
 use crate::tarball;
 
@@ -115,7 +114,7 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
 
 /// The code of the stream itself.
 fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
-    match ask_status(mounted) {
+    match ask(mounted) {
         Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
         Ok(status) => {
             let exit = Exit::of(&status);
@@ -126,18 +125,6 @@ fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
         }
         Err(e) => fail(e),
     }
-}
-
-fn ask_status(mounted: &Mounted) -> Result<Status, Error> {
-    match Connection::open(mounted)?.ask(&Request::Status)? {
-        Response::Status(status) => Ok(*status),
-        other => Err(unexpected(mounted, &other)),
-    }
-}
-
-fn unexpected(mounted: &Mounted, response: &Response) -> Error {
-    let cause = io::Error::other(format!("unexpected answer {response:?}"));
-    Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
 }
 
 fn options(args: &RestoreArgs, paths: &[Vec<u8>], dest: &std::path::Path) -> Result<Options, String> {
