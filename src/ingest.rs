@@ -7,6 +7,7 @@
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, EntryPath, SparseMap};
@@ -15,7 +16,7 @@ use crate::index::{Arrival, Ino, Inserted, Place};
 use crate::monitor::{Monitor, Receiving, Verdict};
 use crate::record::{self, Record};
 use crate::source::{Source, Stop};
-use crate::spool::{self, BLOB_THRESHOLD, Spool};
+use crate::spool::{self, BLOB_THRESHOLD, Blob, Spool};
 use crate::store::Store;
 use crate::tarball::{Decoder, End, Event, Options};
 
@@ -38,6 +39,19 @@ pub struct Job {
 /// Receives until the stream is over, tells the monitor how it ended, and reads what follows the end
 /// marker so that the sender can finish. A source that [`needs_spool`] needs the store to have one.
 pub fn run(job: Job) {
+    let (store, monitor) = (job.store.clone(), job.monitor.clone());
+    // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
+    if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
+        let cut = store.index.write().cut_all();
+        store.set_over();
+        for ino in cut {
+            store.notify(ino);
+        }
+        monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
+    }
+}
+
+fn receive(job: Job) {
     let Job { source, store, monitor, stop, options, max_index } = job;
     let mut ingest = Ingest {
         store: &store,
@@ -127,11 +141,7 @@ enum Bound {
 enum Keep {
     /// A small file: one record of the journal, once it is whole.
     Memory(Vec<u8>),
-    Blob {
-        number: u64,
-        file: File,
-        map: Option<Arc<SparseMap>>,
-    },
+    Blob(Blob, Option<Arc<SparseMap>>),
     /// In the archive itself.
     Archive,
     /// The entry was refused.
@@ -292,9 +302,10 @@ impl Ingest<'_> {
         self.commit()?;
         let (Some(spool), Some(current)) = (self.spool, &mut self.current) else { return Ok(()) };
         let Bound::To(ino) = current.bound else { return Ok(()) };
-        match spool.create_blob(map.is_some().then_some(size)) {
-            Ok((number, file)) => {
-                current.keep = Keep::Blob { number, file, map };
+        match spool.create_blob(map.is_some().then_some(size), &|| self.stop.is_stopped()) {
+            Ok(blob) => {
+                let number = blob.number();
+                current.keep = Keep::Blob(blob, map);
                 self.store.index.write().set_place(ino, Place::Blob(number));
                 self.record(&Record::Blob { id, number }, &[]);
                 Ok(())
@@ -318,16 +329,16 @@ impl Ingest<'_> {
                 }
                 bytes.extend_from_slice(data);
             }
-            Keep::Blob { number, file, map } => {
+            Keep::Blob(blob, map) => {
                 let Some(spool) = self.spool else { return Ok(()) };
                 let stopped = || self.stop.is_stopped();
                 match map {
-                    None => spool.write_blob(file, *number, data, current.received, &stopped).map_err(failed)?,
+                    None => spool.write_blob(blob, data, current.received, &stopped).map_err(failed)?,
                     Some(map) => {
                         let mut rest = data;
                         for segment in map.place(current.received, data.len() as u64) {
                             let (piece, after) = rest.split_at(segment.len as usize);
-                            spool.write_blob(file, *number, piece, segment.offset, &stopped).map_err(failed)?;
+                            spool.write_blob(blob, piece, segment.offset, &stopped).map_err(failed)?;
                             rest = after;
                         }
                     }
@@ -349,7 +360,7 @@ impl Ingest<'_> {
         let Some(current) = self.current.take() else { return };
         let (place, arrival) = match current.keep {
             Keep::Memory(bytes) => (Some(self.journal_data(current.id, &bytes)), Arrival::Complete),
-            Keep::Blob { .. } => {
+            Keep::Blob(..) => {
                 self.record(&Record::End { id: current.id, received: current.stored, complete: true }, &[]);
                 (None, Arrival::Complete)
             }

@@ -16,6 +16,9 @@ use crate::entry::escape;
 /// millions.
 pub const MAX_PROBLEMS_KEPT: usize = 10_000;
 
+/// So many bytes of them are kept: a path that is refused can be very long.
+const MAX_PROBLEM_BYTES_KEPT: usize = 16 << 20;
+
 /// Over this long the rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
@@ -163,6 +166,7 @@ struct State {
     compression: Option<String>,
     label: Option<String>,
     problems: Vec<Problem>,
+    problem_bytes: usize,
     receiving: Option<Receiving>,
     spool: Option<SpoolUse>,
     paused: Option<String>,
@@ -277,7 +281,9 @@ impl Monitor {
             log::warn!("{word} '{}': {}", problem.path, problem.reason);
         }
         self.update(|s| {
-            if s.problems.len() < MAX_PROBLEMS_KEPT {
+            let bytes = problem.path.len() + problem.reason.len();
+            if s.problems.len() < MAX_PROBLEMS_KEPT && s.problem_bytes + bytes <= MAX_PROBLEM_BYTES_KEPT {
+                s.problem_bytes += bytes;
                 s.problems.push(problem);
             }
         });
@@ -367,5 +373,23 @@ impl Monitor {
         change(&mut state);
         state.version += 1;
         self.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_problems_are_counted_and_not_all_kept() {
+        let monitor = Monitor::new();
+        let path = vec![1; 64 << 10];
+        for _ in 0..200 {
+            monitor.refused(&path, "its name is too long");
+        }
+        let status = monitor.status();
+        assert_eq!(status.refused, 200);
+        let kept: usize = status.problems.iter().map(|problem| problem.path.len()).sum();
+        assert!(!status.problems.is_empty() && kept <= MAX_PROBLEM_BYTES_KEPT, "{kept}");
     }
 }

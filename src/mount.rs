@@ -67,7 +67,8 @@ pub enum Error {
     Root,
     /// Its spool would be hidden by the mount, and read through it.
     #[error(
-        "cannot make a spool in '{spool}': '{mountpoint}' will be mounted over it (choose another place with --spool DIR)",
+        "cannot make a spool in '{spool}': '{mountpoint}' will be mounted over it (choose another place with \
+         --spool DIR)",
         spool = escape_path(.spool),
         mountpoint = escape_path(.mountpoint)
     )]
@@ -78,7 +79,10 @@ pub enum Error {
         mountpoint: PathBuf,
     },
     /// The spool could not be made.
-    #[error("cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)", path = escape_path(.path))]
+    #[error(
+        "cannot make a spool in '{path}': {cause} (choose another place with --spool DIR)",
+        path = escape_path(.path)
+    )]
     Spool {
         /// The directory.
         path: PathBuf,

@@ -29,6 +29,19 @@ impl From<Exit> for ExitCode {
 }
 
 impl Exit {
+    /// Of two ends, the one to be told.
+    pub fn worse(self, other: Exit) -> Exit {
+        let rank = |exit: Exit| match exit {
+            Exit::Complete => 0,
+            Exit::Problems => 1,
+            Exit::Incomplete => 2,
+            Exit::Corrupt => 3,
+            Exit::Usage => 4,
+            Exit::Failed => 5,
+        };
+        if rank(other) > rank(self) { other } else { self }
+    }
+
     /// What a stream's end comes to. One that has not ended is none.
     pub fn of(status: &Status) -> Exit {
         match &status.end {

@@ -1,5 +1,6 @@
 //! `mount --foreground`: one process, until it is unmounted.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use signal_hook::iterator::Signals;
 
 use super::daemon::{Service, logger, signals, stdin_to_null};
 use super::progress::Progress;
-use super::{Exit, fail, show, tell};
+use super::{Exit, fail, materialize, show, tell};
 use crate::monitor::Monitor;
 use crate::mount::{Handle, Options};
 
 const TICK: Duration = Duration::from_millis(200);
 
-pub(super) fn run(options: Options, verbose: bool) -> Exit {
+/// `restore`: where what comes is restored.
+pub(super) fn run(options: Options, verbose: bool, restore: Option<PathBuf>) -> Exit {
     logger(verbose).init();
     if let Err(e) = stdin_to_null() {
         tell(format_args!("cannot let go of standard input: {e}"));
@@ -40,9 +42,15 @@ pub(super) fn run(options: Options, verbose: bool) -> Exit {
     if let Err(e) = shown {
         tell(format_args!("no progress is shown: {e}"));
     }
+    let restoring = restore.map(|dest| materialize::beside(handle.mountpoint().into(), dest));
     service.serve();
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
-    Exit::of(&monitor.status())
+    let exit = match restoring {
+        None => Exit::Complete,
+        Some(Ok(thread)) => thread.join().unwrap_or(Exit::Failed),
+        Some(Err(e)) => fail(format_args!("cannot start a thread: {e}")),
+    };
+    exit.worse(Exit::of(&monitor.status()))
 }
 
 fn show_until_over(monitor: &Monitor) {

@@ -2,19 +2,23 @@
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::daemon::{Note, STOP};
 use super::progress::Progress;
-use super::{Exit, fail, show, tell};
+use super::{Exit, fail, materialize, show, tell};
 
-pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
+/// `restore`: a mount point, and where what comes to it is restored.
+pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, PathBuf)>) -> Exit {
     if let Err(e) = pass_signals_on(&daemon) {
         tell(format_args!("Ctrl-C will not stop receiving, only this display: {e}"));
     }
     let mut progress = Progress::new();
     let mut mountpoint = String::new();
+    let mut restore = restore;
+    let mut restoring = None;
     for line in BufReader::new(daemon).lines() {
         let Ok(Ok(note)) = line.map(|line| serde_json::from_str::<Note>(&line)) else { break };
         match note {
@@ -25,18 +29,27 @@ pub(super) fn run(daemon: UnixStream, detach: bool) -> Exit {
                     return Exit::Complete;
                 }
                 progress.tell(format_args!("mounted on '{mountpoint}'"));
+                if let Some((from, to)) = restore.take() {
+                    restoring = Some(materialize::beside(from, to));
+                }
             }
             Note::Status(status) => progress.update(&status),
             Note::Log(line) => progress.tell(line.strip_prefix("restorefs: ").unwrap_or(&line)),
             Note::End { status, mounted } => {
                 progress.clear();
                 tell(show::summary(&status));
+                let exit = match restoring {
+                    None => Exit::Complete,
+                    Some(Ok(thread)) => thread.join().unwrap_or(Exit::Failed),
+                    Some(Err(e)) => fail(format_args!("cannot start a thread: {e}")),
+                };
+                let exit = exit.worse(Exit::of(&status));
                 if !mounted {
                     tell(format_args!("'{mountpoint}' is unmounted"));
-                    return Exit::of(&status);
+                    return exit;
                 }
                 tell(format_args!("it stays mounted on '{mountpoint}' ('restorefs umount {mountpoint}')"));
-                return Exit::of(&status);
+                return exit;
             }
         }
     }

@@ -3,8 +3,10 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount};
@@ -14,8 +16,8 @@ use super::progress::Progress;
 use super::status::find;
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
-use crate::entry::Timestamp;
-use crate::materialize::{self, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
+use crate::entry::{EntryPath, Timestamp};
+use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
 use crate::monitor::Status;
 use crate::mount::path_below;
 use crate::tarball;
@@ -38,42 +40,15 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let origin = match origin(&mounted) {
-        Ok(origin) => origin,
-        Err(e) => return fail(e),
-    };
     if let Err(e) = stop_on_signals() {
         return fail(format_args!("cannot wait for signals: {e}"));
     }
-    // What is made has the mode that it is made with.
-    rustix::process::umask(rustix::fs::Mode::empty());
-    let report = Arc::new(Report::default());
     let begun = Instant::now();
-    let (send, ends) = channel();
-    let ended = std::thread::scope(|scope| {
-        let (options, report) = (&options, &report);
-        scope.spawn(move || send.send(materialize::run(options, origin, report)));
-        let mut progress = Progress::new();
-        loop {
-            match ends.recv_timeout(TICK) {
-                Err(RecvTimeoutError::Timeout) => progress.show(|| line(report, begun)),
-                ended => {
-                    progress.clear();
-                    break ended;
-                }
-            }
-        }
-    });
-    let summary = report.summary();
-    let mut exit = match ended {
-        Ok(Ok(())) => stream(&mounted, args.how.no_wait),
-        Ok(Err(e)) => fail(e),
-        Err(_) => fail("restoring ended with a panic"),
-    };
-    if exit == Exit::Complete && (summary.left_out > 0 || !summary.attributes.is_empty()) {
-        exit = Exit::Problems;
+    let (exit, summary) = work(&mounted, &options, true);
+    let exit = if exit == Exit::Failed { exit } else { exit.worse(stream(&mounted, args.how.no_wait)) };
+    if !args.how.dry_run {
+        tell_summary(&summary, begun);
     }
-    tell_summary(&summary, begun);
     if args.how.json {
         let mut object = serde_json::json!(summary);
         object["exit"] = serde_json::json!(exit as u8);
@@ -81,6 +56,61 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         say(object);
     }
     exit
+}
+
+/// Restores a whole mount while it receives, in a thread of its own: for `mount --materialize`.
+pub(super) fn beside(mountpoint: PathBuf, dest: PathBuf) -> io::Result<JoinHandle<Exit>> {
+    std::thread::Builder::new().name("materialize".into()).spawn(move || {
+        let begun = Instant::now();
+        let mounted = match find(&mountpoint) {
+            Ok(mounted) => mounted,
+            Err(message) => return fail(message),
+        };
+        let (exit, summary) = match options(&RestoreArgs::default(), &[], &dest) {
+            Ok(options) => work(&mounted, &options, false),
+            Err(message) => return fail(message),
+        };
+        tell_summary(&summary, begun);
+        exit
+    })
+}
+
+/// Restores. The exit code is that of restoring alone, not that of the stream.
+fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Summary) {
+    let origin = match origin(mounted) {
+        Ok(origin) => origin,
+        Err(e) => return (fail(e), Summary::default()),
+    };
+    // What is made has the mode that it is made with.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let report = Arc::new(Report::default());
+    let begun = Instant::now();
+    let (send, ends) = channel();
+    let ended = std::thread::scope(|scope| {
+        let report = &report;
+        scope.spawn(move || send.send(materialize::run(options, origin, report)));
+        let mut progress = show_progress.then(Progress::new);
+        loop {
+            match (ends.recv_timeout(TICK), &mut progress) {
+                (Err(RecvTimeoutError::Timeout), Some(progress)) => progress.show(|| line(report, begun)),
+                (Err(RecvTimeoutError::Timeout), None) => {}
+                (ended, progress) => {
+                    if let Some(progress) = progress {
+                        progress.clear();
+                    }
+                    break ended;
+                }
+            }
+        }
+    });
+    let summary = report.summary();
+    let exit = match ended {
+        Ok(Ok(())) if summary.left_out == 0 && summary.attributes.is_empty() => Exit::Complete,
+        Ok(Ok(())) => Exit::Problems,
+        Ok(Err(e)) => fail(e),
+        Err(_) => fail("restoring ended with a panic"),
+    };
+    (exit, summary)
 }
 
 /// The code of the stream itself.
@@ -126,9 +156,22 @@ fn options(args: &RestoreArgs, paths: &[Vec<u8>], dest: &std::path::Path) -> Res
         by_name: args.map_owner,
         sync: !args.no_sync,
         follow: !args.no_wait,
+        dry_run: args.dry_run.then_some(tell_action as fn(&_, _)),
         verify: args.verify,
         tar: tarball::Options { concatenated: false, resolve_user: names::user, resolve_group: names::group },
     })
+}
+
+fn tell_action(path: &EntryPath, action: Action) {
+    let word = match action {
+        Action::Make => "make",
+        Action::Replace => "replace",
+        Action::Leave => "right",
+        Action::Keep => "keep",
+    };
+    if !say(format_args!("{word:<8} {path}")) {
+        std::process::exit(i32::from(Exit::Complete as u8));
+    }
 }
 
 /// `@1700000000`, or the time of a file.

@@ -80,6 +80,9 @@ struct MountArgs {
     /// Return as soon as the mount answers
     #[arg(short, long)]
     detach: bool,
+    /// Also restore everything into this directory as it arrives, as 'restorefs materialize' does; the exit code is of both
+    #[arg(long, value_name = "DEST", conflicts_with = "detach")]
+    materialize: Option<PathBuf>,
     /// Where contents are kept on disk while mounted (not needed for an uncompressed archive file)
     #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
     spool: PathBuf,
@@ -144,7 +147,7 @@ struct MaterializeArgs {
 }
 
 /// What `materialize` can be told, however it is called.
-#[derive(Debug, Args)]
+#[derive(Debug, Default, Args)]
 struct RestoreArgs {
     /// Restore only what matches; can be given several times
     #[arg(long, value_name = "PATTERN")]
@@ -174,15 +177,19 @@ struct RestoreArgs {
     /// Read everything back, and compare
     #[arg(long)]
     verify: bool,
+    /// Change nothing; print for each entry what would be done: make, replace, keep, or nothing (right)
+    #[arg(long, conflicts_with = "verify")]
+    dry_run: bool,
     /// Print a report as JSON on standard output
     #[arg(long)]
     json: bool,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 enum OverwriteArg {
     Never,
     IfNewer,
+    #[default]
     IfChanged,
     Always,
 }

@@ -20,6 +20,7 @@ pub(super) fn run(args: MountArgs) -> Exit {
         }
     };
     let (foreground, detach, verbose) = (args.foreground, args.detach, args.verbose);
+    let restore = args.materialize.clone();
     let options = match options(args, &spec, &mountpoint) {
         Ok(options) => options,
         Err(message) => return fail(message),
@@ -35,7 +36,7 @@ pub(super) fn run(args: MountArgs) -> Exit {
         return fail("nobody reads the address that is listened on");
     }
     if foreground {
-        return foreground::run(options, verbose);
+        return foreground::run(options, verbose, restore);
     }
     let (front, back) = match std::os::unix::net::UnixStream::pair() {
         Ok(pair) => pair,
@@ -48,12 +49,13 @@ pub(super) fn run(args: MountArgs) -> Exit {
             daemon::run(options, back, verbose)
         }
         Ok(Fork::Parent) => {
+            let restore = restore.map(|dest| (options.mountpoint.clone(), dest));
             // The daemon alone holds the source: when it lets go, whoever writes has to see that.
             drop((options, back));
             if let Err(e) = daemon::stdin_to_null() {
                 tell(format_args!("cannot let go of standard input: {e}"));
             }
-            front::run(front, detach)
+            front::run(front, detach, restore)
         }
     }
 }

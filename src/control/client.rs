@@ -69,7 +69,10 @@ pub enum Error {
         pid: Option<u32>,
     },
     /// It is somebody else's.
-    #[error("'{mountpoint}' belongs to another user: only they and root may ask its daemon", mountpoint = escape_path(.0))]
+    #[error(
+        "'{mountpoint}' belongs to another user: only they and root may ask its daemon",
+        mountpoint = escape_path(.0)
+    )]
     Denied(PathBuf),
     /// Anything else.
     #[error("cannot ask the daemon of '{mountpoint}': {cause}", mountpoint = escape_path(.mountpoint))]

@@ -15,7 +15,9 @@ use serde::{Deserialize, Serialize};
 pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, escape, escape_path};
 pub use sparse::{MAX_SEGMENTS, Segment, SparseError, SparseMap};
 pub use time::Timestamp;
-pub use xattr::{ACL_ACCESS, ACL_DEFAULT, Acl, AclError, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, XattrError, Xattrs};
+pub use xattr::{
+    ACL_ACCESS, ACL_DEFAULT, Acl, AclError, MAX_XATTR_NAMES, MAX_XATTR_TOTAL, MAX_XATTR_VALUE, XattrError, Xattrs,
+};
 
 /// One file, directory, link or node of the tree, as it was packed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -35,6 +35,10 @@ pub enum SparseError {
     /// A segment reaches beyond the end of the file.
     #[error("the sparse map reaches beyond the size of the file")]
     Outside,
+    /// A file of this size is none that Linux has: the kernel takes no offset beyond `i64::MAX`, and fails the listing
+    /// of a whole directory for one entry that says so.
+    #[error("no file can be as long as its sparse map says")]
+    TooLong,
     /// More than [`MAX_SEGMENTS`].
     #[error("the sparse map has over {MAX_SEGMENTS} segments")]
     TooMany,
@@ -47,6 +51,9 @@ impl SparseMap {
         let mut stored = Vec::new();
         let mut stored_len = 0u64;
         let mut end = 0u64;
+        if size > i64::MAX as u64 {
+            return Err(SparseError::TooLong);
+        }
         for segment in segments {
             let after = segment.offset.checked_add(segment.len).ok_or(SparseError::Outside)?;
             if after > size {
@@ -176,6 +183,8 @@ mod tests {
         assert_eq!(SparseMap::new(10, [seg(4, 4), seg(7, 1)]), Err(SparseError::Order));
         assert_eq!(SparseMap::new(10, [seg(4, 7)]), Err(SparseError::Outside));
         assert_eq!(SparseMap::new(10, [seg(u64::MAX, 2)]), Err(SparseError::Outside));
+        assert!(SparseMap::new(i64::MAX as u64, []).is_ok());
+        assert_eq!(SparseMap::new(1 << 63, []), Err(SparseError::TooLong));
     }
 
     #[test]

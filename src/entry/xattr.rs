@@ -16,9 +16,23 @@ pub const ACL_ACCESS: &[u8] = b"system.posix_acl_access";
 /// The xattr in which the kernel keeps the ACL that new files in a directory get.
 pub const ACL_DEFAULT: &[u8] = b"system.posix_acl_default";
 
+/// All names of an entry together, each with its NUL (XATTR_LIST_MAX of Linux): of an entry with more the kernel
+/// lists none.
+pub const MAX_XATTR_NAMES: usize = 64 << 10;
+
 /// Names and values, sorted by name, each name once. Cheap to clone, and nothing when empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Xattrs(Option<Arc<Vec<Attribute>>>);
+#[serde(try_from = "Vec<Attribute>", into = "Vec<Attribute>")]
+pub struct Xattrs(Option<Arc<List>>);
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+struct List {
+    attributes: Vec<Attribute>,
+    /// Bytes of the names, each with its NUL.
+    names: usize,
+    /// Bytes of the values.
+    values: usize,
+}
 
 /// Name and value.
 type Attribute = (Box<[u8]>, Box<[u8]>);
@@ -35,6 +49,9 @@ pub enum XattrError {
     /// Over [`MAX_XATTR_TOTAL`].
     #[error("the entry's attributes are over 1 MiB together")]
     Total,
+    /// Over [`MAX_XATTR_NAMES`].
+    #[error("the names of the entry's attributes are over 64 KiB together")]
+    Names,
 }
 
 impl Xattrs {
@@ -47,14 +64,22 @@ impl Xattrs {
         if value.len() > MAX_XATTR_VALUE {
             return Err(XattrError::Value);
         }
-        let total: usize = self.iter().filter(|(n, _)| *n != name).map(|(n, v)| n.len() + v.len()).sum();
-        if total + name.len() + value.len() > MAX_XATTR_TOTAL {
+        let list = self.0.as_deref();
+        let before = list.and_then(|list| list.find(name).ok().map(|i| &list.attributes[i]));
+        let (old_name, old_value) = before.map_or((0, 0), |(n, v)| (n.len() + 1, v.len()));
+        let names = list.map_or(0, |list| list.names) - old_name + name.len() + 1;
+        let values = list.map_or(0, |list| list.values) - old_value + value.len();
+        if names > MAX_XATTR_NAMES {
+            return Err(XattrError::Names);
+        }
+        if names + values > MAX_XATTR_TOTAL {
             return Err(XattrError::Total);
         }
         let list = Arc::make_mut(self.0.get_or_insert_default());
-        match list.binary_search_by(|(n, _)| (**n).cmp(name)) {
-            Ok(i) => list[i].1 = value.into(),
-            Err(i) => list.insert(i, (name.into(), value.into())),
+        (list.names, list.values) = (names, values);
+        match list.find(name) {
+            Ok(i) => list.attributes[i].1 = value.into(),
+            Err(i) => list.attributes.insert(i, (name.into(), value.into())),
         }
         Ok(())
     }
@@ -62,10 +87,13 @@ impl Xattrs {
     /// Takes one out again.
     pub fn remove(&mut self, name: &[u8]) {
         if let Some(list) = &mut self.0
-            && let Ok(i) = list.binary_search_by(|(n, _)| (**n).cmp(name))
+            && let Ok(i) = list.find(name)
         {
-            Arc::make_mut(list).remove(i);
-            if list.is_empty() {
+            let list_mut = Arc::make_mut(list);
+            let (name, value) = list_mut.attributes.remove(i);
+            list_mut.names -= name.len() + 1;
+            list_mut.values -= value.len();
+            if list_mut.attributes.is_empty() {
                 self.0 = None;
             }
         }
@@ -74,17 +102,42 @@ impl Xattrs {
     /// One by its name.
     pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
         let list = self.0.as_ref()?;
-        list.binary_search_by(|(n, _)| (**n).cmp(name)).ok().map(|i| &*list[i].1)
+        list.find(name).ok().map(|i| &*list.attributes[i].1)
     }
 
     /// All, sorted by name.
     pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        self.0.iter().flat_map(|list| list.iter().map(|(n, v)| (&**n, &**v)))
+        self.0.iter().flat_map(|list| list.attributes.iter().map(|(n, v)| (&**n, &**v)))
     }
 
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.0.is_none()
+    }
+}
+
+impl List {
+    /// Where a name is, or belongs.
+    fn find(&self, name: &[u8]) -> Result<usize, usize> {
+        self.attributes.binary_search_by(|(n, _)| (**n).cmp(name))
+    }
+}
+
+impl TryFrom<Vec<Attribute>> for Xattrs {
+    type Error = XattrError;
+
+    fn try_from(list: Vec<Attribute>) -> Result<Self, XattrError> {
+        let mut xattrs = Xattrs::default();
+        for (name, value) in list {
+            xattrs.insert(&name, &value)?;
+        }
+        Ok(xattrs)
+    }
+}
+
+impl From<Xattrs> for Vec<Attribute> {
+    fn from(xattrs: Xattrs) -> Self {
+        xattrs.0.map_or_else(Vec::new, |list| Arc::unwrap_or_clone(list).attributes)
     }
 }
 
@@ -235,6 +288,25 @@ mod tests {
         assert_eq!(x.insert(b"user.last", &vec![0; MAX_XATTR_VALUE]), Err(XattrError::Total));
         x.remove(b"user.a");
         assert_eq!(x.get(b"user.a"), None);
+    }
+
+    #[test]
+    fn no_more_names_than_the_kernel_lists() {
+        let mut x = Xattrs::default();
+        let name = |i: usize| format!("user.{i:010}").into_bytes();
+        let fit = MAX_XATTR_NAMES / 16;
+        for i in 0..fit {
+            x.insert(&name(i), b"").unwrap();
+        }
+        assert_eq!(x.insert(&name(fit), b""), Err(XattrError::Names));
+        x.insert(&name(0), b"another value").unwrap();
+        x.remove(&name(1));
+        x.insert(&name(fit), b"").unwrap();
+        assert_eq!(x.iter().map(|(n, _)| n.len() + 1).sum::<usize>(), MAX_XATTR_NAMES);
+        let bytes = postcard::to_stdvec(&x).unwrap();
+        assert_eq!(postcard::from_bytes(&bytes), Ok(x));
+        let nameless: Vec<Attribute> = vec![(Box::default(), Box::default())];
+        assert!(postcard::from_bytes::<Xattrs>(&postcard::to_stdvec(&nameless).unwrap()).is_err());
     }
 
     #[test]

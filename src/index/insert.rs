@@ -343,4 +343,19 @@ impl Index {
             self.arrivals.insert(key, arrival);
         }
     }
+
+    /// Nothing more comes: what has not arrived is cut. Returns the files that were still awaited.
+    pub fn cut_all(&mut self) -> Vec<Ino> {
+        let mut cut = Vec::new();
+        for (&key, arrival) in &mut self.arrivals {
+            let received = match *arrival {
+                Arrival::Announced => 0,
+                Arrival::Arriving { received } => received,
+                Arrival::Complete | Arrival::Truncated { .. } => continue,
+            };
+            *arrival = Arrival::Truncated { received };
+            cut.push(Ino(u64::from(key)));
+        }
+        cut
+    }
 }

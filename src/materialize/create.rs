@@ -50,6 +50,19 @@ pub(super) struct Link {
     pub(super) replaces_ours: bool,
 }
 
+/// What would be done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is made.
+    Make,
+    /// It is made in the place of something else.
+    Replace,
+    /// It is right already.
+    Leave,
+    /// Something else is there, and stays.
+    Keep,
+}
+
 /// What to do about a name that is taken.
 enum Taken {
     /// It is right already.
@@ -69,6 +82,7 @@ impl Creator {
                 let taken = if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, entry, &there)? };
                 match taken {
                     Taken::Right => {
+                        self.mend(dir, name, entry, &there)?;
                         self.report.unchanged.fetch_add(1, Ordering::Relaxed);
                         return Ok(());
                     }
@@ -173,6 +187,24 @@ impl Creator {
         Ok(moved?)
     }
 
+    /// What would be done with an entry whose name in `dir` this is; without a directory, it is not there yet.
+    pub(super) fn would(&self, dir: Option<BorrowedFd<'_>>, name: &CStr, entry: &Entry) -> io::Result<Action> {
+        let Some(dir) = dir else { return Ok(Action::Make) };
+        let there = match statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(there) => there,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(Action::Make),
+            Err(e) => return Err(e.into()),
+        };
+        if entry.kind == EntryKind::Directory && FileType::from_raw_mode(there.st_mode) == FileType::Directory {
+            return Ok(Action::Leave);
+        }
+        Ok(match self.taken(dir, name, entry, &there)? {
+            Taken::Right => Action::Leave,
+            Taken::Keep => Action::Keep,
+            Taken::Replace => Action::Replace,
+        })
+    }
+
     /// What to do about `there`, which has the name of `entry`.
     fn taken(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<Taken> {
         let mtime = entry.metadata.mtime;
@@ -184,10 +216,7 @@ impl Creator {
             Overwrite::IfNewer if our_time <= their_time => Taken::Keep,
             Overwrite::IfNewer => Taken::Replace,
             // The time is set last: what has it has everything else.
-            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => {
-                self.mend(dir, name, entry, there)?;
-                Taken::Right
-            }
+            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => Taken::Right,
             Overwrite::IfChanged => Taken::Replace,
         })
     }

@@ -9,11 +9,13 @@
 
 mod contents;
 mod create;
+mod dry_run;
 mod metadata;
 mod replay;
 mod report;
 mod select;
 mod target;
+mod verify;
 
 use std::collections::HashMap;
 use std::ffi::CString;
@@ -29,7 +31,9 @@ use parking_lot::Mutex;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
 use crate::index::{Index, Ino, Inserted, Kind};
 use crate::tarball;
+pub use create::Action;
 use create::{Creator, Link, Task, is_fatal};
+use dry_run::DryRun;
 use metadata::{Names, Owners};
 use replay::{Archive, Item, Journal, Replay};
 use target::Target;
@@ -77,6 +81,8 @@ pub struct Options {
     pub sync: bool,
     /// Whether it goes on until the stream is over.
     pub follow: bool,
+    /// Nothing is done: it is only told what would be, for each entry.
+    pub dry_run: Option<fn(&EntryPath, Action)>,
     /// Whether everything is read back and compared.
     pub verify: bool,
     /// How an archive is read, and how names of owners are found.
@@ -133,8 +139,6 @@ pub enum Error {
 pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<(), Error> {
     let Origin { contents, concatenated, mut more } = origin;
     let tar = tarball::Options { concatenated, ..options.tar };
-    let failed = |cause| Error::Target { path: options.target.clone(), cause };
-    let target = Target::open(&options.target).map_err(failed)?;
     let mut replay = match &contents {
         Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
         Contents::Archive(file) => Replay::Archive(Archive::new(file.clone(), tar).map_err(Error::Replay)?),
@@ -145,6 +149,13 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         Owners { own: (uid.as_raw(), gid.as_raw()), root: uid.is_root(), by_name: options.by_name.then_some(names) };
     let creator =
         Creator { contents, owners, overwrite: options.overwrite, report: report.clone(), next: AtomicU64::new(0) };
+    let index = Index::new(uid.as_raw(), gid.as_raw(), Default::default());
+    if let Some(tell) = options.dry_run {
+        let mut dry = DryRun { options, creator: &creator, index, tell };
+        return pump(&mut replay, &mut *more, options.follow, |item| item.map_or(Ok(()), |item| dry.take(&item.entry)));
+    }
+    let failed = |cause| Error::Target { path: options.target.clone(), cause };
+    let target = Target::open(&options.target).map_err(failed)?;
     let root = target.root();
     let fatal = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -155,7 +166,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         scope.spawn(move || execute(&batches, &done, creator, fatal));
         let mut restore = Restore {
             options,
-            index: Index::new(uid.as_raw(), gid.as_raw(), Default::default()),
+            index,
             target,
             creator,
             report,
@@ -169,16 +180,49 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             parent: (Vec::new(), Ino::ROOT),
         };
         restore.target.is_root(Ino::ROOT);
-        restore.all(&mut replay, &mut *more)?;
-        restore.finish()
-    })?;
-    for path in options.selection.missed() {
-        report.problem(path, "there is no such entry");
+        pump(&mut replay, &mut *more, options.follow, |item| match item {
+            Some(item) => restore.take(item),
+            None => restore.flush(false),
+        })?;
+        restore.flush(true)?;
+        restore.finish()?;
+        for path in options.selection.missed() {
+            report.problem(path, "there is no such entry");
+        }
+        if options.sync {
+            rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
+        }
+        if options.verify { restore.verify() } else { Ok(()) }
+    })
+}
+
+/// Gives one entry after the other, as they come; nothing when it is going to wait for more.
+fn pump(
+    replay: &mut Replay,
+    more: &mut dyn FnMut(u64) -> io::Result<Progress>,
+    follow: bool,
+    mut take: impl FnMut(Option<Item>) -> Result<(), Error>,
+) -> Result<(), Error> {
+    let mut over = false;
+    loop {
+        if let Replay::Journal(journal) = replay {
+            let known = if follow { journal.length } else { 0 };
+            let progress = more(known).map_err(Error::Replay)?;
+            journal.length = progress.journal;
+            over = progress.over;
+        }
+        while let Some(item) = replay.next_item().map_err(Error::Replay)? {
+            take(Some(item))?;
+        }
+        take(None)?;
+        if over || matches!(replay, Replay::Archive(_)) {
+            // What was begun last will not be whole.
+            return replay.rest().map_or(Ok(()), |cut| take(Some(cut)));
+        }
+        if !follow {
+            return Ok(());
+        }
     }
-    if options.sync {
-        rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
-    }
-    Ok(())
 }
 
 /// Entries that can be made together.
@@ -210,34 +254,11 @@ struct Restore<'a> {
 }
 
 impl Restore<'_> {
-    fn all(&mut self, replay: &mut Replay, more: &mut dyn FnMut(u64) -> io::Result<Progress>) -> Result<(), Error> {
-        let mut over = false;
-        loop {
-            if let Replay::Journal(journal) = replay {
-                let known = journal.position().max(journal.length);
-                let progress = more(if self.options.follow { known } else { 0 }).map_err(Error::Replay)?;
-                journal.length = progress.journal;
-                over = progress.over || !self.options.follow;
-            }
-            while let Some(item) = replay.next_item().map_err(Error::Replay)? {
-                self.take(item)?;
-                if self.batch.tasks.len() + self.batch.links.len() >= BATCH || self.batch.bytes >= BATCH_BYTES {
-                    self.flush(false)?;
-                }
-            }
-            self.flush(false)?;
-            if over || matches!(replay, Replay::Archive(_)) {
-                break;
-            }
-        }
-        if let Some(cut) = replay.rest() {
-            self.take(cut)?;
-        }
-        self.flush(true)
-    }
-
     /// The next entry: into the index, and into the batch.
     fn take(&mut self, item: Item) -> Result<(), Error> {
+        if self.batch.tasks.len() + self.batch.links.len() >= BATCH || self.batch.bytes >= BATCH_BYTES {
+            self.flush(false)?;
+        }
         let before = self.index.resolve(item.entry.path.as_bytes());
         let mut late = Vec::new();
         // What is refused has been told by the mount.

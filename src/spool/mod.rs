@@ -27,6 +27,9 @@ use crate::record;
 /// own. Below it the cost of creating one is most of the work.
 pub const BLOB_THRESHOLD: u64 = 128 << 10;
 
+/// The unit in which filesystems give room: a file with holes takes a whole one for each piece, however small.
+const PAGE: u64 = 4096;
+
 /// So often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(250);
 
@@ -56,6 +59,22 @@ pub struct Spool {
     removed: AtomicBool,
     monitor: Arc<Monitor>,
     _lock: File,
+}
+
+/// The contents of one file, being written from its beginning to its end.
+#[derive(Debug)]
+pub struct Blob {
+    number: u64,
+    file: File,
+    /// Where the pages end that are counted already.
+    counted: u64,
+}
+
+impl Blob {
+    /// Its number, by which [`Spool::open_blob`] finds it.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
 }
 
 /// Receiving was stopped while it waited for room.
@@ -122,36 +141,36 @@ impl Spool {
 
     /// Appends whole frames to the journal, waiting for room while `stopped` does not say otherwise.
     pub fn append(&self, frames: &[u8], stopped: &dyn Fn() -> bool) -> Result<(), Error> {
-        self.write(&self.journal, "journal", frames, self.position(), stopped)?;
-        self.written.fetch_add(frames.len() as u64, Ordering::Release);
+        let len = frames.len() as u64;
+        self.write(&self.journal, &self.path.join("journal"), frames, self.position(), len, stopped)?;
+        self.written.fetch_add(len, Ordering::Release);
         self.report();
         Ok(())
     }
 
-    /// Begins a blob: its number, and the file to fill. A file with holes gets its `size` now, since holes
-    /// are never written; any other grows, since a size that is only claimed may be more than the disk takes.
-    pub fn create_blob(&self, size: Option<u64>) -> Result<(u64, File), Error> {
+    /// Begins a blob, waiting for room. A file with holes gets its `size` now, since holes are never written; any
+    /// other grows, since a size that is only claimed may be more than the disk takes.
+    pub fn create_blob(&self, size: Option<u64>, stopped: &dyn Fn() -> bool) -> Result<Blob, Error> {
         let number = self.blobs.fetch_add(1, Ordering::Relaxed);
         let path = self.blob_path(number);
-        let fail = |cause| Error::Write { path: path.clone(), cause };
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path).map_err(fail)?;
-        if let Some(size) = size {
-            file.set_len(size).map_err(fail)?;
-        }
-        Ok((number, file))
+        let file = self.when_there_is_room(&path, stopped, || {
+            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            if let Some(Err(e)) = size.map(|size| file.set_len(size)) {
+                std::fs::remove_file(&path)?;
+                return Err(e);
+            }
+            Ok(Some(file))
+        })?;
+        Ok(Blob { number, file, counted: 0 })
     }
 
-    /// Writes a piece of a blob, waiting for room.
-    pub fn write_blob(
-        &self,
-        file: &File,
-        number: u64,
-        bytes: &[u8],
-        at: u64,
-        stopped: &dyn Fn() -> bool,
-    ) -> Result<(), Error> {
-        self.write(file, &format!("blobs/{number}"), bytes, at, stopped)?;
-        self.blob_bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+    /// Writes a piece of a blob, waiting for room. None may be in front of one that has been written.
+    pub fn write_blob(&self, blob: &mut Blob, bytes: &[u8], at: u64, stopped: &dyn Fn() -> bool) -> Result<(), Error> {
+        let end = (at + bytes.len() as u64).next_multiple_of(PAGE);
+        let need = end.saturating_sub(blob.counted.max(at / PAGE * PAGE));
+        self.write(&blob.file, &self.blob_path(blob.number), bytes, at, need, stopped)?;
+        blob.counted = end;
+        self.blob_bytes.fetch_add(need, Ordering::Relaxed);
         self.report();
         Ok(())
     }
@@ -175,36 +194,49 @@ impl Spool {
         self.path.join("blobs").join(number.to_string())
     }
 
+    /// Writes what takes `need` bytes of the limit.
     fn write(
         &self,
         file: &File,
-        name: &str,
+        path: &Path,
         mut bytes: &[u8],
         mut at: u64,
+        need: u64,
         stopped: &dyn Fn() -> bool,
     ) -> Result<(), Error> {
-        let mut waiting = false;
         while !bytes.is_empty() {
-            let over = self.limit.is_some_and(|limit| self.bytes() + bytes.len() as u64 > limit);
-            let full = if over {
-                format!("the spool '{}' has reached its limit (--spool-limit)", self.path.display())
-            } else {
-                match file.write_at(bytes, at) {
-                    Ok(n) => {
-                        bytes = &bytes[n..];
-                        at += n as u64;
-                        if waiting {
-                            waiting = false;
-                            self.monitor.paused(None);
-                        }
-                        continue;
+            let n = self.when_there_is_room(path, stopped, || {
+                let over = self.limit.is_some_and(|limit| self.bytes().saturating_add(need) > limit);
+                if over { Ok(None) } else { file.write_at(bytes, at).map(Some) }
+            })?;
+            bytes = &bytes[n..];
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    /// Tries again and again while the disk is full, or the limit is reached: then `attempt` gives `None`.
+    fn when_there_is_room<T>(
+        &self,
+        path: &Path,
+        stopped: &dyn Fn() -> bool,
+        mut attempt: impl FnMut() -> io::Result<Option<T>>,
+    ) -> Result<T, Error> {
+        let mut waiting = false;
+        loop {
+            let full = match attempt() {
+                Ok(Some(done)) => {
+                    if waiting {
+                        self.monitor.paused(None);
                     }
-                    Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-                    Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-                        format!("no room for the spool '{}': {e}", self.path.display())
-                    }
-                    Err(cause) => return Err(Error::Write { path: self.path.join(name), cause }),
+                    return Ok(done);
                 }
+                Ok(None) => format!("the spool '{}' has reached its limit (--spool-limit)", self.path.display()),
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+                Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+                    format!("no room for the spool '{}': {e}", self.path.display())
+                }
+                Err(cause) => return Err(Error::Write { path: path.to_owned(), cause }),
             };
             if !waiting {
                 waiting = true;
@@ -215,7 +247,6 @@ impl Spool {
             }
             std::thread::sleep(RETRY);
         }
-        Ok(())
     }
 
     /// Removes it from the disk, unless it is to be kept. Only the first call counts.
@@ -270,13 +301,35 @@ mod tests {
         spool.append(b"12345678", &|| false).unwrap();
         assert!(matches!(spool.append(b"123", &|| true), Err(Error::Stopped)));
         assert!(monitor.status().paused.unwrap().contains("--spool-limit"));
-        let (number, file) = spool.create_blob(Some(2)).unwrap();
-        spool.write_blob(&file, number, b"ab", 0, &|| false).unwrap();
         let mut back = [0; 8];
         spool.read_journal(&mut back, 0).unwrap();
         assert_eq!(&back, b"12345678");
         let path = spool.path().to_owned();
         drop(spool);
         assert!(!path.exists());
+    }
+    #[test]
+    fn the_limit_counts_what_pieces_between_holes_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { directory: dir.path().into(), limit: Some(3 * PAGE), keep: false, source: "test".into() };
+        let spool = Spool::create(&config, Monitor::new()).unwrap();
+        let mut blob = spool.create_blob(Some(1 << 30), &|| true).unwrap();
+        for at in [0, 1, 5000, 6000] {
+            spool.write_blob(&mut blob, b"x", at, &|| true).unwrap();
+        }
+        assert_eq!(spool.bytes(), 2 * PAGE);
+        assert!(matches!(spool.write_blob(&mut blob, b"xx", 5 * PAGE - 1, &|| true), Err(Error::Stopped)));
+        spool.write_blob(&mut blob, b"x", 1 << 29, &|| true).unwrap();
+        assert_eq!(spool.bytes(), 3 * PAGE);
+        assert!(matches!(spool.write_blob(&mut blob, b"x", 1 << 30, &|| true), Err(Error::Stopped)));
+    }
+
+    #[test]
+    fn a_blob_that_cannot_be_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        let spool = Spool::create(&config, Monitor::new()).unwrap();
+        assert!(matches!(spool.create_blob(Some(u64::MAX), &|| true), Err(Error::Write { .. })));
+        assert_eq!(spool.path().join("blobs").read_dir().unwrap().count(), 0);
     }
 }

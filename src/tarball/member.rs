@@ -1,10 +1,11 @@
 //! One member from its header, the pax values and GNU names before it.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::header::Header;
-use super::pax::Values;
+use super::pax::{MAX_PROBLEMS, MORE_PROBLEMS, Values};
 use super::{Event, Options};
 use crate::entry::{
     ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, SparseMap, Timestamp, Xattrs, escape,
@@ -254,7 +255,12 @@ impl Builder<'_> {
     }
 
     fn refuse(&mut self, path: &[u8], reason: impl Into<String>) {
-        self.events.push_back(Event::Refused { path: path.into(), reason: reason.into() });
+        let reason = match self.events.len().cmp(&MAX_PROBLEMS) {
+            Ordering::Less => reason.into(),
+            Ordering::Equal => MORE_PROBLEMS.into(),
+            Ordering::Greater => return,
+        };
+        self.events.push_back(Event::Refused { path: path.into(), reason });
     }
 }
 

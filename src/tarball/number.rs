@@ -48,12 +48,18 @@ pub(super) fn decimal(text: &[u8]) -> Option<u64> {
     text.iter().try_fold(0u64, |n, b| n.checked_mul(10)?.checked_add(u64::from(b - b'0')))
 }
 
-/// A decimal number that may be negative, as pax has for owners of foreign systems.
+/// A decimal number that may be negative, as pax has for owners of foreign systems. One that is larger than any
+/// owner's stays so.
 pub(super) fn signed_decimal(text: &[u8]) -> Option<i128> {
-    match text.strip_prefix(b"-") {
-        Some(rest) => decimal(rest).map(|n| -i128::from(n)),
-        None => decimal(text).map(i128::from),
+    let (sign, digits) = match text.strip_prefix(b"-") {
+        Some(rest) => (-1, rest),
+        None => (1, text),
+    };
+    if digits.is_empty() || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
     }
+    let n = digits.iter().fold(0i128, |n, b| n.saturating_mul(10).saturating_add(i128::from(b - b'0')));
+    Some(sign * n)
 }
 
 /// A pax time: seconds with a fraction, negative before 1970. Digits after the ninth are dropped downwards,
@@ -113,6 +119,9 @@ mod tests {
         assert_eq!(decimal(b"+5"), None);
         assert_eq!(decimal(b""), None);
         assert_eq!(signed_decimal(b"-2"), Some(-2));
+        assert_eq!(signed_decimal(&[b'9'; 100]), Some(i128::MAX));
+        assert_eq!(signed_decimal(b"--2"), None);
+        assert_eq!(signed_decimal(b"-"), None);
     }
 
     #[test]

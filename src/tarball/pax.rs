@@ -3,6 +3,7 @@
 //! A malformed record ends the stream, since the size of the member may be in it. Keys that mean nothing
 //! here are passed over without being held; those that do have a bound each.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -12,6 +13,9 @@ use crate::entry::{MAX_SEGMENTS, MAX_XATTR_VALUE, Timestamp};
 
 /// A key longer than this is none that anybody writes.
 const MAX_KEY: usize = 1 << 10;
+
+/// The length of a record has no more digits: so many has the largest number, and leading zeros count.
+const MAX_DIGITS: u32 = 20;
 
 /// A path or link target may have this many bytes: sixteen times PATH_MAX.
 pub(super) const MAX_PATH: usize = 64 << 10;
@@ -25,8 +29,16 @@ const MAX_MAP: usize = MAX_SEGMENTS * 42;
 /// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
 const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
 
-/// So many problems of one header are told in full.
-const MAX_PROBLEMS: usize = 64;
+/// Names and attributes that a global header may give to every member. Each member of 512 bytes has them again, in
+/// memory and in the journal; what git and GNU tar write there are times and a comment.
+const MAX_GLOBAL: usize = 4 << 10;
+
+/// So many problems of one header are told in full: each carries the path, and a header has room for tens of
+/// thousands.
+pub(super) const MAX_PROBLEMS: usize = 64;
+
+/// What is told of all further ones.
+pub(super) const MORE_PROBLEMS: &str = "more of its attributes are left out, too many to name";
 
 /// A value that a header may set, or take back from the global ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +106,7 @@ pub(super) struct Values {
     /// The whole member has to be left out.
     pub(super) refuse_member: Option<String>,
     xattr_bytes: usize,
+    global_bytes: usize,
 }
 
 type WrittenXattr = (Writer, Box<[u8]>);
@@ -189,6 +202,15 @@ impl Key {
         }
     }
 
+    /// Bytes of its name, where it is one of those that [`MAX_GLOBAL`] counts.
+    fn attribute(&self) -> Option<usize> {
+        match self {
+            Key::Xattr(name) | Key::XattrBase64(name) => Some(name.len()),
+            Key::User | Key::Group | Key::AclAccess | Key::AclDefault | Key::Selinux => Some(0),
+            _ => None,
+        }
+    }
+
     fn is_sparse(&self) -> bool {
         matches!(
             self,
@@ -232,6 +254,9 @@ impl Parser {
                     input = rest;
                     match b {
                         b'0'..=b'9' => {
+                            if *digits == MAX_DIGITS {
+                                return Err("the length of a pax record is too large".into());
+                            }
                             *digits += 1;
                             *value = value
                                 .checked_mul(10)
@@ -303,8 +328,10 @@ impl Parser {
 
 impl Values {
     fn refuse(&mut self, reason: String) {
-        if self.refused.len() < MAX_PROBLEMS {
-            self.refused.push(reason);
+        match self.refused.len().cmp(&MAX_PROBLEMS) {
+            Ordering::Less => self.refused.push(reason),
+            Ordering::Equal => self.refused.push(MORE_PROBLEMS.into()),
+            Ordering::Greater => {}
         }
     }
 
@@ -318,6 +345,13 @@ impl Values {
         if global && (matches!(key, Key::Path | Key::Link) || key.is_sparse()) {
             self.warn("a global header has a path or a sparse map: ignored".into());
             return Ok(());
+        }
+        if let (true, Some(name)) = (global, key.attribute()) {
+            self.global_bytes += name + value.len();
+            if over || self.global_bytes > MAX_GLOBAL {
+                self.refuse(format!("an attribute for all members is left out: such are over {MAX_GLOBAL} bytes"));
+                return Ok(());
+            }
         }
         match key {
             Key::Unknown => {}

@@ -320,6 +320,7 @@ fn framing_that_is_not_certain_stops() {
         b"6 a=b\n\n",
         b" 6 a=b\n",
         b"99999999999999999999999 a=b\n",
+        b"0000000000000000000026 a=b\n",
     ] {
         stop(&member(b"pax", b'x', broken), "pax record");
     }
@@ -466,6 +467,38 @@ fn xattrs_are_bounded_and_refused_alone() {
 }
 
 #[test]
+fn what_a_global_header_gives_to_every_member_is_bounded() {
+    let big = vec![b'v'; 3000];
+    let (seen, end) = all(&[
+        pax(b'g', &[("SCHILY.xattr.user.one", &big), ("SCHILY.xattr.user.two", &big)]),
+        pax(b'g', &[("SCHILY.acl.access", &big), ("uname", &big), ("mtime", b"5")]),
+        member(b"f", b'0', b""),
+        END.to_vec(),
+    ]
+    .concat());
+    assert_eq!(end, Ok(End::Complete));
+    assert_eq!(reasons(&seen).len(), 3);
+    let metadata = &entries(&seen)[0].metadata;
+    assert_eq!(metadata.xattrs.iter().map(|(name, _)| name).collect::<Vec<_>>(), [b"user.one"]);
+    assert_eq!((metadata.user.as_deref(), metadata.mtime.seconds()), (None, 5));
+}
+
+#[test]
+fn problems_of_one_header_are_bounded() {
+    let path = [&[b'p'; 250][..], b"/"].concat().repeat(200);
+    let nameless: Vec<_> = (0..1000).map(|i| format!("SCHILY.xattr.{i}")).collect();
+    let not_base64: Vec<_> = (0..1000).map(|i| format!("LIBARCHIVE.xattr.user.{i}")).collect();
+    let mut records: Vec<(&str, &[u8])> = vec![("path", &path[..])];
+    records.extend(nameless.iter().map(|key| (key.as_str(), &b"v"[..])));
+    records.extend(not_base64.iter().map(|key| (key.as_str(), &b"!"[..])));
+    let (seen, end) = all(&[pax(b'x', &records), member(b"f", b'0', b""), END.to_vec()].concat());
+    assert_eq!(end, Ok(End::Complete));
+    let reasons = reasons(&seen);
+    assert!((100..200).contains(&reasons.len()), "{}", reasons.len());
+    assert_eq!(reasons.iter().filter(|reason| reason.contains("too many to name")).count(), 2);
+}
+
+#[test]
 fn sparse_maps_that_lie_are_refused() {
     let sparse = |size: &[u8], map: &[u8]| {
         let (seen, end) = all(&[
@@ -486,6 +519,7 @@ fn sparse_maps_that_lie_are_refused() {
         (b"100", b"0,3,2,2"),
         (b"100", b"98,5"),
         (b"x", b"0,5"),
+        (b"9223372036854775808", b"0,5"),
         (b"100", b"0"),
         (b"100", b"0,x"),
         (b"4", b"0,5"),

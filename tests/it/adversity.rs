@@ -163,19 +163,19 @@ fn nothing_that_is_inherited_is_held() {
     let script = format!(
         "mkdir mnt
          mkfifo go
-         trap 'umount -l mnt 2>/dev/null || true' EXIT
+         trap 'umount -l mnt 2>/dev/null || true; kill $(cat sender) 2>/dev/null || true' EXIT
          exec 9>lock
          flock 9
          {RESTOREFS} mount --spool . <(exec 9>&-; echo $BASHPID >sender; head -c 100000 x.tar; read _ <go
                                        exec cat /dev/zero) mnt 2>log &
          front=$!
          exec 9>&-
-         until grep -q 'mounted on' log && [[ -e mnt/small ]]; do :; done
+         until grep -q 'mounted on' log && [[ -e mnt/small ]]; do ((SECONDS < 100)); done
          flock lock cat mnt/small
          kill -INT $front
          wait $front || echo \" $?\"
          echo >go
-         while kill -0 $(cat sender) 2>/dev/null; do :; done
+         while kill -0 $(cat sender) 2>/dev/null; do ((SECONDS < 100)); done
          {RESTOREFS} umount mnt"
     );
     assert_eq!(shell(dir.path(), &script), "s 4\n");
@@ -236,7 +236,8 @@ fn whoever_was_in_tmp_first_is_not_believed() {
     fs::create_dir(&home).unwrap();
     fs::copy(RESTOREFS, home.join("restorefs")).unwrap();
     shell(dir.path(), "chmod 755 . && mv x.tar home && mkdir home/mnt && chown -R 1:1 home");
-    // The user 64999 makes the directory in which the user 1 would have its socket, and leaves there what a reader would wait for.
+    // The user 64999 makes the directory in which the user 1 would have its socket, and leaves there what a reader
+    // would wait for.
     let script = r#"
         mknod -m 666 fuse c 10 229
         mount --bind fuse /dev/fuse

@@ -118,8 +118,11 @@ impl Mount {
     fn find_daemon(&self) -> Pid {
         let device = self.point.metadata().unwrap().dev();
         let trace = format!("/run/restorefs/{}:{}.json", rustix::fs::major(device), rustix::fs::minor(device));
-        let trace: Value =
-            wait_until("the daemon can be asked", || serde_json::from_slice(&std::fs::read(&trace).ok()?).ok());
+        // One that was killed may have left its trace under the same device number.
+        let own = |trace: &Value| trace["mountpoint"] == self.point.to_str().unwrap();
+        let trace: Value = wait_until("the daemon can be asked", || {
+            serde_json::from_slice(&std::fs::read(&trace).ok()?).ok().filter(own)
+        });
         Pid::from_raw(trace["pid"].as_i64().unwrap() as i32).unwrap()
     }
 
