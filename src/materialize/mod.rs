@@ -17,7 +17,7 @@ mod select;
 mod target;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -231,6 +231,14 @@ struct Batch {
     tasks: Vec<Task>,
     links: Vec<Link>,
     bytes: usize,
+    /// What they hold open.
+    directories: HashSet<Ino>,
+}
+
+impl Batch {
+    fn is_full(&self, most_open: usize) -> bool {
+        self.tasks.len() + self.links.len() >= BATCH || self.bytes >= BATCH_BYTES || self.directories.len() >= most_open
+    }
 }
 
 struct Restore<'a> {
@@ -256,7 +264,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     /// The next entry: into the index, and into the batch.
     fn take(&mut self, item: Item) -> Result<(), Error> {
-        if self.batch.tasks.len() + self.batch.links.len() >= BATCH || self.batch.bytes >= BATCH_BYTES {
+        if self.batch.is_full(self.target.most_open()) {
             self.flush(false)?;
         }
         let before = self.index.resolve(item.entry.path.as_bytes());
@@ -397,6 +405,7 @@ impl Restore<'_> {
         let ino = if self.parent.0 == parent { self.parent.1 } else { self.parents(parent)? };
         if self.parent.0 != parent {
             self.parent = (parent.to_vec(), ino);
+            self.batch.directories.insert(ino);
         }
         match self.target.get(ino) {
             Ok(dir) => Ok(CString::new(name).ok().map(|name| (dir, name))),

@@ -10,11 +10,15 @@ use std::sync::Arc;
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, open, openat, statat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::index::Ino;
 
-/// So many directories are held open. What is dropped is opened again when it is needed.
-const MAX_OPEN: usize = 256;
+/// So many directories are held open at most. What is dropped is opened again when it is needed.
+const MAX_OPEN: usize = 1024;
+
+/// Of the files that may be open, this part: batches that are being made hold directories open too.
+const OPEN_SHARE: u64 = 8;
 
 /// Ours alone, until its own metadata are set at the end.
 const MODE: Mode = Mode::RWXU;
@@ -25,6 +29,7 @@ const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFO
 pub(super) struct Target {
     directories: HashMap<Ino, Directory>,
     open: HashMap<Ino, Arc<OwnedFd>>,
+    most_open: usize,
     root: Arc<OwnedFd>,
 }
 
@@ -43,7 +48,14 @@ impl Target {
         }
         // A link on the way is the user's own.
         let root = Arc::new(open(path, FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?);
-        Ok(Target { directories: HashMap::new(), open: HashMap::new(), root })
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / OPEN_SHARE;
+        let most_open = usize::try_from(limit).unwrap_or(MAX_OPEN).clamp(1, MAX_OPEN);
+        Ok(Target { directories: HashMap::new(), open: HashMap::new(), most_open, root })
+    }
+
+    /// So many directories may be held open here, and so many by what is to be made together.
+    pub(super) fn most_open(&self) -> usize {
+        self.most_open
     }
 
     pub(super) fn root(&self) -> Arc<OwnedFd> {
@@ -109,7 +121,7 @@ impl Target {
     }
 
     fn keep(&mut self, ino: Ino, dir: OwnedFd) -> Arc<OwnedFd> {
-        if self.open.len() >= MAX_OPEN {
+        if self.open.len() >= self.most_open {
             self.open.clear();
         }
         let dir = Arc::new(dir);

@@ -106,7 +106,10 @@ fn what_the_target_would_give_by_itself_is_not_taken() {
     gnu_tar(&dir.path().join("tree"), &archive, &["--format=pax"]);
     let mount = Mount::file(&archive, &[]);
     // The group and the ACL of the directory that something is made in go to what is made.
-    shell(dir.path(), "mkdir -p dest/d; chgrp 4321 dest dest/d; chmod g+s dest dest/d; setfacl -d -m u:1234:rwx dest dest/d");
+    shell(
+        dir.path(),
+        "mkdir -p dest/d; chgrp 4321 dest dest/d; chmod g+s dest dest/d; setfacl -d -m u:1234:rwx dest dest/d",
+    );
     let dest = dir.path().join("dest");
     materialize(&mount, &dest, &[]).with(0);
     // They stay with what was there before.
