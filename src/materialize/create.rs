@@ -15,7 +15,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::metadata::{Owners, apply, apply_at};
+use super::metadata::{Owners, apply, apply_at, drop_acl_at, drop_acls};
 use super::replay::Item;
 use super::report::Report;
 use super::{Contents, Overwrite};
@@ -37,6 +37,8 @@ pub(super) struct Task {
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: CString,
     pub(super) item: Item,
+    /// The directory gives its group or an ACL to what is made in it.
+    pub(super) inherits: bool,
     /// What has the name now was made by us just before: it is replaced whatever was said of overwriting.
     pub(super) replaces_ours: bool,
 }
@@ -76,7 +78,7 @@ impl Creator {
     /// Makes an entry.
     pub(super) fn create(&self, task: &Task) -> io::Result<()> {
         let (dir, name, entry) = (task.dir.as_fd(), &*task.name, &*task.item.entry);
-        let made = match self.make(dir, name, &task.item) {
+        let made = match self.make(dir, name, task) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let taken = if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, entry, &there)? };
@@ -90,7 +92,7 @@ impl Creator {
                         self.report.kept.fetch_add(1, Ordering::Relaxed);
                         return Ok(());
                     }
-                    Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, &task.item)),
+                    Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, task)),
                 }
             }
             made => made,
@@ -126,17 +128,24 @@ impl Creator {
     }
 
     /// Under a name that is not taken, with everything that belongs to it.
-    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, item: &Item) -> io::Result<()> {
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, task: &Task) -> io::Result<()> {
+        let Task { item, inherits, .. } = task;
         let Entry { path, kind, metadata } = &*item.entry;
         let (owners, report) = (&self.owners, &*self.report);
-        let at = |symlink| apply_at(dir, name, metadata, symlink, owners, path.as_bytes(), report);
+        let at = |symlink: bool| {
+            if *inherits && !symlink {
+                drop_acl_at(dir, name)?;
+            }
+            apply_at(dir, name, metadata, symlink, owners, path.as_bytes(), report)
+        };
         match kind {
             EntryKind::File { size, sparse } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(openat(dir, name, flags, owners.first_mode(metadata))?);
                 let filled = self
                     .fill(&file, *size, sparse.as_deref(), item)
-                    .and_then(|()| apply(file.as_fd(), metadata, owners, true, path.as_bytes(), report));
+                    .and_then(|()| if *inherits { drop_acls(file.as_fd()) } else { Ok(()) })
+                    .and_then(|()| apply(file.as_fd(), metadata, owners, !inherits, path.as_bytes(), report));
                 if filled.is_err() {
                     // What is not whole does not stay under a name of the archive.
                     let _ = unlinkat(dir, name, AtFlags::empty());

@@ -331,7 +331,8 @@ impl Restore<'_> {
         }
         let Some((dir, name)) = self.place(&path)? else { return Ok(()) };
         self.batch.bytes += item.bytes.as_ref().map_or(0, |bytes| bytes.get().len());
-        self.batch.tasks.push(Task { dir, name, item, replaces_ours });
+        let inherits = self.target.inherits(self.parent.1);
+        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours });
         Ok(())
     }
 

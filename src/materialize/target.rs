@@ -8,10 +8,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, open, openat, statat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fgetxattr, fstat, mkdirat, open, openat, statat, unlinkat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
+use super::metadata::drop_acls;
+use crate::entry::ACL_DEFAULT;
 use crate::index::Ino;
 
 /// So many directories are held open at most. What is dropped is opened again when it is needed.
@@ -37,6 +39,8 @@ struct Directory {
     /// None: it is the root itself, or stands for it.
     at: Option<(Ino, CString)>,
     made: bool,
+    /// What is made in it gets its group, or an ACL.
+    inherits: bool,
 }
 
 impl Target {
@@ -69,7 +73,8 @@ impl Target {
 
     /// This one is the root of the target.
     pub(super) fn is_root(&mut self, ino: Ino) {
-        self.directories.insert(ino, Directory { at: None, made: false });
+        let inherits = gives_on(&self.root);
+        self.directories.insert(ino, Directory { at: None, made: false, inherits });
     }
 
     /// Makes a directory, or takes the one that is there. What is there and is no directory is taken away only
@@ -92,8 +97,13 @@ impl Target {
             Err(Errno::EXIST) => false,
             Err(e) => return Err(e.into()),
         };
-        self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
-        self.directories.insert(ino, Directory { at: Some((parent, name)), made });
+        let new = self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
+        if made && self.inherits(parent) {
+            drop_acls(new.as_fd())?;
+            fchmod(&new, MODE)?;
+        }
+        let inherits = !made && gives_on(&new);
+        self.directories.insert(ino, Directory { at: Some((parent, name)), made, inherits });
         Ok(())
     }
 
@@ -127,6 +137,11 @@ impl Target {
         let dir = Arc::new(dir);
         self.open.insert(ino, dir.clone());
         dir
+    }
+
+    /// Whether what is made in a directory gets more from it than a place.
+    pub(super) fn inherits(&self, ino: Ino) -> bool {
+        self.directories.get(&ino).is_some_and(|dir| dir.inherits)
     }
 
     /// Whether a directory was not there before.
@@ -166,4 +181,10 @@ impl Target {
         all.sort_unstable_by_key(|(depth, ino, _)| (std::cmp::Reverse(*depth), *ino));
         all.into_iter().map(|(_, ino, made)| (ino, made)).collect()
     }
+}
+
+/// Whether a directory gives its group or an ACL to what is made in it.
+fn gives_on(dir: &OwnedFd) -> bool {
+    fstat(dir).is_ok_and(|stat| stat.st_mode & Mode::SGID.as_raw_mode() != 0)
+        || fgetxattr(dir, ACL_DEFAULT, &mut [0; 0]).is_ok()
 }
