@@ -115,7 +115,13 @@ impl Creator {
                     self.report.unchanged.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
-                if self.overwrite == Overwrite::Never && !link.replaces_ours {
+                let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+                let keep = match self.overwrite {
+                    Overwrite::Never => true,
+                    Overwrite::IfNewer => time(&wanted) <= time(&there),
+                    Overwrite::IfChanged | Overwrite::Always => false,
+                };
+                if keep && !link.replaces_ours {
                     self.report.kept.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
@@ -225,26 +231,35 @@ impl Creator {
             Overwrite::IfNewer if our_time <= their_time => Taken::Keep,
             Overwrite::IfNewer => Taken::Replace,
             // The time is set last: what has it has everything else.
-            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => Taken::Right,
+            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => {
+                // With more than one name it may be somebody else's too, and is not ours to change.
+                if there.st_nlink > 1 && self.differs(entry, there) { Taken::Replace } else { Taken::Right }
+            }
             Overwrite::IfChanged => Taken::Replace,
         })
     }
 
+    /// Whether the owner or the mode of `there` is not that of `entry`.
+    fn differs(&self, entry: &Entry, there: &Stat) -> bool {
+        let metadata = &entry.metadata;
+        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
+        self.owners.root && (there.st_uid, there.st_gid) != self.owners.of(metadata)
+            || !symlink && there.st_mode & 0o7777 != u32::from(self.owners.mode(metadata))
+    }
+
     /// Owner and mode of what is otherwise right.
     fn mend(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<()> {
-        let metadata = &entry.metadata;
-        let owner_differs = self.owners.root && (there.st_uid, there.st_gid) != self.owners.of(metadata);
-        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
-        let mode_differs = !symlink && there.st_mode & 0o7777 != u32::from(self.owners.mode(metadata));
-        if !owner_differs && !mode_differs {
+        if !self.differs(entry, there) {
             return Ok(());
         }
+        let metadata = &entry.metadata;
+        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
         let (path, report) = (entry.path.as_bytes(), &*self.report);
         if let EntryKind::File { .. } = entry.kind {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let fd = openat(dir, name, flags, Mode::empty())?;
             let now = fstat(&fd)?;
-            if (now.st_dev, now.st_ino) == (there.st_dev, there.st_ino) {
+            if (now.st_dev, now.st_ino, now.st_nlink) == (there.st_dev, there.st_ino, there.st_nlink) {
                 apply(fd.as_fd(), metadata, &self.owners, false, path, report)?;
             }
             return Ok(());
