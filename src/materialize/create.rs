@@ -7,17 +7,18 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, makedev, mknodat, openat, renameat, statat, symlinkat,
-    unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, makedev, mknodat, openat, renameat,
+    renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
 use super::metadata::{Owners, apply, apply_at, drop_acl_at, drop_acls};
 use super::replay::Item;
 use super::report::Report;
+use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
 use crate::entry::{Entry, EntryKind, Metadata, SparseMap};
 use crate::index::Place;
@@ -28,8 +29,7 @@ pub(super) struct Creator {
     pub(super) owners: Owners,
     pub(super) overwrite: Overwrite,
     pub(super) report: Arc<Report>,
-    /// For temporary names.
-    pub(super) next: AtomicU64,
+    pub(super) temporary: TemporaryNames,
 }
 
 /// An entry to be made.
@@ -78,7 +78,7 @@ impl Creator {
     /// Makes an entry.
     pub(super) fn create(&self, task: &Task) -> io::Result<()> {
         let (dir, name, entry) = (task.dir.as_fd(), &*task.name, &*task.item.entry);
-        let made = match self.make(dir, name, task) {
+        let made = match self.first(dir, name, task) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let taken = if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, entry, &there)? };
@@ -100,6 +100,27 @@ impl Creator {
         made?;
         self.report.entries.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Where the name is free.
+    fn first(&self, dir: BorrowedFd<'_>, name: &CStr, task: &Task) -> io::Result<()> {
+        if !matches!(self.overwrite, Overwrite::Never | Overwrite::IfNewer) {
+            return self.make(dir, name, task);
+        }
+        // Another run would keep what it finds: it must not find the half of something.
+        if statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(Errno::EXIST.into());
+        }
+        let temporary = self.temporary.next();
+        self.make(dir, &temporary, task)?;
+        let moved = match renameat_with(dir, &*temporary, dir, name, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => renameat(dir, &*temporary, dir, name),
+            moved => moved,
+        };
+        if moved.is_err() {
+            let _ = unlinkat(dir, &*temporary, AtFlags::empty());
+        }
+        Ok(moved?)
     }
 
     /// Makes a second name.
@@ -188,7 +209,7 @@ impl Creator {
         there: &Stat,
         make: impl FnOnce(&CStr) -> io::Result<()>,
     ) -> io::Result<()> {
-        let temporary = temporary_name(self.next.fetch_add(1, Ordering::Relaxed));
+        let temporary = self.temporary.next();
         make(&temporary)?;
         let moved = match FileType::from_raw_mode(there.st_mode) {
             // Only an empty one goes; the error says that it is not.
@@ -321,11 +342,6 @@ fn same(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Re
         EntryKind::Socket => kind == FileType::Socket,
         EntryKind::Directory | EntryKind::HardLink { .. } => false,
     })
-}
-
-/// A name that no archive has by accident; whoever has it already keeps it, and the entry fails.
-fn temporary_name(number: u64) -> CString {
-    CString::new(format!(".restorefs-{}-{number}.part", std::process::id())).unwrap_or_default()
 }
 
 /// Whether an error is of one entry, or of the target as a whole.

@@ -15,6 +15,7 @@ mod replay;
 mod report;
 mod select;
 mod target;
+mod temporary;
 mod verify;
 
 use std::collections::{HashMap, HashSet};
@@ -23,7 +24,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
@@ -37,6 +38,7 @@ use dry_run::DryRun;
 use metadata::{Names, Owners};
 use replay::{Archive, Item, Journal, Replay};
 use target::Target;
+use temporary::TemporaryNames;
 
 pub use contents::Contents;
 pub use report::{Problem, Report, Summary};
@@ -147,8 +149,13 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
     let owners =
         Owners { own: (uid.as_raw(), gid.as_raw()), root: uid.is_root(), by_name: options.by_name.then_some(names) };
-    let creator =
-        Creator { contents, owners, overwrite: options.overwrite, report: report.clone(), next: AtomicU64::new(0) };
+    let creator = Creator {
+        contents,
+        owners,
+        overwrite: options.overwrite,
+        report: report.clone(),
+        temporary: TemporaryNames::new(),
+    };
     let index = Index::new(uid.as_raw(), gid.as_raw(), Default::default());
     if let Some(tell) = options.dry_run {
         let mut dry = DryRun { options, creator: &creator, index, tell };
@@ -426,7 +433,7 @@ impl Restore<'_> {
                 if depth < self.options.strip {
                     self.target.is_root(ino);
                 } else if let (true, Ok(name)) = (self.target.has(at), CString::new(name))
-                    && let Err(e) = self.target.make(ino, at, name, false)
+                    && let Err(e) = self.target.make(ino, at, name, self.index.is_implied(ino))
                 {
                     self.problem(&path[..length], e)?;
                 }
@@ -486,19 +493,21 @@ impl Restore<'_> {
     fn finish(&mut self) -> Result<(), Error> {
         self.index.finish(&mut |_, _| {});
         for (ino, made) in self.target.deepest_first() {
-            let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
-            let whole = ino != Ino::ROOT || (self.options.strip == 0 && self.options.selection.is_all());
-            let keep = !made && (self.options.overwrite == Overwrite::Never || self.index.is_implied(ino));
-            if stands_for_root || !whole || keep {
-                continue;
-            }
-            let Some(metadata) = self.metadata(ino) else { continue };
             let path = self.target.path(ino);
             let dir = match self.target.get(ino) {
                 Ok(dir) => dir,
                 // It has been replaced since.
                 Err(_) => continue,
             };
+            if !made && let Err(e) = self.creator.temporary.clean(dir.as_fd()) {
+                self.problem(&path, e)?;
+            }
+            let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
+            let whole = ino != Ino::ROOT || (self.options.strip == 0 && self.options.selection.is_all());
+            if stands_for_root || !whole || (!made && self.index.is_implied(ino)) {
+                continue;
+            }
+            let Some(metadata) = self.metadata(ino) else { continue };
             let applied = if self.index.is_implied(ino) {
                 rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755)).map_err(io::Error::from)
             } else {

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, fchmod, fgetxattr, fstat, mkdirat, open, openat, statat, unlinkat};
+use rustix::fs::{Mode, OFlags, fchmod, fgetxattr, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
@@ -24,6 +24,9 @@ const OPEN_SHARE: u64 = 8;
 
 /// Ours alone, until its own metadata are set at the end.
 const MODE: Mode = Mode::RWXU;
+
+/// Of a directory that the archive has only as part of a path: in a run that is killed, nobody sets it later.
+const IMPLIED_MODE: Mode = Mode::from_raw_mode(0o755);
 
 const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -77,22 +80,11 @@ impl Target {
         self.directories.insert(ino, Directory { at: None, made: false, inherits });
     }
 
-    /// Makes a directory, or takes the one that is there. What is there and is no directory is taken away only
-    /// where `replace` says so.
-    pub(super) fn make(&mut self, ino: Ino, parent: Ino, name: CString, replace: bool) -> io::Result<()> {
+    /// Makes a directory, or takes the one that is there.
+    pub(super) fn make(&mut self, ino: Ino, parent: Ino, name: CString, implied: bool) -> io::Result<()> {
         let dir = self.get(parent)?;
-        let mut made = mkdirat(&dir, &*name, MODE);
-        if made == Err(Errno::EXIST) {
-            let there = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(there.st_mode) != FileType::Directory {
-                if !replace {
-                    return Err(Errno::NOTDIR.into());
-                }
-                unlinkat(&dir, &*name, AtFlags::empty())?;
-                made = mkdirat(&dir, &*name, MODE);
-            }
-        }
-        let made = match made {
+        let mode = if implied { IMPLIED_MODE } else { MODE };
+        let made = match mkdirat(&dir, &*name, mode) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(e) => return Err(e.into()),
@@ -100,7 +92,7 @@ impl Target {
         let new = self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
         if made && self.inherits(parent) {
             drop_acls(new.as_fd())?;
-            fchmod(&new, MODE)?;
+            fchmod(&new, mode)?;
         }
         let inherits = !made && gives_on(&new);
         self.directories.insert(ino, Directory { at: Some((parent, name)), made, inherits });
