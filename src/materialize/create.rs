@@ -1,14 +1,17 @@
 //! One entry to the disk: by one name in an open directory, never through a link, never half of it in the place of
 //! something that was there.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use rustix::fs::{
     AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, makedev, mknodat, openat, renameat,
     renameat_with, statat, symlinkat, unlinkat,
@@ -20,7 +23,7 @@ use super::replay::Item;
 use super::report::Report;
 use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
-use crate::entry::{Entry, EntryKind, Metadata, SparseMap};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, SparseMap};
 use crate::index::Place;
 
 /// What all workers need.
@@ -30,6 +33,10 @@ pub(super) struct Creator {
     pub(super) overwrite: Overwrite,
     pub(super) report: Arc<Report>,
     pub(super) temporary: TemporaryNames,
+    /// So many leading components of each path are left away.
+    pub(super) strip: usize,
+    /// Names that are not ours and stay: see [`Creator::key`].
+    pub(super) kept: Mutex<HashSet<u64>>,
 }
 
 /// An entry to be made.
@@ -48,7 +55,7 @@ pub(super) struct Link {
     pub(super) from: (Arc<OwnedFd>, CString),
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: CString,
-    pub(super) path: Vec<u8>,
+    pub(super) path: EntryPath,
     pub(super) replaces_ours: bool,
 }
 
@@ -89,7 +96,7 @@ impl Creator {
                         return Ok(());
                     }
                     Taken::Keep => {
-                        self.report.kept.fetch_add(1, Ordering::Relaxed);
+                        self.keep(&task.item.entry.path);
                         return Ok(());
                     }
                     Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, task)),
@@ -143,7 +150,7 @@ impl Creator {
                     Overwrite::IfChanged | Overwrite::Always => false,
                 };
                 if keep && !link.replaces_ours {
-                    self.report.kept.fetch_add(1, Ordering::Relaxed);
+                    self.keep(&link.path);
                     return Ok(());
                 }
                 self.replace(dir, name, &there, make)?;
@@ -152,6 +159,25 @@ impl Creator {
         }
         self.report.entries.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Stands for the place of a path in the target. None: it has none there.
+    pub(super) fn key(&self, path: &EntryPath) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        let mut components = path.components().skip(self.strip).peekable();
+        components.peek()?;
+        components.for_each(|component| component.hash(&mut hasher));
+        Some(hasher.finish())
+    }
+
+    fn keep(&self, path: &EntryPath) {
+        self.report.kept.fetch_add(1, Ordering::Relaxed);
+        self.kept.lock().extend(self.key(path));
+    }
+
+    /// Whether what has this name in the target is not ours and stays.
+    pub(super) fn has_kept(&self, path: &EntryPath) -> bool {
+        self.key(path).is_some_and(|key| self.kept.lock().contains(&key))
     }
 
     /// Under a name that is not taken, with everything that belongs to it.

@@ -154,6 +154,8 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         owners,
         overwrite: options.overwrite,
         report: report.clone(),
+        strip: options.strip,
+        kept: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
     let index = Index::new(uid.as_raw(), gid.as_raw(), Default::default());
@@ -183,6 +185,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             finished,
             under_way: 0,
             firsts: HashMap::new(),
+            stripped: HashMap::new(),
             names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };
@@ -262,6 +265,8 @@ struct Restore<'a> {
     under_way: usize,
     /// Where the contents of an inode are that was restored by another name than its first.
     firsts: HashMap<Ino, EntryPath>,
+    /// What has the names that are left when leading components are left away, where they are.
+    stripped: HashMap<u64, Ino>,
     /// Owners' names, which the index does not keep, of directories: their metadata are set at the end.
     names: HashMap<Ino, Box<Metadata>>,
     /// Where the entry before went.
@@ -282,12 +287,7 @@ impl Restore<'_> {
             .insert(&item.entry, &mut |l| late.extend(l.bound.ok().map(|ino| (l.link.clone(), l.target.clone(), ino))));
         let Ok(Inserted::Bound(ino)) = inserted else { return Ok(()) };
         let path = item.entry.path.clone();
-        let replaced = before.is_some_and(|before| before != ino);
-        if replaced {
-            // What has the name now has to be there before it can be replaced.
-            self.flush(true)?;
-            self.parent = (Vec::new(), Ino::ROOT);
-        }
+        let replaced = self.takes_place(&path, before, ino)?;
         match &item.entry.kind {
             EntryKind::HardLink { target } => {
                 let target = target.clone();
@@ -323,9 +323,32 @@ impl Restore<'_> {
         for (link, target, ino) in late {
             // It may take the place of something in this batch.
             self.flush(true)?;
-            self.link(&link, &target, ino, true)?;
+            let replaced = self.takes_place(&link, None, ino)?;
+            self.link(&link, &target, ino, replaced)?;
         }
         Ok(())
+    }
+
+    /// Whether what is to be made takes the place of something that we made: `before`, or what has the same name when
+    /// leading components are left away. That has to be there before it can be replaced.
+    fn takes_place(&mut self, path: &EntryPath, before: Option<Ino>, ino: Ino) -> Result<bool, Error> {
+        let mut before = before.filter(|&before| before != ino);
+        if let Some(key) = self.creator.key(path)
+            && self.options.strip > 0
+            && self.options.selection.wants(path)
+        {
+            let directory = |ino| self.index.attributes(ino).is_some_and(|a| a.kind == Kind::Directory);
+            let other = self.stripped.insert(key, ino).filter(|&other| other != ino);
+            before = before.or(other.filter(|&other| !directory(other) || !directory(ino)));
+        }
+        if before.is_none() {
+            return Ok(false);
+        }
+        self.flush(true)?;
+        self.parent = (Vec::new(), Ino::ROOT);
+        // In a second run it may have met what is about to come, and does not matter any more.
+        self.report.forget(path.as_bytes());
+        Ok(!self.creator.has_kept(path))
     }
 
     /// Something with contents of its own.
@@ -356,8 +379,12 @@ impl Restore<'_> {
             return Ok(());
         }
         let first = match self.firsts.get(&ino) {
-            Some(first) => first.clone(),
-            None if selection.wants(target) && target.components().count() > self.options.strip => target.clone(),
+            Some(first) if self.is_at(first, ino) => Some(first.clone()),
+            _ if selection.wants(target) && self.is_at(target, ino) => Some(target.clone()),
+            _ => None,
+        };
+        let first = match first {
+            Some(first) => first,
             None => {
                 // Its first name is not restored: this one gets the contents.
                 self.firsts.insert(ino, path.clone());
@@ -367,8 +394,17 @@ impl Restore<'_> {
         };
         let Some(from) = self.place(&first)? else { return Ok(()) };
         let Some((dir, name)) = self.place(path)? else { return Ok(()) };
-        self.batch.links.push(Link { from, dir, name, path: path.as_bytes().to_vec(), replaces_ours });
+        self.batch.links.push(Link { from, dir, name, path: path.clone(), replaces_ours });
         Ok(())
+    }
+
+    /// Whether a path, if it is restored at all, is a name of this inode by now.
+    fn is_at(&self, path: &EntryPath, ino: Ino) -> bool {
+        self.index.resolve(path.as_bytes()) == Some(ino)
+            && self
+                .creator
+                .key(path)
+                .is_some_and(|key| self.options.strip == 0 || self.stripped.get(&key) == Some(&ino))
     }
 
     /// The entry that an inode came from, under another name.
@@ -576,7 +612,7 @@ fn execute(
         });
         for link in &batch.links {
             if !stop.load(Ordering::Relaxed) {
-                judge(&link.path, creator.link(link));
+                judge(link.path.as_bytes(), creator.link(link));
             }
         }
         let _ = done.send(());

@@ -54,7 +54,11 @@ pub fn member(kind: EntryType, name: &str, target: &str, mtime: u64, contents: &
     header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
     header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
     header.set_entry_type(kind);
-    header.set_mode(if kind == EntryType::Directory { 0o755 } else { 0o644 });
+    header.set_mode(match kind {
+        EntryType::Directory => 0o755,
+        EntryType::Symlink => 0o777,
+        _ => 0o644,
+    });
     header.set_mtime(mtime);
     header.set_uid(0);
     header.set_gid(0);
