@@ -18,7 +18,7 @@ use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, 
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
-use crate::mount::path_below;
+use crate::mount::{path_below, raise_open_files};
 use crate::tarball;
 
 const TICK: Duration = Duration::from_millis(200);
@@ -80,6 +80,7 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
         Ok(origin) => origin,
         Err(e) => return (fail(e), Summary::default()),
     };
+    raise_open_files();
     // What is made has the mode that it is made with.
     rustix::process::umask(rustix::fs::Mode::empty());
     let report = Arc::new(Report::default());

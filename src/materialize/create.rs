@@ -1,25 +1,29 @@
 //! One entry to the disk: by one name in an open directory, never through a link, never half of it in the place of
 //! something that was there.
 
+use std::collections::HashSet;
 use std::ffi::{CStr, CString};
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
+use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, Stat, fstat, linkat, makedev, mknodat, openat, renameat, statat, symlinkat,
-    unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, makedev, mknodat, openat, renameat,
+    renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::metadata::{Owners, apply, apply_at};
+use super::metadata::{Owners, apply, apply_at, drop_acl_at, drop_acls};
 use super::replay::Item;
 use super::report::Report;
+use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
-use crate::entry::{Entry, EntryKind, Metadata, SparseMap};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, SparseMap};
 use crate::index::Place;
 
 /// What all workers need.
@@ -28,8 +32,11 @@ pub(super) struct Creator {
     pub(super) owners: Owners,
     pub(super) overwrite: Overwrite,
     pub(super) report: Arc<Report>,
-    /// For temporary names.
-    pub(super) next: AtomicU64,
+    pub(super) temporary: TemporaryNames,
+    /// So many leading components of each path are left away.
+    pub(super) strip: usize,
+    /// Names that are not ours and stay: see [`Creator::key`].
+    pub(super) kept: Mutex<HashSet<u64>>,
 }
 
 /// An entry to be made.
@@ -37,6 +44,8 @@ pub(super) struct Task {
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: CString,
     pub(super) item: Item,
+    /// The directory gives its group or an ACL to what is made in it.
+    pub(super) inherits: bool,
     /// What has the name now was made by us just before: it is replaced whatever was said of overwriting.
     pub(super) replaces_ours: bool,
 }
@@ -46,7 +55,7 @@ pub(super) struct Link {
     pub(super) from: (Arc<OwnedFd>, CString),
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: CString,
-    pub(super) path: Vec<u8>,
+    pub(super) path: EntryPath,
     pub(super) replaces_ours: bool,
 }
 
@@ -76,7 +85,7 @@ impl Creator {
     /// Makes an entry.
     pub(super) fn create(&self, task: &Task) -> io::Result<()> {
         let (dir, name, entry) = (task.dir.as_fd(), &*task.name, &*task.item.entry);
-        let made = match self.make(dir, name, &task.item) {
+        let made = match self.first(dir, name, task) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 let taken = if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, entry, &there)? };
@@ -87,10 +96,10 @@ impl Creator {
                         return Ok(());
                     }
                     Taken::Keep => {
-                        self.report.kept.fetch_add(1, Ordering::Relaxed);
+                        self.keep(&task.item.entry.path);
                         return Ok(());
                     }
-                    Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, &task.item)),
+                    Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, task)),
                 }
             }
             made => made,
@@ -98,6 +107,27 @@ impl Creator {
         made?;
         self.report.entries.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Where the name is free.
+    fn first(&self, dir: BorrowedFd<'_>, name: &CStr, task: &Task) -> io::Result<()> {
+        if !matches!(self.overwrite, Overwrite::Never | Overwrite::IfNewer) {
+            return self.make(dir, name, task);
+        }
+        // Another run would keep what it finds: it must not find the half of something.
+        if statat(dir, name, AtFlags::SYMLINK_NOFOLLOW).is_ok() {
+            return Err(Errno::EXIST.into());
+        }
+        let temporary = self.temporary.next();
+        self.make(dir, &temporary, task)?;
+        let moved = match renameat_with(dir, &*temporary, dir, name, RenameFlags::NOREPLACE) {
+            Err(Errno::INVAL | Errno::NOSYS) => renameat(dir, &*temporary, dir, name),
+            moved => moved,
+        };
+        if moved.is_err() {
+            let _ = unlinkat(dir, &*temporary, AtFlags::empty());
+        }
+        Ok(moved?)
     }
 
     /// Makes a second name.
@@ -113,8 +143,14 @@ impl Creator {
                     self.report.unchanged.fetch_add(1, Ordering::Relaxed);
                     return Ok(());
                 }
-                if self.overwrite == Overwrite::Never && !link.replaces_ours {
-                    self.report.kept.fetch_add(1, Ordering::Relaxed);
+                let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
+                let keep = match self.overwrite {
+                    Overwrite::Never => true,
+                    Overwrite::IfNewer => time(&wanted) <= time(&there),
+                    Overwrite::IfChanged | Overwrite::Always => false,
+                };
+                if keep && !link.replaces_ours {
+                    self.keep(&link.path);
                     return Ok(());
                 }
                 self.replace(dir, name, &there, make)?;
@@ -125,18 +161,44 @@ impl Creator {
         Ok(())
     }
 
+    /// Stands for the place of a path in the target. None: it has none there.
+    pub(super) fn key(&self, path: &EntryPath) -> Option<u64> {
+        let mut hasher = DefaultHasher::new();
+        let mut components = path.components().skip(self.strip).peekable();
+        components.peek()?;
+        components.for_each(|component| component.hash(&mut hasher));
+        Some(hasher.finish())
+    }
+
+    fn keep(&self, path: &EntryPath) {
+        self.report.kept.fetch_add(1, Ordering::Relaxed);
+        self.kept.lock().extend(self.key(path));
+    }
+
+    /// Whether what has this name in the target is not ours and stays.
+    pub(super) fn has_kept(&self, path: &EntryPath) -> bool {
+        self.key(path).is_some_and(|key| self.kept.lock().contains(&key))
+    }
+
     /// Under a name that is not taken, with everything that belongs to it.
-    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, item: &Item) -> io::Result<()> {
+    fn make(&self, dir: BorrowedFd<'_>, name: &CStr, task: &Task) -> io::Result<()> {
+        let Task { item, inherits, .. } = task;
         let Entry { path, kind, metadata } = &*item.entry;
         let (owners, report) = (&self.owners, &*self.report);
-        let at = |symlink| apply_at(dir, name, metadata, symlink, owners, path.as_bytes(), report);
+        let at = |symlink: bool| {
+            if *inherits && !symlink {
+                drop_acl_at(dir, name)?;
+            }
+            apply_at(dir, name, metadata, symlink, owners, path.as_bytes(), report)
+        };
         match kind {
             EntryKind::File { size, sparse } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = File::from(openat(dir, name, flags, owners.first_mode(metadata))?);
                 let filled = self
                     .fill(&file, *size, sparse.as_deref(), item)
-                    .and_then(|()| apply(file.as_fd(), metadata, owners, true, path.as_bytes(), report));
+                    .and_then(|()| if *inherits { drop_acls(file.as_fd()) } else { Ok(()) })
+                    .and_then(|()| apply(file.as_fd(), metadata, owners, !inherits, path.as_bytes(), report));
                 if filled.is_err() {
                     // What is not whole does not stay under a name of the archive.
                     let _ = unlinkat(dir, name, AtFlags::empty());
@@ -173,7 +235,7 @@ impl Creator {
         there: &Stat,
         make: impl FnOnce(&CStr) -> io::Result<()>,
     ) -> io::Result<()> {
-        let temporary = temporary_name(self.next.fetch_add(1, Ordering::Relaxed));
+        let temporary = self.temporary.next();
         make(&temporary)?;
         let moved = match FileType::from_raw_mode(there.st_mode) {
             // Only an empty one goes; the error says that it is not.
@@ -216,26 +278,35 @@ impl Creator {
             Overwrite::IfNewer if our_time <= their_time => Taken::Keep,
             Overwrite::IfNewer => Taken::Replace,
             // The time is set last: what has it has everything else.
-            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => Taken::Right,
+            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => {
+                // With more than one name it may be somebody else's too, and is not ours to change.
+                if there.st_nlink > 1 && self.differs(entry, there) { Taken::Replace } else { Taken::Right }
+            }
             Overwrite::IfChanged => Taken::Replace,
         })
     }
 
+    /// Whether the owner or the mode of `there` is not that of `entry`.
+    fn differs(&self, entry: &Entry, there: &Stat) -> bool {
+        let metadata = &entry.metadata;
+        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
+        self.owners.root && (there.st_uid, there.st_gid) != self.owners.of(metadata)
+            || !symlink && there.st_mode & 0o7777 != u32::from(self.owners.mode(metadata))
+    }
+
     /// Owner and mode of what is otherwise right.
     fn mend(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<()> {
-        let metadata = &entry.metadata;
-        let owner_differs = self.owners.root && (there.st_uid, there.st_gid) != self.owners.of(metadata);
-        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
-        let mode_differs = !symlink && there.st_mode & 0o7777 != u32::from(self.owners.mode(metadata));
-        if !owner_differs && !mode_differs {
+        if !self.differs(entry, there) {
             return Ok(());
         }
+        let metadata = &entry.metadata;
+        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
         let (path, report) = (entry.path.as_bytes(), &*self.report);
         if let EntryKind::File { .. } = entry.kind {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
             let fd = openat(dir, name, flags, Mode::empty())?;
             let now = fstat(&fd)?;
-            if (now.st_dev, now.st_ino) == (there.st_dev, there.st_ino) {
+            if (now.st_dev, now.st_ino, now.st_nlink) == (there.st_dev, there.st_ino, there.st_nlink) {
                 apply(fd.as_fd(), metadata, &self.owners, false, path, report)?;
             }
             return Ok(());
@@ -297,11 +368,6 @@ fn same(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Re
         EntryKind::Socket => kind == FileType::Socket,
         EntryKind::Directory | EntryKind::HardLink { .. } => false,
     })
-}
-
-/// A name that no archive has by accident; whoever has it already keeps it, and the entry fails.
-fn temporary_name(number: u64) -> CString {
-    CString::new(format!(".restorefs-{}-{number}.part", std::process::id())).unwrap_or_default()
 }
 
 /// Whether an error is of one entry, or of the target as a whole.

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fsetxattr, futimens, openat, setxattr, utimensat,
+    fchown, fremovexattr, fsetxattr, futimens, openat, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -126,6 +126,27 @@ pub(super) fn apply_at(
     }
     utimensat(dir, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
+}
+
+/// Takes away the ACLs that a directory has given to what was made in it.
+pub(super) fn drop_acls(fd: BorrowedFd<'_>) -> io::Result<()> {
+    for name in [ACL_ACCESS, ACL_DEFAULT] {
+        dropped(fremovexattr(fd, name))?;
+    }
+    Ok(())
+}
+
+/// The same for what cannot be opened.
+pub(super) fn drop_acl_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let fd = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
+    dropped(removexattr(format!("/proc/self/fd/{}", fd.as_raw_fd()), ACL_ACCESS))
+}
+
+fn dropped(removed: rustix::io::Result<()>) -> io::Result<()> {
+    match removed {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(e) => Err(e.into()),
+    }
 }
 
 /// An attribute that the target or our rights do not take is named, and no reason to stop.

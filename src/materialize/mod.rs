@@ -15,15 +15,16 @@ mod replay;
 mod report;
 mod select;
 mod target;
+mod temporary;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
@@ -37,6 +38,7 @@ use dry_run::DryRun;
 use metadata::{Names, Owners};
 use replay::{Archive, Item, Journal, Replay};
 use target::Target;
+use temporary::TemporaryNames;
 
 pub use contents::Contents;
 pub use report::{Problem, Report, Summary};
@@ -147,8 +149,15 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
     let owners =
         Owners { own: (uid.as_raw(), gid.as_raw()), root: uid.is_root(), by_name: options.by_name.then_some(names) };
-    let creator =
-        Creator { contents, owners, overwrite: options.overwrite, report: report.clone(), next: AtomicU64::new(0) };
+    let creator = Creator {
+        contents,
+        owners,
+        overwrite: options.overwrite,
+        report: report.clone(),
+        strip: options.strip,
+        kept: Mutex::default(),
+        temporary: TemporaryNames::new(),
+    };
     let index = Index::new(uid.as_raw(), gid.as_raw(), Default::default());
     if let Some(tell) = options.dry_run {
         let mut dry = DryRun { options, creator: &creator, index, tell };
@@ -176,6 +185,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             finished,
             under_way: 0,
             firsts: HashMap::new(),
+            stripped: HashMap::new(),
             names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };
@@ -231,6 +241,14 @@ struct Batch {
     tasks: Vec<Task>,
     links: Vec<Link>,
     bytes: usize,
+    /// What they hold open.
+    directories: HashSet<Ino>,
+}
+
+impl Batch {
+    fn is_full(&self, most_open: usize) -> bool {
+        self.tasks.len() + self.links.len() >= BATCH || self.bytes >= BATCH_BYTES || self.directories.len() >= most_open
+    }
 }
 
 struct Restore<'a> {
@@ -247,6 +265,8 @@ struct Restore<'a> {
     under_way: usize,
     /// Where the contents of an inode are that was restored by another name than its first.
     firsts: HashMap<Ino, EntryPath>,
+    /// What has the names that are left when leading components are left away, where they are.
+    stripped: HashMap<u64, Ino>,
     /// Owners' names, which the index does not keep, of directories: their metadata are set at the end.
     names: HashMap<Ino, Box<Metadata>>,
     /// Where the entry before went.
@@ -256,7 +276,7 @@ struct Restore<'a> {
 impl Restore<'_> {
     /// The next entry: into the index, and into the batch.
     fn take(&mut self, item: Item) -> Result<(), Error> {
-        if self.batch.tasks.len() + self.batch.links.len() >= BATCH || self.batch.bytes >= BATCH_BYTES {
+        if self.batch.is_full(self.target.most_open()) {
             self.flush(false)?;
         }
         let before = self.index.resolve(item.entry.path.as_bytes());
@@ -267,12 +287,7 @@ impl Restore<'_> {
             .insert(&item.entry, &mut |l| late.extend(l.bound.ok().map(|ino| (l.link.clone(), l.target.clone(), ino))));
         let Ok(Inserted::Bound(ino)) = inserted else { return Ok(()) };
         let path = item.entry.path.clone();
-        let replaced = before.is_some_and(|before| before != ino);
-        if replaced {
-            // What has the name now has to be there before it can be replaced.
-            self.flush(true)?;
-            self.parent = (Vec::new(), Ino::ROOT);
-        }
+        let replaced = self.takes_place(&path, before, ino)?;
         match &item.entry.kind {
             EntryKind::HardLink { target } => {
                 let target = target.clone();
@@ -308,9 +323,32 @@ impl Restore<'_> {
         for (link, target, ino) in late {
             // It may take the place of something in this batch.
             self.flush(true)?;
-            self.link(&link, &target, ino, true)?;
+            let replaced = self.takes_place(&link, None, ino)?;
+            self.link(&link, &target, ino, replaced)?;
         }
         Ok(())
+    }
+
+    /// Whether what is to be made takes the place of something that we made: `before`, or what has the same name when
+    /// leading components are left away. That has to be there before it can be replaced.
+    fn takes_place(&mut self, path: &EntryPath, before: Option<Ino>, ino: Ino) -> Result<bool, Error> {
+        let mut before = before.filter(|&before| before != ino);
+        if let Some(key) = self.creator.key(path)
+            && self.options.strip > 0
+            && self.options.selection.wants(path)
+        {
+            let directory = |ino| self.index.attributes(ino).is_some_and(|a| a.kind == Kind::Directory);
+            let other = self.stripped.insert(key, ino).filter(|&other| other != ino);
+            before = before.or(other.filter(|&other| !directory(other) || !directory(ino)));
+        }
+        if before.is_none() {
+            return Ok(false);
+        }
+        self.flush(true)?;
+        self.parent = (Vec::new(), Ino::ROOT);
+        // In a second run it may have met what is about to come, and does not matter any more.
+        self.report.forget(path.as_bytes());
+        Ok(!self.creator.has_kept(path))
     }
 
     /// Something with contents of its own.
@@ -323,7 +361,8 @@ impl Restore<'_> {
         }
         let Some((dir, name)) = self.place(&path)? else { return Ok(()) };
         self.batch.bytes += item.bytes.as_ref().map_or(0, |bytes| bytes.get().len());
-        self.batch.tasks.push(Task { dir, name, item, replaces_ours });
+        let inherits = self.target.inherits(self.parent.1);
+        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours });
         Ok(())
     }
 
@@ -340,8 +379,12 @@ impl Restore<'_> {
             return Ok(());
         }
         let first = match self.firsts.get(&ino) {
-            Some(first) => first.clone(),
-            None if selection.wants(target) && target.components().count() > self.options.strip => target.clone(),
+            Some(first) if self.is_at(first, ino) => Some(first.clone()),
+            _ if selection.wants(target) && self.is_at(target, ino) => Some(target.clone()),
+            _ => None,
+        };
+        let first = match first {
+            Some(first) => first,
             None => {
                 // Its first name is not restored: this one gets the contents.
                 self.firsts.insert(ino, path.clone());
@@ -351,8 +394,17 @@ impl Restore<'_> {
         };
         let Some(from) = self.place(&first)? else { return Ok(()) };
         let Some((dir, name)) = self.place(path)? else { return Ok(()) };
-        self.batch.links.push(Link { from, dir, name, path: path.as_bytes().to_vec(), replaces_ours });
+        self.batch.links.push(Link { from, dir, name, path: path.clone(), replaces_ours });
         Ok(())
+    }
+
+    /// Whether a path, if it is restored at all, is a name of this inode by now.
+    fn is_at(&self, path: &EntryPath, ino: Ino) -> bool {
+        self.index.resolve(path.as_bytes()) == Some(ino)
+            && self
+                .creator
+                .key(path)
+                .is_some_and(|key| self.options.strip == 0 || self.stripped.get(&key) == Some(&ino))
     }
 
     /// The entry that an inode came from, under another name.
@@ -397,6 +449,7 @@ impl Restore<'_> {
         let ino = if self.parent.0 == parent { self.parent.1 } else { self.parents(parent)? };
         if self.parent.0 != parent {
             self.parent = (parent.to_vec(), ino);
+            self.batch.directories.insert(ino);
         }
         match self.target.get(ino) {
             Ok(dir) => Ok(CString::new(name).ok().map(|name| (dir, name))),
@@ -416,7 +469,7 @@ impl Restore<'_> {
                 if depth < self.options.strip {
                     self.target.is_root(ino);
                 } else if let (true, Ok(name)) = (self.target.has(at), CString::new(name))
-                    && let Err(e) = self.target.make(ino, at, name, false)
+                    && let Err(e) = self.target.make(ino, at, name, self.index.is_implied(ino))
                 {
                     self.problem(&path[..length], e)?;
                 }
@@ -476,19 +529,21 @@ impl Restore<'_> {
     fn finish(&mut self) -> Result<(), Error> {
         self.index.finish(&mut |_, _| {});
         for (ino, made) in self.target.deepest_first() {
-            let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
-            let whole = ino != Ino::ROOT || (self.options.strip == 0 && self.options.selection.is_all());
-            let keep = !made && (self.options.overwrite == Overwrite::Never || self.index.is_implied(ino));
-            if stands_for_root || !whole || keep {
-                continue;
-            }
-            let Some(metadata) = self.metadata(ino) else { continue };
             let path = self.target.path(ino);
             let dir = match self.target.get(ino) {
                 Ok(dir) => dir,
                 // It has been replaced since.
                 Err(_) => continue,
             };
+            if !made && let Err(e) = self.creator.temporary.clean(dir.as_fd()) {
+                self.problem(&path, e)?;
+            }
+            let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
+            let whole = ino != Ino::ROOT || (self.options.strip == 0 && self.options.selection.is_all());
+            if stands_for_root || !whole || (!made && self.index.is_implied(ino)) {
+                continue;
+            }
+            let Some(metadata) = self.metadata(ino) else { continue };
             let applied = if self.index.is_implied(ino) {
                 rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755)).map_err(io::Error::from)
             } else {
@@ -557,7 +612,7 @@ fn execute(
         });
         for link in &batch.links {
             if !stop.load(Ordering::Relaxed) {
-                judge(&link.path, creator.link(link));
+                judge(link.path.as_bytes(), creator.link(link));
             }
         }
         let _ = done.send(());

@@ -70,6 +70,18 @@ impl Report {
         }
     }
 
+    /// What was wrong with this path is so no more.
+    pub(super) fn forget(&self, path: &[u8]) {
+        let mut state = self.state.lock();
+        if state.problems.is_empty() {
+            return;
+        }
+        let path = escape(path);
+        let before = state.problems.len();
+        state.problems.retain(|problem| problem.path != path);
+        self.left.fetch_sub((before - state.problems.len()) as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn attribute_left(&self, name: &[u8], path: &[u8], reason: impl ToString) {
         let namespace = name.split_inclusive(|&b| b == b'.').next().unwrap_or(name);
         let kind = if name.starts_with(b"system.posix_acl") { "ACLs".into() } else { escape(namespace) + "*" };

@@ -8,16 +8,25 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, mkdirat, open, openat, statat, unlinkat};
+use rustix::fs::{Mode, OFlags, fchmod, fgetxattr, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
+use super::metadata::drop_acls;
+use crate::entry::ACL_DEFAULT;
 use crate::index::Ino;
 
-/// So many directories are held open. What is dropped is opened again when it is needed.
-const MAX_OPEN: usize = 256;
+/// So many directories are held open at most. What is dropped is opened again when it is needed.
+const MAX_OPEN: usize = 1024;
+
+/// Of the files that may be open, this part: batches that are being made hold directories open too.
+const OPEN_SHARE: u64 = 8;
 
 /// Ours alone, until its own metadata are set at the end.
 const MODE: Mode = Mode::RWXU;
+
+/// Of a directory that the archive has only as part of a path: in a run that is killed, nobody sets it later.
+const IMPLIED_MODE: Mode = Mode::from_raw_mode(0o755);
 
 const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
@@ -25,6 +34,7 @@ const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFO
 pub(super) struct Target {
     directories: HashMap<Ino, Directory>,
     open: HashMap<Ino, Arc<OwnedFd>>,
+    most_open: usize,
     root: Arc<OwnedFd>,
 }
 
@@ -32,6 +42,8 @@ struct Directory {
     /// None: it is the root itself, or stands for it.
     at: Option<(Ino, CString)>,
     made: bool,
+    /// What is made in it gets its group, or an ACL.
+    inherits: bool,
 }
 
 impl Target {
@@ -43,7 +55,14 @@ impl Target {
         }
         // A link on the way is the user's own.
         let root = Arc::new(open(path, FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?);
-        Ok(Target { directories: HashMap::new(), open: HashMap::new(), root })
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / OPEN_SHARE;
+        let most_open = usize::try_from(limit).unwrap_or(MAX_OPEN).clamp(1, MAX_OPEN);
+        Ok(Target { directories: HashMap::new(), open: HashMap::new(), most_open, root })
+    }
+
+    /// So many directories may be held open here, and so many by what is to be made together.
+    pub(super) fn most_open(&self) -> usize {
+        self.most_open
     }
 
     pub(super) fn root(&self) -> Arc<OwnedFd> {
@@ -57,31 +76,26 @@ impl Target {
 
     /// This one is the root of the target.
     pub(super) fn is_root(&mut self, ino: Ino) {
-        self.directories.insert(ino, Directory { at: None, made: false });
+        let inherits = gives_on(&self.root);
+        self.directories.insert(ino, Directory { at: None, made: false, inherits });
     }
 
-    /// Makes a directory, or takes the one that is there. What is there and is no directory is taken away only
-    /// where `replace` says so.
-    pub(super) fn make(&mut self, ino: Ino, parent: Ino, name: CString, replace: bool) -> io::Result<()> {
+    /// Makes a directory, or takes the one that is there.
+    pub(super) fn make(&mut self, ino: Ino, parent: Ino, name: CString, implied: bool) -> io::Result<()> {
         let dir = self.get(parent)?;
-        let mut made = mkdirat(&dir, &*name, MODE);
-        if made == Err(Errno::EXIST) {
-            let there = statat(&dir, &*name, AtFlags::SYMLINK_NOFOLLOW)?;
-            if FileType::from_raw_mode(there.st_mode) != FileType::Directory {
-                if !replace {
-                    return Err(Errno::NOTDIR.into());
-                }
-                unlinkat(&dir, &*name, AtFlags::empty())?;
-                made = mkdirat(&dir, &*name, MODE);
-            }
-        }
-        let made = match made {
+        let mode = if implied { IMPLIED_MODE } else { MODE };
+        let made = match mkdirat(&dir, &*name, mode) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
             Err(e) => return Err(e.into()),
         };
-        self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
-        self.directories.insert(ino, Directory { at: Some((parent, name)), made });
+        let new = self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
+        if made && self.inherits(parent) {
+            drop_acls(new.as_fd())?;
+            fchmod(&new, mode)?;
+        }
+        let inherits = !made && gives_on(&new);
+        self.directories.insert(ino, Directory { at: Some((parent, name)), made, inherits });
         Ok(())
     }
 
@@ -109,12 +123,17 @@ impl Target {
     }
 
     fn keep(&mut self, ino: Ino, dir: OwnedFd) -> Arc<OwnedFd> {
-        if self.open.len() >= MAX_OPEN {
+        if self.open.len() >= self.most_open {
             self.open.clear();
         }
         let dir = Arc::new(dir);
         self.open.insert(ino, dir.clone());
         dir
+    }
+
+    /// Whether what is made in a directory gets more from it than a place.
+    pub(super) fn inherits(&self, ino: Ino) -> bool {
+        self.directories.get(&ino).is_some_and(|dir| dir.inherits)
     }
 
     /// Whether a directory was not there before.
@@ -154,4 +173,10 @@ impl Target {
         all.sort_unstable_by_key(|(depth, ino, _)| (std::cmp::Reverse(*depth), *ino));
         all.into_iter().map(|(_, ino, made)| (ino, made)).collect()
     }
+}
+
+/// Whether a directory gives its group or an ACL to what is made in it.
+fn gives_on(dir: &OwnedFd) -> bool {
+    fstat(dir).is_ok_and(|stat| stat.st_mode & Mode::SGID.as_raw_mode() != 0)
+        || fgetxattr(dir, ACL_DEFAULT, &mut [0; 0]).is_ok()
 }

@@ -47,3 +47,21 @@ fn finish(mut header: Header) -> Vec<u8> {
     header.set_cksum();
     header.as_bytes().to_vec()
 }
+
+/// A member with names as they are, good or bad, of at most 100 bytes.
+pub fn member(kind: EntryType, name: &str, target: &str, mtime: u64, contents: &[u8]) -> Vec<u8> {
+    let mut header = Header::new_ustar();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.as_old_mut().linkname[..target.len()].copy_from_slice(target.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(match kind {
+        EntryType::Directory => 0o755,
+        EntryType::Symlink => 0o777,
+        _ => 0o644,
+    });
+    header.set_mtime(mtime);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_size(contents.len() as u64);
+    [finish(header), contents.to_vec(), padding(contents.len())].concat()
+}
