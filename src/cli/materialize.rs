@@ -116,7 +116,9 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
 
 /// The code of the stream itself.
 fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
-    match ask_status(mounted) {
+    // Of an archive in place we may have come to the end before the daemon has.
+    let request = if no_wait { Request::Status } else { Request::Wait { path: None } };
+    match ask_status(mounted, &request) {
         Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
         Ok(status) => {
             let exit = Exit::of(&status);
@@ -129,8 +131,8 @@ fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
     }
 }
 
-fn ask_status(mounted: &Mounted) -> Result<Status, Error> {
-    match Connection::open(mounted)?.ask(&Request::Status)? {
+fn ask_status(mounted: &Mounted, request: &Request) -> Result<Status, Error> {
+    match Connection::open(mounted)?.ask(request)? {
         Response::Status(status) => Ok(*status),
         other => Err(unexpected(mounted, &other)),
     }
