@@ -53,6 +53,8 @@ const BATCH_BYTES: usize = 64 << 20;
 /// A worker takes so many at a time.
 const SHARE: usize = 32;
 
+const IN_UNMADE: &str = "the directory that it is in could not be restored";
+
 /// What becomes of a name that is taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Overwrite {
@@ -186,6 +188,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             under_way: 0,
             firsts: HashMap::new(),
             stripped: HashMap::new(),
+            unmade: HashSet::new(),
             names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };
@@ -266,6 +269,8 @@ struct Restore<'a> {
     firsts: HashMap<Ino, EntryPath>,
     /// What has the names that are left when leading components are left away, where they are.
     stripped: HashMap<u64, Ino>,
+    /// Directories that could not be made, and have been named.
+    unmade: HashSet<Ino>,
     /// Owners' names, which the index does not keep, of directories: their metadata are set at the end.
     names: HashMap<Ino, Box<Metadata>>,
     /// Where the entry before went.
@@ -450,6 +455,10 @@ impl Restore<'_> {
             self.parent = (parent.to_vec(), ino);
             self.batch.directories.insert(ino);
         }
+        if !self.target.has(ino) {
+            self.report.problem(path.as_bytes(), IN_UNMADE);
+            return Ok(None);
+        }
         match self.target.get(ino) {
             Ok(dir) => Ok(CString::new(name).ok().map(|name| (dir, name))),
             Err(e) => self.problem(path.as_bytes(), e).map(|()| None),
@@ -467,9 +476,11 @@ impl Restore<'_> {
             if !self.target.has(ino) {
                 if depth < self.options.strip {
                     self.target.is_root(ino);
-                } else if let (true, Ok(name)) = (self.target.has(at), CString::new(name))
+                } else if !self.unmade.contains(&ino)
+                    && let (true, Ok(name)) = (self.target.has(at), CString::new(name))
                     && let Err(e) = self.target.make(ino, at, name, self.index.is_implied(ino))
                 {
+                    self.unmade.insert(ino);
                     self.problem(&path[..length], e)?;
                 }
             }
@@ -488,6 +499,9 @@ impl Restore<'_> {
         }
         let known = self.target.has(ino);
         self.parents(path.as_bytes())?;
+        if !self.target.has(ino) && !self.unmade.contains(&ino) {
+            self.report.problem(path.as_bytes(), IN_UNMADE);
+        }
         if !known && self.target.has(ino) && !name.is_empty() {
             let count = if self.target.is_made(ino) { &self.report.entries } else { &self.report.unchanged };
             count.fetch_add(1, Ordering::Relaxed);
