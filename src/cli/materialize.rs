@@ -115,7 +115,9 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
 
 /// The code of the stream itself.
 fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
-    match ask(mounted) {
+    // Of an archive in place we may have come to the end before the daemon has.
+    let request = if no_wait { Request::Status } else { Request::Wait { path: None } };
+    match ask(mounted, &request) {
         Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
         Ok(status) => {
             let exit = Exit::of(&status);

@@ -28,7 +28,7 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
     let mut exit = Exit::Complete;
     for mounted in &mounts {
         loop {
-            match ask(mounted) {
+            match ask(mounted, &Request::Status) {
                 Err(e) => {
                     tell(e);
                     exit = Exit::Failed;
@@ -60,9 +60,9 @@ pub(super) fn find(path: &Path) -> Result<Mounted, String> {
     }
 }
 
-/// How a mount stands.
-pub(super) fn ask(mounted: &Mounted) -> Result<Status, Error> {
-    match Connection::open(mounted)?.ask(&Request::Status)? {
+/// How a mount stands: now, or when what is requested has come about.
+pub(super) fn ask(mounted: &Mounted, request: &Request) -> Result<Status, Error> {
+    match Connection::open(mounted)?.ask(request)? {
         Response::Status(status) => Ok(*status),
         other => Err(unexpected(mounted, &other)),
     }

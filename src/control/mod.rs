@@ -44,10 +44,10 @@ pub enum Request {
     Stop,
     /// For the files that the contents are in: see [`Response::Contents`].
     Contents,
-    /// To be told when the journal has grown.
+    /// To be told how long the journal is.
     More {
-        /// So many bytes of it are known.
-        known: u64,
+        /// When it is longer than so many bytes, or the stream is over; else at once.
+        known: Option<u64>,
     },
     /// To unmount; while it receives, only with `force`.
     Unmount {

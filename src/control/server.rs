@@ -161,7 +161,7 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             // In this order: when it is over, the journal does not grow any more.
             let over = handle.monitor().verdict().is_some();
             let journal = handle.journal_length();
-            if over || journal > known || !is_there(connection) {
+            if over || known.is_none_or(|known| journal > known) || !is_there(connection) {
                 break Response::Progress { journal, over };
             }
             handle.monitor().wait_change(version, LOOK);

@@ -99,8 +99,8 @@ pub struct Origin {
     pub contents: Contents,
     /// Whether what is behind an end marker of the archive belongs to it.
     pub concatenated: bool,
-    /// Returns when there is more than so many bytes of journal, or when the stream is over.
-    pub more: Box<dyn FnMut(u64) -> io::Result<Progress> + Send>,
+    /// Returns when there is more than so many bytes of journal, or when the stream is over; for None at once.
+    pub more: Box<dyn FnMut(Option<u64>) -> io::Result<Progress> + Send>,
 }
 
 /// Why it could not go on.
@@ -202,15 +202,14 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
 /// Gives one entry after the other, as they come; nothing when it is going to wait for more.
 fn pump(
     replay: &mut Replay,
-    more: &mut dyn FnMut(u64) -> io::Result<Progress>,
+    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
     follow: bool,
     mut take: impl FnMut(Option<Item>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut over = false;
     loop {
         if let Replay::Journal(journal) = replay {
-            let known = if follow { journal.length } else { 0 };
-            let progress = more(known).map_err(Error::Replay)?;
+            let progress = more(follow.then_some(journal.length)).map_err(Error::Replay)?;
             journal.length = progress.journal;
             over = progress.over;
         }

@@ -1,1 +1,161 @@
-//! x
+//! Restoring what is still arriving.
+
+use std::fs;
+use std::io::Write;
+use std::path::Path;
+
+use tar::EntryType::{Directory, Link};
+
+use super::{archive, command, ended, materialize, start, wait};
+use crate::support::feed::{end, file, link, member, whole};
+use crate::support::mount::Mount;
+use crate::support::{needs_fuse, wait_until};
+
+fn wait_for(path: &Path) {
+    wait_until(&format!("{path:?} is there"), || path.symlink_metadata().ok());
+}
+
+fn wait_contents(path: &Path, contents: &[u8]) {
+    wait_until(&format!("{path:?} is whole"), || fs::read(path).ok().filter(|found| found == contents));
+}
+
+#[test]
+fn it_keeps_pace_and_ends_with_the_stream() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let dest = mount.dir.path().join("dest");
+    stdin.write_all(&[whole("before", b"was there"), link("absolute", "/etc/passwd")].concat()).unwrap();
+    mount.wait_for("absolute");
+    let mut running = start(&mount, &dest, &[]);
+    wait_contents(&dest.join("before"), b"was there");
+    // Nothing follows them yet: each link is there at once, and leads where it is to lead.
+    for (name, target) in [("absolute", "/etc/passwd"), ("up", "../../.."), ("beside", "before"), ("none", "no/such")] {
+        if name != "absolute" {
+            stdin.write_all(&link(name, target)).unwrap();
+        }
+        wait_for(&dest.join(name));
+        assert_eq!(fs::read_link(dest.join(name)).unwrap(), Path::new(target));
+    }
+    let large = crate::support::tree::bytes(1, 500_000);
+    stdin.write_all(&member(Directory, "d", "", 7, b"")).unwrap();
+    stdin.write_all(&whole("d/large", &large)).unwrap();
+    wait_contents(&dest.join("d/large"), &large);
+    stdin.write_all(&member(Link, "d/second", "before", 7, b"")).unwrap();
+    wait_contents(&dest.join("d/second"), b"was there");
+    // A file is restored when it is whole; what came before it waits for nothing.
+    stdin.write_all(&[whole("small", b"x"), file("half", 1000), vec![1; 400]].concat()).unwrap();
+    wait_contents(&dest.join("small"), b"x");
+    mount.wait_for("half");
+    assert!(!dest.join("half").exists());
+    assert!(!running.has_ended());
+    stdin.write_all(&[vec![1; 600], vec![0; 24], end()].concat()).unwrap();
+    let ended = wait(running).with(0);
+    assert_eq!(fs::read(dest.join("half")).unwrap(), [1; 1000]);
+    assert_eq!(std::os::unix::fs::MetadataExt::mtime(&dest.join("d").metadata().unwrap()), 7);
+    assert_eq!(ended.count("entries"), 10);
+    drop(stdin);
+    mount.unmount();
+}
+
+#[test]
+fn what_is_cut_is_named_and_not_there() {
+    needs_fuse!();
+    for (size, sent) in [(1000, 400), (1 << 20, 300_000)] {
+        let (mount, mut stdin) = Mount::pipe(&[]);
+        let dest = mount.dir.path().join("dest");
+        let running = start(&mount, &dest, &[]);
+        stdin
+            .write_all(&[whole("whole", b"x"), link("link", "cut"), file("cut", size), vec![1; sent]].concat())
+            .unwrap();
+        wait_for(&dest.join("link"));
+        drop(stdin);
+        wait(running).with(4).says(&["'cut'"]).names(&["cut"]);
+        let mut there: Vec<_> = fs::read_dir(&dest).unwrap().map(|e| e.unwrap().file_name()).collect();
+        there.sort();
+        assert_eq!(there, ["link", "whole"]);
+        // The same when it is over.
+        materialize(&mount, &dest, &[]).with(4).names(&["cut"]);
+        assert!(!dest.join("cut").exists());
+        mount.unmount();
+    }
+}
+
+#[test]
+fn what_is_cut_in_an_archive_in_place() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = dir.path().join("x.tar");
+    fs::write(&archive, [whole("whole", b"x"), file("cut", 1000), vec![1; 400]].concat()).unwrap();
+    let mount = Mount::file(&archive, &[]);
+    materialize(&mount, &dir.path().join("dest"), &[]).with(4).says(&["only 400 of its 1000 bytes"]).names(&["cut"]);
+    assert!(!dir.path().join("dest/cut").exists());
+    mount.unmount();
+}
+
+#[test]
+fn what_is_corrupt_ends_with_its_code() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    stdin.write_all(&[whole("whole", b"x"), vec![b'?'; 512], end()].concat()).unwrap();
+    let dest = mount.dir.path().join("dest");
+    materialize(&mount, &dest, &[]).with(5);
+    assert_eq!(fs::read(dest.join("whole")).unwrap(), b"x");
+    drop(stdin);
+    mount.unmount();
+}
+
+#[test]
+fn what_is_there_now_and_no_more() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let dest = mount.dir.path().join("dest");
+    // Nothing at all.
+    materialize(&mount, &dest, &["--no-wait"]).with(0);
+    assert_eq!(fs::read_dir(&dest).unwrap().count(), 0);
+    stdin.write_all(&[whole("d/whole", b"x"), link("link", "x"), file("half", 1000), vec![1; 400]].concat()).unwrap();
+    mount.wait_for("half");
+    materialize(&mount, &dest, &["--no-wait"]).with(0);
+    assert_eq!(fs::read(dest.join("d/whole")).unwrap(), b"x");
+    assert!(dest.join("link").is_symlink() && !dest.join("half").exists());
+    stdin.write_all(&[vec![1; 600], vec![0; 24], end()].concat()).unwrap();
+    drop(stdin);
+    let ended = materialize(&mount, &dest, &[]).with(0);
+    assert_eq!((ended.count("entries"), ended.count("unchanged")), (1, 2));
+    mount.unmount();
+}
+
+#[test]
+fn before_the_daemon_has_read_the_archive() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("x.tar");
+    let members: Vec<u8> = (0..20_000).flat_map(|n| whole(&format!("f{n}"), b"x")).collect();
+    fs::write(&file, [members, end()].concat()).unwrap();
+    let mount = Mount::file(&file, &[]);
+    let dest = dir.path().join("dest");
+    ended(command(&mount.point, &dest, &["f7"]).output().unwrap()).with(0);
+    mount.unmount();
+}
+
+#[test]
+fn a_daemon_that_dies_is_an_error_and_another_mount_finishes() {
+    needs_fuse!();
+    let members = [
+        member(Directory, "./", "", 7, b""),
+        whole("one", b"1"),
+        member(Directory, "d/", "", 7, b""),
+        whole("d/two", b"2"),
+    ];
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let dest = tempfile::tempdir().unwrap();
+    let running = start(&mount, dest.path(), &[]);
+    stdin.write_all(&[members.concat(), file("half", 1000)].concat()).unwrap();
+    wait_contents(&dest.path().join("d/two"), b"2");
+    rustix::process::kill_process(mount.daemon(), rustix::process::Signal::KILL).unwrap();
+    wait(running).with(1);
+    drop(mount);
+    let (_dir, mount, _) = archive(&members);
+    materialize(&mount, dest.path(), &[]).with(0);
+    crate::support::compare::same_tree(&mount.point, dest.path());
+    mount.unmount();
+}
