@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::{
     AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fremovexattr, fsetxattr, futimens, openat, removexattr, setxattr, utimensat,
+    fchown, fremovexattr, fsetxattr, fstatvfs, futimens, openat, removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
@@ -91,7 +91,7 @@ pub(super) fn apply(
         fchmod(fd, Mode::from_raw_mode(owners.mode(metadata).into()))?;
     }
     for (name, value) in metadata.xattrs.iter() {
-        attribute(name, path, report, |name| fsetxattr(fd, name, value, XattrFlags::empty()))?;
+        attribute(fd, name, path, report, |name| fsetxattr(fd, name, value, XattrFlags::empty()))?;
     }
     futimens(fd, &times(metadata))?;
     Ok(())
@@ -121,7 +121,7 @@ pub(super) fn apply_at(
             chmodat(CWD, &*link, Mode::from_raw_mode(owners.mode(metadata).into()), AtFlags::empty())?;
         }
         for (name, value) in metadata.xattrs.iter() {
-            attribute(name, path, report, |name| setxattr(&*link, name, value, XattrFlags::empty()))?;
+            attribute(fd.as_fd(), name, path, report, |name| setxattr(&*link, name, value, XattrFlags::empty()))?;
         }
     }
     utimensat(dir, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
@@ -151,6 +151,7 @@ fn dropped(removed: rustix::io::Result<()>) -> io::Result<()> {
 
 /// An attribute that the target or our rights do not take is named, and no reason to stop.
 fn attribute(
+    fd: BorrowedFd<'_>,
     name: &[u8],
     path: &[u8],
     report: &Report,
@@ -163,7 +164,7 @@ fn attribute(
             Ok(())
         }
         // More than a block of attributes does not fit into some file systems, and that is not a full disk.
-        Err(e @ (Errno::NOSPC | Errno::DQUOT)) if !is_acl(name) => {
+        Err(e @ (Errno::NOSPC | Errno::DQUOT)) if !is_acl(name) && !is_full(fd) => {
             report.attribute_left(name, path, e);
             Ok(())
         }
@@ -173,6 +174,10 @@ fn attribute(
 
 fn is_acl(name: &[u8]) -> bool {
     name == ACL_ACCESS || name == ACL_DEFAULT
+}
+
+fn is_full(fd: BorrowedFd<'_>) -> bool {
+    fstatvfs(fd).is_ok_and(|room| room.f_bfree == 0 || (room.f_files > 0 && room.f_ffree == 0))
 }
 
 fn times(metadata: &Metadata) -> Timestamps {

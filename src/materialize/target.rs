@@ -2,15 +2,15 @@
 //! whatever others do to the names meanwhile, nothing is made outside.
 
 use std::collections::HashMap;
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, fchmod, fgetxattr, fstat, mkdirat, open, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, fgetxattr, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
+use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::metadata::drop_acls;
 use crate::entry::ACL_DEFAULT;
@@ -89,6 +89,9 @@ impl Target {
             Err(Errno::EXIST) => false,
             Err(e) => return Err(e.into()),
         };
+        if !made && !implied {
+            unlock(dir.as_fd(), &name)?;
+        }
         let new = self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
         if made && self.inherits(parent) {
             drop_acls(new.as_fd())?;
@@ -173,6 +176,21 @@ impl Target {
         all.sort_unstable_by_key(|(depth, ino, _)| (std::cmp::Reverse(*depth), *ino));
         all.into_iter().map(|(_, ino, made)| (ino, made)).collect()
     }
+}
+
+/// Lets us into a directory of ours that a run before has closed to ourselves. It gets its own mode again at the end.
+fn unlock(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    let us = geteuid();
+    if us.is_root() {
+        return Ok(());
+    }
+    let dir = openat(parent, name, FLAGS | OFlags::PATH, Mode::empty())?;
+    let there = fstat(&dir)?;
+    let mode = Mode::from_raw_mode(there.st_mode & 0o7777);
+    if there.st_uid == us.as_raw() && !mode.contains(MODE) {
+        chmodat(CWD, format!("/proc/self/fd/{}", dir.as_raw_fd()), mode | MODE, AtFlags::empty())?;
+    }
+    Ok(())
 }
 
 /// Whether a directory gives its group or an ACL to what is made in it.
