@@ -20,7 +20,7 @@ mod target;
 mod temporary;
 mod verify;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
@@ -179,6 +179,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             under_way: 0,
             firsts: HashMap::new(),
             stripped: HashMap::new(),
+            unmade: HashSet::new(),
             names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };

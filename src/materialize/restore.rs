@@ -1,6 +1,6 @@
 //! From entries to batches: what each of them means for the names on disk, by an index of our own.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,6 +19,8 @@ use super::{Error, Options, metadata};
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
 use crate::index::{Index, Ino, Inserted, Kind};
 
+const IN_UNMADE: &str = "the directory that it is in could not be restored";
+
 /// The one that takes entries: into the index, and into batches.
 pub(super) struct Restore<'a> {
     pub(super) options: &'a Options,
@@ -36,6 +38,8 @@ pub(super) struct Restore<'a> {
     pub(super) firsts: HashMap<Ino, EntryPath>,
     /// What has the names that are left when leading components are left away, where they are.
     pub(super) stripped: HashMap<u64, Ino>,
+    /// Directories that could not be made, and have been named.
+    pub(super) unmade: HashSet<Ino>,
     /// Owners' names, which the index does not keep, of directories: their metadata are set at the end.
     pub(super) names: HashMap<Ino, Box<Metadata>>,
     /// Where the entry before went.
@@ -220,6 +224,10 @@ impl Restore<'_> {
             self.parent = (parent.to_vec(), ino);
             self.batch.directories.insert(ino);
         }
+        if !self.target.has(ino) {
+            self.report.problem(path.as_bytes(), IN_UNMADE);
+            return Ok(None);
+        }
         match self.target.get(ino) {
             Ok(dir) => Ok(CString::new(name).ok().map(|name| (dir, name))),
             Err(e) => self.problem(path.as_bytes(), e).map(|()| None),
@@ -237,9 +245,11 @@ impl Restore<'_> {
             if !self.target.has(ino) {
                 if depth < self.options.strip {
                     self.target.is_root(ino);
-                } else if let (true, Ok(name)) = (self.target.has(at), CString::new(name))
+                } else if !self.unmade.contains(&ino)
+                    && let (true, Ok(name)) = (self.target.has(at), CString::new(name))
                     && let Err(e) = self.target.make(ino, at, name, self.index.is_implied(ino))
                 {
+                    self.unmade.insert(ino);
                     self.problem(&path[..length], e)?;
                 }
             }
@@ -258,6 +268,9 @@ impl Restore<'_> {
         }
         let known = self.target.has(ino);
         self.parents(path.as_bytes())?;
+        if !self.target.has(ino) && !self.unmade.contains(&ino) {
+            self.report.problem(path.as_bytes(), IN_UNMADE);
+        }
         if !known && self.target.has(ino) && !name.is_empty() {
             let count = if self.target.is_made(ino) { &self.report.entries } else { &self.report.unchanged };
             count.fetch_add(1, Ordering::Relaxed);
