@@ -22,8 +22,9 @@ use serde::{Deserialize, Serialize};
 use crate::entry::escape_path;
 use crate::monitor::Status;
 
-/// Nobody has more to do with the lock than to make or remove two files.
-const LOCKED: Duration = Duration::from_secs(2);
+/// Whoever holds the lock makes or removes two files, or takes a mount away, which is slow when the kernel has much of it
+/// to forget. Longer than this it is held by a process that is stopped.
+const LOCKED: Duration = Duration::from_secs(30);
 
 pub use client::{Connection, Daemon, Error, take_away};
 pub use mounts::{Mounted, find, list};
