@@ -49,7 +49,7 @@ mod tests {
     #[test]
     fn a_line_with_a_file() {
         let (a, b) = UnixStream::pair().unwrap();
-        let (mut out, into) = std::io::pipe().unwrap();
+        let (mut out, into) = io::pipe().unwrap();
         send(&a, b"line\n", &[into.into()]).unwrap();
         let mut line = [0; 100];
         let (n, files) = receive(&b, &mut line).unwrap();

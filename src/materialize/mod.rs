@@ -7,6 +7,7 @@
 //! Entries are made in batches: first everything that stands for itself, in any order, then the hard links. What
 //! takes the place of something waits until that has been made. Directories get their metadata at the end.
 
+mod batch;
 mod contents;
 mod create;
 mod dry_run;
@@ -24,7 +25,7 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
@@ -32,6 +33,7 @@ use parking_lot::Mutex;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
 use crate::index::{Index, Ino, Inserted, Kind};
 use crate::tarball;
+use batch::{Batch, execute, explain};
 pub use create::Action;
 use create::{Creator, Link, Task, is_fatal};
 use dry_run::DryRun;
@@ -43,15 +45,6 @@ use temporary::TemporaryNames;
 pub use contents::Contents;
 pub use report::{Problem, Report, Summary};
 pub use select::{Error as SelectError, Selection};
-
-/// So many entries are made together.
-const BATCH: usize = 4096;
-
-/// So many bytes of small contents at most wait in memory for their batch.
-const BATCH_BYTES: usize = 64 << 20;
-
-/// A worker takes so many at a time.
-const SHARE: usize = 32;
 
 const IN_UNMADE: &str = "the directory that it is in could not be restored";
 
@@ -145,7 +138,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let tar = tarball::Options { concatenated, ..options.tar };
     let mut replay = match &contents {
         Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
-        Contents::Archive(file) => Replay::Archive(Archive::new(file.clone(), tar).map_err(Error::Replay)?),
+        Contents::Archive(file) => Replay::Archive(Box::new(Archive::new(file.clone(), tar).map_err(Error::Replay)?)),
     };
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
@@ -234,22 +227,6 @@ fn pump(
         if !follow {
             return Ok(());
         }
-    }
-}
-
-/// Entries that can be made together.
-#[derive(Default)]
-struct Batch {
-    tasks: Vec<Task>,
-    links: Vec<Link>,
-    bytes: usize,
-    /// What they hold open.
-    directories: HashSet<Ino>,
-}
-
-impl Batch {
-    fn is_full(&self, most_open: usize) -> bool {
-        self.tasks.len() + self.links.len() >= BATCH || self.bytes >= BATCH_BYTES || self.directories.len() >= most_open
     }
 }
 
@@ -567,67 +544,5 @@ impl Restore<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// What went wrong with one entry, and what can be done.
-fn explain(cause: &io::Error) -> String {
-    match cause.raw_os_error() {
-        Some(libc::ENOTDIR | libc::ELOOP) => {
-            "something in the target stands where a directory belongs, a link perhaps: nothing is written through it"
-                .into()
-        }
-        Some(libc::EPERM) if !rustix::process::geteuid().is_root() => {
-            format!("{cause} (only root may make this)")
-        }
-        Some(libc::ENOTEMPTY | libc::EISDIR) => "a directory that is not empty stands in its place".into(),
-        _ => cause.to_string(),
-    }
-}
-
-/// Makes batches, one after the other.
-fn execute(
-    batches: &Receiver<Batch>,
-    done: &SyncSender<()>,
-    creator: &Creator,
-    fatal: &Mutex<Option<(String, io::Error)>>,
-) {
-    let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
-    let stop = AtomicBool::new(false);
-    let judge = |path: &[u8], made: io::Result<()>| {
-        let Err(cause) = made else { return };
-        if is_fatal(&cause) {
-            stop.store(true, Ordering::Relaxed);
-            fatal.lock().get_or_insert((escape(path), cause));
-        } else {
-            creator.report.problem(path, explain(&cause));
-        }
-    };
-    for batch in batches {
-        let next = AtomicUsize::new(0);
-        let work = || {
-            loop {
-                let from = next.fetch_add(SHARE, Ordering::Relaxed);
-                let Some(share) = batch.tasks.get(from..).filter(|share| !share.is_empty()) else { return };
-                for task in share.iter().take(SHARE) {
-                    if stop.load(Ordering::Relaxed) {
-                        return;
-                    }
-                    judge(task.item.entry.path.as_bytes(), creator.create(task));
-                }
-            }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(batch.tasks.len().div_ceil(SHARE)) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        for link in &batch.links {
-            if !stop.load(Ordering::Relaxed) {
-                judge(link.path.as_bytes(), creator.link(link));
-            }
-        }
-        let _ = done.send(());
     }
 }

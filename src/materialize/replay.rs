@@ -52,7 +52,7 @@ impl Item {
 /// Where entries come from.
 pub(super) enum Replay {
     Journal(Journal),
-    Archive(Archive),
+    Archive(Box<Archive>),
 }
 
 impl Replay {
