@@ -474,7 +474,7 @@ impl Ingest<'_> {
         let there = self.taken - waiting;
         self.monitor.add_entries(there - std::mem::replace(&mut self.told, there));
         for (path, refusal) in refused {
-            self.monitor.refused(path.as_bytes(), refusal);
+            self.monitor.refused(if path.is_root() { b"." } else { path.as_bytes() }, refusal);
         }
         self.monitor.receiving(self.current.as_ref().map(|c| Receiving {
             path: c.path.to_string(),
@@ -517,8 +517,10 @@ impl Ingest<'_> {
             if let Bound::To(ino) = current.bound {
                 last = Some((ino, place, received));
             }
-            if let Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } = &mut verdict {
-                *cut = Some(current.path.to_string());
+            match &mut verdict {
+                Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(current.path.to_string()),
+                Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", current.path)),
+                Verdict::Complete => {}
             }
         }
         self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);

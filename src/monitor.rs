@@ -16,8 +16,8 @@ use crate::entry::escape;
 /// millions.
 pub const MAX_PROBLEMS_KEPT: usize = 10_000;
 
-/// So many bytes of them are kept: a path that is refused can be very long.
-const MAX_PROBLEM_BYTES_KEPT: usize = 16 << 20;
+/// So many bytes of them are kept: a path that is refused can be very long, and each `status` carries all of them.
+const MAX_PROBLEM_BYTES_KEPT: usize = 4 << 20;
 
 /// Over this long the rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);

@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::{Exit, show};
@@ -131,6 +131,8 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
 
 /// Takes the signals that would end the process and leave a dead mount behind. To be called before mounting.
 pub(super) fn signals() -> io::Result<Signals> {
+    // A limit on the size of files (ulimit -f) is told by an error of the write, which we name; the signal would kill.
+    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     Signals::new([SIGTERM, SIGINT, SIGHUP])
 }
 

@@ -13,12 +13,11 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::status::find;
+use super::status::{ask, find, unexpected};
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
-use crate::monitor::Status;
 use crate::mount::{path_below, raise_open_files};
 use crate::tarball;
 
@@ -118,7 +117,7 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
 fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
     // Of an archive in place we may have come to the end before the daemon has.
     let request = if no_wait { Request::Status } else { Request::Wait { path: None } };
-    match ask_status(mounted, &request) {
+    match ask(mounted, &request) {
         Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
         Ok(status) => {
             let exit = Exit::of(&status);
@@ -129,18 +128,6 @@ fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
         }
         Err(e) => fail(e),
     }
-}
-
-fn ask_status(mounted: &Mounted, request: &Request) -> Result<Status, Error> {
-    match Connection::open(mounted)?.ask(request)? {
-        Response::Status(status) => Ok(*status),
-        other => Err(unexpected(mounted, &other)),
-    }
-}
-
-fn unexpected(mounted: &Mounted, response: &Response) -> Error {
-    let cause = io::Error::other(format!("unexpected answer {response:?}"));
-    Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
 }
 
 fn options(args: &RestoreArgs, paths: &[Vec<u8>], dest: &std::path::Path) -> Result<Options, String> {

@@ -28,7 +28,7 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
     let mut exit = Exit::Complete;
     for mounted in &mounts {
         loop {
-            match ask(mounted) {
+            match ask(mounted, &Request::Status) {
                 Err(e) => {
                     tell(e);
                     exit = Exit::Failed;
@@ -60,14 +60,18 @@ pub(super) fn find(path: &Path) -> Result<Mounted, String> {
     }
 }
 
-fn ask(mounted: &Mounted) -> Result<Status, Error> {
-    match Connection::open(mounted)?.ask(&Request::Status)? {
+/// How a mount stands: now, or when what is requested has come about.
+pub(super) fn ask(mounted: &Mounted, request: &Request) -> Result<Status, Error> {
+    match Connection::open(mounted)?.ask(request)? {
         Response::Status(status) => Ok(*status),
-        other => Err(Error::Other {
-            mountpoint: mounted.mountpoint.clone(),
-            cause: std::io::Error::other(format!("unexpected answer {other:?}")),
-        }),
+        other => Err(unexpected(mounted, &other)),
     }
+}
+
+/// An answer that does not fit the request: a daemon of another version, perhaps.
+pub(super) fn unexpected(mounted: &Mounted, response: &Response) -> Error {
+    let cause = std::io::Error::other(format!("unexpected answer {response:?}"));
+    Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
 }
 
 fn print(mounted: &Mounted, status: &Status, as_json: bool) -> bool {

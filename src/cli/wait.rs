@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::status::find;
+use super::status::{ask, find};
 use super::{Exit, WaitArgs, fail, show, tell};
 use crate::control::{Connection, Mounted, Request, Response};
 use crate::mount::path_below;
@@ -13,7 +13,7 @@ pub(super) fn run(args: &WaitArgs) -> Exit {
         Err(message) => return fail(message),
     };
     // Waiting may take for ever; that nobody is there to wait for is told at once.
-    if let Err(e) = Connection::open(&mounted).and_then(|daemon| daemon.ask(&Request::Status)) {
+    if let Err(e) = ask(&mounted, &Request::Status) {
         return fail(e);
     }
     if args.paths.is_empty() {
@@ -24,15 +24,14 @@ pub(super) fn run(args: &WaitArgs) -> Exit {
 }
 
 fn all(mounted: &Mounted) -> Exit {
-    match Connection::open(mounted).and_then(|daemon| daemon.ask(&Request::Wait { path: None })) {
-        Ok(Response::Status(status)) => {
+    match ask(mounted, &Request::Wait { path: None }) {
+        Ok(status) => {
             let exit = Exit::of(&status);
             if exit != Exit::Complete {
                 tell(show::summary(&status));
             }
             exit
         }
-        Ok(other) => fail(format_args!("unexpected answer {other:?}")),
         Err(e) => fail(e),
     }
 }

@@ -1,4 +1,5 @@
-//! Entries that are made together, by several threads: first what stands for itself, in any order, then hard links.
+//! Entries that are made together: first everything that stands for itself, by several threads and in any order, then
+//! the hard links.
 
 use std::collections::HashSet;
 use std::io;

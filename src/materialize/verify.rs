@@ -9,7 +9,8 @@ use std::os::unix::fs::FileExt;
 
 use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, getxattr, openat, readlinkat, statat};
 
-use super::{Error, Restore};
+use super::Error;
+use super::restore::Restore;
 use crate::entry::{EntryPath, Metadata};
 use crate::index::{Arrival, Attributes, Ino, Kind};
 

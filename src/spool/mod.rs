@@ -1,7 +1,7 @@
 //! Contents on disk: a journal of every entry with the contents of small files, and one blob for each large one.
 //!
 //! ```text
-//! restorefs-XXXXXX/   0700
+//! restorefs-PID-N/    0700
 //!   spool.json        format version, source, threshold
 //!   lock              held by the daemon while it lives
 //!   journal           records, in order of arrival

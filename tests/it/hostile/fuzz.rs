@@ -212,6 +212,12 @@ fn inodes(received: &Received) -> BTreeMap<u64, Inode> {
     (1..=count).map(|n| (n, inode(Ino(n)))).collect()
 }
 
+fn problems(received: &Received) -> Vec<String> {
+    let mut all: Vec<_> = received.status.problems.iter().map(|problem| format!("{problem:?}")).collect();
+    all.sort();
+    all
+}
+
 fn no_panic(received: &Received) {
     match received.status.end.as_ref().expect("it ends") {
         Verdict::Failed { cause } => panic!("it failed: {cause}"),
@@ -233,7 +239,8 @@ fn archives_with_bytes_changed() {
         no_panic(&a);
         no_panic(&b);
         assert_eq!(a.exit(), b.exit(), "{:?} {:?}", a.status.end, b.status.end);
-        assert_eq!(a.status.problems, b.status.problems);
+        // What the index refuses is told with the chunk, so their order is another one.
+        assert_eq!(problems(&a), problems(&b));
         assert_eq!(a.status.entries, b.status.entries);
         assert_eq!(a.tree(), b.tree());
         let seen = inodes(&a);
@@ -266,6 +273,9 @@ fn compressed_archives_with_bytes_changed() {
             bytes.extend_from_slice(more);
         }
         for _ in 0..=random.below(3) {
+            if bytes.is_empty() {
+                break;
+            }
             let at = random.below(bytes.len());
             match random.below(4) {
                 0 => bytes[at] = random.next() as u8,

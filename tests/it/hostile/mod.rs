@@ -131,7 +131,7 @@ fn receive_with(bytes: &[u8], from: From, tweak: impl FnOnce(&mut Job)) -> Recei
                 spool::Config { directory: dir.path().into(), limit: None, keep: false, source: String::new() };
             store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
         } else {
-            store.set_archive(Arc::new(source.file().unwrap().try_clone().unwrap()));
+            store.set_archive(Arc::new(source.file().unwrap().try_clone().unwrap())).unwrap();
         }
         let stop = Stop::new().unwrap();
         let mut job = Job {

@@ -1,6 +1,7 @@
 //! What each kind of input gets, from a file in its place and through a pipe.
 
 use super::*;
+use restorefs::monitor::{Problem, Severity};
 
 /// How it ends, and how much is told.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,7 +39,11 @@ fn gets(what: &str, pieces: &[Vec<u8>], want: &Outcome, tree: &[&str]) {
         if !stops {
             assert_eq!(received.contents("Z").unwrap(), b"behind", "{what}");
         }
-        // What is refused is named.
+        // What is refused is named, where it has a name.
+        let named = |p: &Problem| {
+            !p.path.is_empty() || p.severity == Severity::Warning || p.reason.contains("the name is empty")
+        };
+        assert!(status.problems.iter().all(named), "{what}: {:?}", status.problems);
         assert_eq!(status.problems.len() as u64, want.refused + want.warnings, "{what}");
         assert!(status.end.is_some(), "{what}");
     }
