@@ -345,7 +345,8 @@ fn may_open_fuse() -> bool {
     rustix::fs::access("/dev/fuse", rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
 }
 
-/// Every large file that is served takes a descriptor, every directory that is restored too, and the usual limit is 1024.
+/// Every large file that is served takes a descriptor, every directory that is restored too, and the usual limit is
+/// 1024.
 pub fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {

@@ -84,7 +84,8 @@ fn a_target_without_attributes() {
     let dir = tempfile::tempdir().unwrap();
     shell(
         dir.path(),
-        "mkdir -p tree/d; touch tree/a tree/b tree/plain; setfattr -n user.one -v 1 tree/a; setfattr -n user.two -v 2 tree/a
+        "mkdir -p tree/d; touch tree/a tree/b tree/plain; setfattr -n user.one -v 1 tree/a
+         setfattr -n user.two -v 2 tree/a
          setfattr -n user.one -v 1 tree/b; setfattr -n trusted.x -v 1 tree/d; setfacl -m u:1234:r tree/b",
     );
     let tar = dir.path().join("x.tar");
@@ -136,7 +137,8 @@ fn an_ordinary_user() {
     fs::create_dir(&home).unwrap();
     shell(
         dir.path(),
-        "mkdir -p tree/d/sub tree/closed tree/readonly; cd tree; echo 1 >f; echo 2 >d/f; ln d/f d/second; ln -s /etc/passwd d/l
+        "mkdir -p tree/d/sub tree/closed tree/readonly; cd tree; echo 1 >f; echo 2 >d/f; ln d/f d/second
+         ln -s /etc/passwd d/l
          echo 3 >suid; chmod 6755 suid; chown 1234:4321 d/f; chmod 000 d/second; mknod null c 1 3; mkfifo fifo
          echo 4 >own; chown 65534:65534 own; chmod 4711 own; setfattr -n trusted.x -v 1 f; echo 5 >closed/f
          chmod 000 closed; echo 6 >readonly/f; chmod 555 readonly; touch -d @1000000000 f d/f suid d",
