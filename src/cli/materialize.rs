@@ -13,8 +13,8 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::status::{ask, find, unexpected};
-use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
+use super::status::{ask, end, find, unexpected};
+use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
@@ -119,13 +119,7 @@ fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
     let request = if no_wait { Request::Status } else { Request::Wait { path: None } };
     match ask(mounted, &request) {
         Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
-        Ok(status) => {
-            let exit = Exit::of(&status);
-            if exit != Exit::Complete {
-                tell(show::summary(&status));
-            }
-            exit
-        }
+        Ok(status) => end(&status),
         Err(e) => fail(e),
     }
 }

@@ -68,6 +68,15 @@ pub(super) fn ask(mounted: &Mounted, request: &Request) -> Result<Status, Error>
     }
 }
 
+/// The exit code that a stream's end comes to; what is not complete is told.
+pub(super) fn end(status: &Status) -> Exit {
+    let exit = Exit::of(status);
+    if exit != Exit::Complete {
+        tell(show::summary(status));
+    }
+    exit
+}
+
 /// An answer that does not fit the request: a daemon of another version, perhaps.
 pub(super) fn unexpected(mounted: &Mounted, response: &Response) -> Error {
     let cause = std::io::Error::other(format!("unexpected answer {response:?}"));

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::status::{ask, find};
+use super::status::{ask, end, find};
 use super::{Exit, WaitArgs, fail, show, tell};
 use crate::control::{Connection, Mounted, Request, Response};
 use crate::mount::path_below;
@@ -25,13 +25,7 @@ pub(super) fn run(args: &WaitArgs) -> Exit {
 
 fn all(mounted: &Mounted) -> Exit {
     match ask(mounted, &Request::Wait { path: None }) {
-        Ok(status) => {
-            let exit = Exit::of(&status);
-            if exit != Exit::Complete {
-                tell(show::summary(&status));
-            }
-            exit
-        }
+        Ok(status) => end(&status),
         Err(e) => fail(e),
     }
 }

@@ -35,30 +35,23 @@ pub enum Contents {
 impl Contents {
     /// Copies `len` bytes from `from` of what is stored at `place` to `to` of `file`, which is empty there.
     pub(super) fn copy(&self, place: &Place, from: u64, file: &File, to: u64, len: u64) -> io::Result<()> {
-        match (self, place) {
-            (Contents::Spool { blobs, .. }, Place::Blob(number)) => {
-                let blob = openat(blobs, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-                let blob = File::from(blob);
-                if from == 0 && to == 0 && blob.metadata()?.len() == len && ioctl_ficlone(file, &blob).is_ok() {
-                    return Ok(());
-                }
-                copy(&blob, from, file, to, len)
-            }
-            (Contents::Spool { journal, .. }, Place::Journal(at)) => copy(journal, at + from, file, to, len),
-            (Contents::Archive(archive), Place::Archive(at)) => copy(archive, at + from, file, to, len),
-            _ => Err(io::Error::other("its contents are in no place that was handed over")),
+        let (source, begin) = self.open(place)?;
+        let whole_blob = matches!(place, Place::Blob(_)) && from == 0 && to == 0 && source.metadata()?.len() == len;
+        if whole_blob && ioctl_ficlone(file, &source).is_ok() {
+            return Ok(());
         }
+        copy(&source, begin + from, file, to, len)
     }
 
-    /// Reads from what is stored at `place`.
-    pub(super) fn read(&self, place: &Place, buf: &mut [u8], from: u64) -> io::Result<()> {
+    /// The file that has what is stored at `place`, and where in it that begins.
+    pub(super) fn open(&self, place: &Place) -> io::Result<(Arc<File>, u64)> {
         match (self, place) {
             (Contents::Spool { blobs, .. }, Place::Blob(number)) => {
                 let blob = openat(blobs, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-                File::from(blob).read_exact_at(buf, from)
+                Ok((Arc::new(blob.into()), 0))
             }
-            (Contents::Spool { journal, .. }, Place::Journal(at)) => journal.read_exact_at(buf, at + from),
-            (Contents::Archive(archive), Place::Archive(at)) => archive.read_exact_at(buf, at + from),
+            (Contents::Spool { journal, .. }, Place::Journal(at)) => Ok((journal.clone(), *at)),
+            (Contents::Archive(archive), Place::Archive(at)) => Ok((archive.clone(), *at)),
             _ => Err(io::Error::other("its contents are in no place that was handed over")),
         }
     }

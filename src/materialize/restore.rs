@@ -40,7 +40,7 @@ pub(super) struct Restore<'a> {
     pub(super) stripped: HashMap<u64, Ino>,
     /// Directories that could not be made, and have been named.
     pub(super) unmade: HashSet<Ino>,
-    /// Owners' names, which the index does not keep, of directories: their metadata are set at the end.
+    /// Metadata with the names of owners, which the index does not keep, where these count.
     pub(super) names: HashMap<Ino, Box<Metadata>>,
     /// Where the entry before went.
     pub(super) parent: (Vec<u8>, Ino),
@@ -61,6 +61,9 @@ impl Restore<'_> {
         let Ok(Inserted::Bound(ino)) = inserted else { return Ok(()) };
         let path = item.entry.path.clone();
         let replaced = self.takes_place(&path, before, ino)?;
+        if self.creator.owners.by_name.is_some() && !matches!(item.entry.kind, EntryKind::HardLink { .. }) {
+            self.names.insert(ino, Box::new(item.entry.metadata.clone()));
+        }
         match &item.entry.kind {
             EntryKind::HardLink { target } => {
                 let target = target.clone();
@@ -70,9 +73,6 @@ impl Restore<'_> {
                 }
             }
             EntryKind::Directory => {
-                if self.creator.owners.by_name.is_some() {
-                    self.names.insert(ino, Box::new(item.entry.metadata.clone()));
-                }
                 if self.options.selection.wants(&path) {
                     self.directory(&path, replaced)?;
                 }

@@ -124,7 +124,7 @@ impl Restore<'_> {
         if a.kind != Kind::Symlink && there.st_mode & 0o7777 != u32::from(owners.mode(metadata)) {
             return Some("its mode differs");
         }
-        if owners.root && owners.by_name.is_none() && (there.st_uid, there.st_gid) != owners.of(metadata) {
+        if owners.root && (there.st_uid, there.st_gid) != owners.of(metadata) {
             return Some("its owner differs");
         }
         let mtime = (there.st_mtime, i64::try_from(there.st_mtime_nsec).unwrap_or_default());
@@ -144,6 +144,11 @@ impl Restore<'_> {
         let Some(place) = self.index.place(a.ino) else { return Ok(None) };
         let sparse = self.index.sparse(a.ino);
         let blob = matches!(place, crate::index::Place::Blob(_));
+        let source = if a.stored > 0 { Some(self.creator.contents.open(&place)?) } else { None };
+        let read = |buf: &mut [u8], from: u64| match &source {
+            Some((file, begin)) => file.read_exact_at(buf, begin + from),
+            None => Ok(()),
+        };
         let (mut packed, mut restored) = (vec![0; PIECE], vec![0; PIECE]);
         let mut at = 0;
         while at < a.size {
@@ -154,10 +159,10 @@ impl Restore<'_> {
                     packed.fill(0);
                     for (segment, stored) in map.within(at, n as u64) {
                         let from = (segment.offset - at) as usize;
-                        self.creator.contents.read(&place, &mut packed[from..from + segment.len as usize], stored)?;
+                        read(&mut packed[from..from + segment.len as usize], stored)?;
                     }
                 }
-                _ => self.creator.contents.read(&place, packed, at)?,
+                _ => read(packed, at)?,
             }
             file.read_exact_at(restored, at)?;
             if packed != restored {

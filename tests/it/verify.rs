@@ -135,3 +135,20 @@ fn one_command_mounts_and_restores() {
         assert_eq!(mount.unmount(), Some(code));
     }
 }
+
+#[test]
+fn owners_by_name_also_of_second_names() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let (packed, archive, dest) = (dir.path().join("tree"), dir.path().join("x.tar"), dir.path().join("dest"));
+    fs::create_dir(&packed).unwrap();
+    fs::write(packed.join("first"), "x").unwrap();
+    fs::hard_link(packed.join("first"), packed.join("second")).unwrap();
+    // The number is another machine's; the name is known here too.
+    gnu_tar(&packed, &archive, &["--sort=name", "--owner=daemon:4242", "--group=daemon:4242"]);
+    let mount = Mount::file(&archive, &[]);
+    let (code, text) = materialize(&mount, &dest, &["--map-owner", "--verify", "--include=second"]);
+    assert_eq!(code, Some(0), "{text}");
+    assert_eq!(shell(&dest, "stat -c %U:%G *"), "daemon:daemon\n");
+    mount.unmount();
+}
