@@ -11,6 +11,7 @@ mod names;
 mod progress;
 mod show;
 mod status;
+mod token;
 mod umount;
 mod wait;
 
@@ -39,7 +40,8 @@ Exit codes:
   2  wrong usage
   3  complete, with problems: entries or attributes were left out, each is named
   4  incomplete: the stream ended early, or was stopped
-  5  corrupt: the stream cannot be followed further";
+  5  corrupt: the stream cannot be followed further
+  6  the token is not the one of the other side";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -58,6 +60,7 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(
     override_usage = "restorefs mount [OPTIONS] SOURCE MOUNTPOINT\n       \
+                      restorefs mount [OPTIONS] --listen [ADDR:]PORT MOUNTPOINT\n       \
                       restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT",
     after_help = "SOURCE is '-' (standard input), a file or a FIFO: tar as v7, ustar, GNU or pax, as it is or \
                   compressed with gzip, zstd, xz, bzip2 or lz4.\n\nThe command stays in front to show progress until \
@@ -67,13 +70,20 @@ enum Command {
 struct MountArgs {
     #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "MOUNTPOINT"], hide = true)]
     paths: Vec<PathBuf>,
-    /// Take one TCP connection instead of SOURCE; without ADDR only from this machine, with port 0 from a free port,
-    /// which is printed
+    /// Listen for 'restorefs send', which is told what to type there, with a token for this one time; without ADDR only from
+    /// this machine, with port 0 on a free port, which is printed
     #[arg(long, value_name = "[ADDR:]PORT")]
     listen: Option<String>,
-    /// The connection carries a bare tar stream, from whoever connects first: no password, no encryption
+    /// Take a bare tar stream instead, from whoever connects first: no token, no encryption
     #[arg(long, requires = "listen")]
     plain: bool,
+    /// Take the token from this file, which is made where there is none: for use without anybody who types it
+    #[arg(long, value_name = "FILE", requires = "listen", conflicts_with = "plain")]
+    token_file: Option<PathBuf>,
+    /// Take a connection for lost when nothing has come over it for so many seconds (the other side says every 5 s that it
+    /// is there)
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "listen", value_parser = parse_timeout)]
+    timeout: Seconds,
     /// Stay one process, in front, until unmounted (for systemd: Type=notify)
     #[arg(short, long, conflicts_with = "detach")]
     foreground: bool,
@@ -239,6 +249,24 @@ fn harmless(line: &str) -> String {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// A time in whole seconds.
+#[derive(Clone, Copy, Debug)]
+struct Seconds(u64);
+
+impl From<Seconds> for std::time::Duration {
+    fn from(seconds: Seconds) -> Self {
+        std::time::Duration::from_secs(seconds.0)
+    }
+}
+
+/// Longer than what is between two signs of life, and not for ever.
+fn parse_timeout(text: &str) -> Result<Seconds, String> {
+    match text.parse() {
+        Ok(seconds @ 6..=86_400) => Ok(Seconds(seconds)),
+        _ => Err("give a number of seconds from 6 to 86400".into()),
+    }
 }
 
 /// `500M`: bytes, in powers of 1024.

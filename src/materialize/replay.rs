@@ -177,7 +177,7 @@ impl Journal {
                     _ => pending.lost(received),
                 })
             }
-            Record::Begin { .. } | Record::Finish { .. } => None,
+            Record::Begin { .. } | Record::Finish { .. } | Record::Catalogue => None,
         }
     }
 
