@@ -102,6 +102,12 @@ pub fn end(start: usize, out: &mut [u8]) {
     out[start + 4..start + HEADER].copy_from_slice(&crc);
 }
 
+/// The length of the frame at the front of `input`, which is not looked into.
+pub fn frame_length(input: &[u8]) -> Option<usize> {
+    let header: &[u8; HEADER] = input.first_chunk()?;
+    Some(HEADER + u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize)
+}
+
 /// Reads the frame at the front of `input`: the record, the bytes behind it, and the length of the frame.
 pub fn decode<T: DeserializeOwned>(input: &[u8]) -> Result<(T, &[u8], usize), DecodeError> {
     let header: &[u8; HEADER] = input.first_chunk().ok_or(DecodeError::Torn)?;

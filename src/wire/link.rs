@@ -123,16 +123,7 @@ impl Link {
         self.peer
     }
 
-    /// Sends a frame; waits while too much is to be sent already.
-    pub fn send(&self, frame: Vec<u8>) -> Result<(), Closed> {
-        let mut state = self.shared.state.lock();
-        while state.closed.is_none() && state.outbox_bytes > OUTBOX {
-            self.shared.changed.wait(&mut state);
-        }
-        self.shared.put(&mut state, frame)
-    }
-
-    /// Sends a frame without waiting: for what is short.
+    /// Sends a frame, without waiting: for what is short, or where there [is room](Link::has_room).
     pub fn send_now(&self, frame: Vec<u8>) -> Result<(), Closed> {
         self.shared.put(&mut self.shared.state.lock(), frame)
     }
@@ -145,6 +136,15 @@ impl Link {
     /// The next body that came, for which it waits so long. None where none came, or somebody has [`Poker::poke`]d. What
     /// came before the connection was closed is given first.
     pub fn receive(&self, patience: Duration) -> Result<Option<Vec<u8>>, Closed> {
+        self.receive_until(patience, false)
+    }
+
+    /// The same, and None too as soon as there is room for a frame.
+    pub fn receive_or_room(&self, patience: Duration) -> Result<Option<Vec<u8>>, Closed> {
+        self.receive_until(patience, true)
+    }
+
+    fn receive_until(&self, patience: Duration, or_room: bool) -> Result<Option<Vec<u8>>, Closed> {
         let deadline = Instant::now() + patience;
         let mut state = self.shared.state.lock();
         loop {
@@ -159,7 +159,8 @@ impl Link {
             if let Some(closed) = &state.closed {
                 return Err(closed.clone());
             }
-            if std::mem::take(&mut state.poked) || patience.is_zero() {
+            let room = or_room && state.outbox_bytes <= OUTBOX;
+            if std::mem::take(&mut state.poked) || room || patience.is_zero() {
                 return Ok(None);
             }
             if self.shared.changed.wait_until(&mut state, deadline).timed_out() {
