@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod daemon;
+mod deliver;
 mod exit;
 mod foreground;
 mod front;
@@ -9,6 +10,7 @@ mod materialize;
 mod mount;
 mod names;
 mod progress;
+mod send;
 mod show;
 mod status;
 mod token;
@@ -53,6 +55,8 @@ enum Command {
     Wait(WaitArgs),
     /// Copy a mounted tree, or parts of it, to disk with all that belongs to it, also while it is still arriving
     Materialize(MaterializeArgs),
+    /// Send a tree
+    Send(SendArgs),
     /// Unmount
     Umount(UmountArgs),
 }
@@ -205,6 +209,38 @@ enum OverwriteArg {
 }
 
 #[derive(Debug, Args)]
+struct SendArgs {
+    paths: Vec<PathBuf>,
+    #[arg(long, value_parser = parse_size)]
+    rate_limit: Option<u64>,
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    deliver: DeliverArgs,
+}
+
+/// How a tree is delivered to a receiver.
+#[derive(Debug, Args)]
+struct DeliverArgs {
+    /// Send to 'restorefs mount --listen', which prints what to type; the token comes from RESTOREFS_TOKEN, --token-file, or
+    /// is asked for
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Option<String>,
+    /// Take the token from this file, which only its owner may read
+    #[arg(long, value_name = "FILE", requires = "to")]
+    token_file: Option<PathBuf>,
+    /// Try for so many seconds to connect again when the connection is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "to")]
+    retry: u64,
+    /// Take a connection for lost when nothing has come over it for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "to", value_parser = parse_timeout)]
+    timeout: Seconds,
+    /// Never compress; otherwise it is done where the network is slower than the compressor, for what gets smaller
+    #[arg(long, requires = "to")]
+    no_compress: bool,
+}
+
+#[derive(Debug, Args)]
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
@@ -220,6 +256,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Status(args) => status::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Materialize(args) => materialize::run(&args),
+        Command::Send(args) => send::run(&args),
         Command::Umount(args) => umount::run(&args),
     }
 }

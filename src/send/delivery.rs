@@ -132,19 +132,17 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
     let mut outages = 0;
     let mut lost_at = None;
     let mut pause = BACK_OFF.0;
+    let mut reached = 0;
     loop {
         let end = match link.take().map_or_else(|| connect(&to, &token, silence, &delivery.stop), Ok) {
             Ok(link) => {
                 *current.lock() = Some(link.poker());
-                let begun = Instant::now();
-                let (end, greeted) = delivery.connection(&link);
+                let end = delivery.connection(&link);
                 *current.lock() = None;
-                if greeted {
-                    // Only a receiver that has answered is one that is there.
-                    lost_at = None;
-                    if begun.elapsed() > BACK_OFF.1 {
-                        pause = BACK_OFF.0;
-                    }
+                // Only a receiver that takes something is one that is there.
+                let progress = delivery.plan.progress();
+                if progress > reached {
+                    (reached, lost_at, pause) = (progress, None, BACK_OFF.0);
                 }
                 if matches!(end, End::Delivered(..) | End::Stopped) {
                     link.close();
@@ -212,23 +210,22 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// One connection from its beginning to its end, and whether the receiver has answered.
-    fn connection(&mut self, link: &Link) -> (End, bool) {
+    /// One connection from its beginning to its end.
+    fn connection(&mut self, link: &Link) -> End {
         self.plan.disconnected();
         self.shrink.begin(link);
         let mut hello = Batch::default();
         hello.push(&FromSender::Hello { session: self.session, host: self.host.clone() });
         if let Err(closed) = link.send_now(hello.finish()) {
-            return (lost(closed), false);
+            return lost(closed);
         }
-        let end = loop {
+        loop {
             match self.turn(link) {
                 Ok(None) => {}
-                Ok(Some(end)) => break end,
-                Err(closed) => break lost(closed),
+                Ok(Some(end)) => return end,
+                Err(closed) => return lost(closed),
             }
-        };
-        (end, self.plan.is_welcome())
+        }
     }
 
     /// Hears what has come, then sends one frame.

@@ -147,9 +147,9 @@ impl Plan {
         self.cursor = 0;
     }
 
-    /// Whether the receiver has answered on this connection.
-    pub(super) fn is_welcome(&self) -> bool {
-        self.stage != Stage::Greeting
+    /// Grows with what the receiver is known to have, or has been sent for the first time.
+    pub(super) fn progress(&self) -> u64 {
+        self.told + self.unconfirmed.front().map_or(self.records, |front| front.first)
     }
 
     /// Files that the receiver had from another sender before us.

@@ -90,8 +90,10 @@ struct State {
 
 impl Link {
     /// Takes over a connection whose handshake is done. `silence`: after so long without a sign the other side is gone.
-    pub(super) fn new(connection: Connection, socket: TcpStream, silence: Duration) -> io::Result<Self> {
+    pub(super) fn new(mut connection: Connection, socket: TcpStream, silence: Duration) -> io::Result<Self> {
         let peer = socket.peer_addr()?;
+        // A frame is encrypted as a whole; the outbox has the limit.
+        connection.set_buffer_limit(None);
         socket.set_nonblocking(true)?;
         socket.set_nodelay(true)?;
         let _ = crate::sys::set_unsent_limit(socket.as_fd(), UNSENT);
