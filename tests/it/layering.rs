@@ -10,8 +10,11 @@ const TABLE: &[(&str, &[&str])] = &[
     // The vocabulary, and what everybody may tell.
     ("sys", &[]),
     ("entry", &[]),
+    ("pattern", &["entry"]),
     ("monitor", &["entry"]),
     ("record", &["entry"]),
+    // From a directory to entries.
+    ("tree", &["entry", "pattern"]),
     // From bytes to entries.
     ("source", &[]),
     ("filter", &["monitor", "source"]),
@@ -26,7 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fuse", &["entry", "index", "fs"]),
     ("mount", &["entry", "monitor", "source", "tarball", "spool", "index", "store", "ingest", "fs", "fuse"]),
     ("control", &["entry", "monitor", "mount"]),
-    ("materialize", &["entry", "record", "tarball", "index"]),
+    ("materialize", &["entry", "pattern", "record", "tarball", "index"]),
     ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control", "materialize"]),
 ];
 
