@@ -48,6 +48,7 @@
 //! | From a directory to entries | |
 //! |---|---|
 //! | [`tree`] | a live directory, walked, and its contents, opened later |
+//! | [`send`] | all of that to an archive |
 //!
 //! | From a tree to its users | |
 //! |---|---|
@@ -76,6 +77,7 @@ pub mod monitor;
 pub mod mount;
 pub mod pattern;
 pub mod record;
+pub mod send;
 pub mod source;
 pub mod spool;
 pub mod store;

@@ -13,12 +13,13 @@ const TABLE: &[(&str, &[&str])] = &[
     ("pattern", &["entry"]),
     ("monitor", &["entry"]),
     ("record", &["entry"]),
-    // From a directory to entries.
-    ("tree", &["entry", "pattern"]),
     // From bytes to entries.
     ("source", &[]),
     ("filter", &["monitor", "source"]),
     ("tarball", &["entry"]),
+    // From a directory to entries, and to an archive.
+    ("tree", &["entry", "pattern"]),
+    ("send", &["entry", "tarball", "tree"]),
     // Where they are kept.
     ("spool", &["monitor", "record"]),
     ("index", &["entry"]),
@@ -30,7 +31,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("mount", &["entry", "monitor", "source", "tarball", "spool", "index", "store", "ingest", "fs", "fuse"]),
     ("control", &["entry", "monitor", "mount"]),
     ("materialize", &["entry", "pattern", "record", "tarball", "index"]),
-    ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control", "materialize"]),
+    ("cli", &["sys", "entry", "monitor", "source", "tarball", "tree", "send", "mount", "control", "materialize"]),
 ];
 
 /// Words that belong to one module alone.
