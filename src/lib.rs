@@ -28,6 +28,7 @@
 //! | The vocabulary | |
 //! |---|---|
 //! | [`entry`] | what an entry is: paths, metadata, times, attributes, maps of holes; each cannot be built wrong |
+//! | [`pattern`] | which paths are meant by `*.o` |
 //! | [`monitor`] | how the library tells of progress and problems; it never prints |
 //!
 //! | From bytes to entries | |
@@ -43,6 +44,11 @@
 //! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
 //! | [`store`] | index and contents together, and who is told when more is there |
 //! | [`ingest`] | the one that drives: source, filter, decoder, store |
+//!
+//! | From a directory to entries | |
+//! |---|---|
+//! | [`tree`] | a live directory, walked, and its contents, opened later |
+//! | [`send`] | all of that to an archive |
 //!
 //! | From a tree to its users | |
 //! |---|---|

@@ -20,16 +20,8 @@ const TICK: Duration = Duration::from_millis(200);
 /// So many problems are printed.
 const PRINTED: usize = 20;
 
-/// What the command line says beside what is sent.
-pub(super) struct How<'a> {
-    pub(super) to: &'a str,
-    pub(super) args: &'a DeliverArgs,
-    pub(super) rate_limit: Option<u64>,
-    pub(super) json: bool,
-}
-
-pub(super) fn run(walk: Walk, how: &How<'_>) -> Exit {
-    let token = match token::of_sender(how.args.token_file.as_deref()) {
+pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, json: bool) -> Exit {
+    let token = match token::of_sender(args.token_file.as_deref()) {
         Ok(token) => token,
         Err(message) => return fail(message),
     };
@@ -39,16 +31,16 @@ pub(super) fn run(walk: Walk, how: &How<'_>) -> Exit {
         Err(e) => return fail(format_args!("cannot wait for signals: {e}")),
     };
     let monitor = Monitor::new();
-    monitor.source(how.to.into(), None);
+    monitor.source(to.into(), None);
     let job = send::Job {
         walk,
-        to: how.to.into(),
+        to: to.into(),
         token,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-        silence: how.args.timeout.into(),
-        retry: Duration::from_secs(how.args.retry),
-        rate: how.rate_limit,
-        compress: !how.args.no_compress,
+        silence: args.timeout.into(),
+        retry: Duration::from_secs(args.retry),
+        rate,
+        compress: !args.no_compress,
         monitor: monitor.clone(),
         stop,
     };
@@ -64,10 +56,10 @@ pub(super) fn run(walk: Walk, how: &How<'_>) -> Exit {
     };
     tell_problems(&status);
     match &ended {
-        Ok(delivered) => tell(summary(how.to, delivered, &status)),
+        Ok(delivered) => tell(summary(to, delivered, &status)),
         Err(failure) => tell(failure),
     }
-    if how.json {
+    if json {
         say(report(&ended, &status, exit));
     }
     exit

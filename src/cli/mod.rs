@@ -55,7 +55,7 @@ enum Command {
     Wait(WaitArgs),
     /// Copy a mounted tree, or parts of it, to disk with all that belongs to it, also while it is still arriving
     Materialize(MaterializeArgs),
-    /// Send a tree
+    /// Send files and directories, with all that belongs to them: to a receiver, or as a pax archive on standard output
     Send(SendArgs),
     /// Unmount
     Umount(UmountArgs),
@@ -209,14 +209,33 @@ enum OverwriteArg {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "restorefs send [OPTIONS] PATH... --to HOST:PORT\n       \
+                      restorefs send [OPTIONS] PATH... -",
+    after_help = "The archive is pax, which tar and bsdtar read; give them --xattrs --xattrs-include='*' --acls, and \
+                  --numeric-owner, to extract all that is in it. Names are sent without a / in front, and without \
+                  anything up to a '..'. Symbolic links are sent as such; a PATH that is one, with a / behind it, is the \
+                  directory that it leads to.\n\nPatterns are like those of tar's --exclude: *, ?, [...] and {a,b}, \
+                  where * and ? match / too. A pattern matches an entry when it matches its path from the root or \
+                  from behind any /, or that of a directory that it is in; with a / in front, from the root only.\n\n\
+                  The exit code is 3 where something vanished, was changed while it was read, or could not be read: \
+                  each is named. It is 4 where whoever reads the archive ends before it is complete, and 1 where a PATH \
+                  is not there or the archive cannot be written."
+)]
 struct SendArgs {
+    /// What is to be sent, and '-' for an archive on standard output
+    #[arg(required = true, value_name = "PATH")]
     paths: Vec<PathBuf>,
-    #[arg(long, value_parser = parse_size)]
+    #[command(flatten)]
+    walk: WalkArgs,
+    /// Send at most so many bytes a second, as 500K or 20M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     rate_limit: Option<u64>,
-    #[arg(long)]
-    json: bool,
     #[command(flatten)]
     deliver: DeliverArgs,
+    /// Print a report as JSON on standard output
+    #[arg(long, requires = "to")]
+    json: bool,
 }
 
 /// How a tree is delivered to a receiver.
@@ -240,6 +259,26 @@ struct DeliverArgs {
     no_compress: bool,
 }
 
+/// What is sent of what is there.
+#[derive(Debug, Args)]
+struct WalkArgs {
+    /// Take each PATH from in there
+    #[arg(short = 'C', long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Of other file systems that are mounted below a PATH, send the mount points only
+    #[arg(long)]
+    one_file_system: bool,
+    /// Leave out what matches; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Leave out what matches a line of this file; can be given several times
+    #[arg(long, value_name = "FILE")]
+    exclude_from: Vec<PathBuf>,
+    /// Of directories with a valid CACHEDIR.TAG, send that only
+    #[arg(long)]
+    exclude_caches: bool,
+}
+
 #[derive(Debug, Args)]
 struct UmountArgs {
     /// The mount point
@@ -256,7 +295,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Status(args) => status::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Materialize(args) => materialize::run(&args),
-        Command::Send(args) => send::run(&args),
+        Command::Send(args) => send::run(args),
         Command::Umount(args) => umount::run(&args),
     }
 }

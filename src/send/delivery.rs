@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::catalogue::{self, Piece};
-use super::pace::Pace;
+use super::limit::Limit;
 use super::plan::{Next, Plan};
 use super::shrink::Shrink;
 use crate::entry::escape;
@@ -124,7 +124,7 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
         pieces,
         session,
         host,
-        pace: Pace::new(rate),
+        limit: Limit::new(rate, Instant::now()),
         shrink: Shrink::new(compress),
         monitor,
         stop,
@@ -203,7 +203,7 @@ struct Delivery {
     pieces: Receiver<Piece>,
     session: Session,
     host: String,
-    pace: Pace,
+    limit: Limit,
     shrink: Shrink,
     monitor: Arc<Monitor>,
     stop: Stop,
@@ -246,7 +246,7 @@ impl Delivery {
                 break;
             }
         }
-        let pause = self.pace.pause();
+        let pause = self.limit.wait(Instant::now());
         let can_send = pause.is_zero() && link.has_room() && self.plan.has_something();
         let body = if can_send || news {
             link.receive(Duration::ZERO)?
@@ -264,7 +264,7 @@ impl Delivery {
         match self.plan.next() {
             Next::Batch(batch) => {
                 let frame = self.shrink.frame(batch, link);
-                self.pace.sent(frame.len() as u64);
+                self.limit.take(frame.len(), Instant::now());
                 link.send_now(frame)?;
             }
             Next::Nothing => {}

@@ -10,12 +10,16 @@ const TABLE: &[(&str, &[&str])] = &[
     // The vocabulary, and what everybody may tell.
     ("sys", &[]),
     ("entry", &[]),
+    ("pattern", &["entry"]),
     ("monitor", &["entry"]),
     ("record", &["entry"]),
     // From bytes to entries.
     ("source", &[]),
     ("filter", &["monitor", "source"]),
     ("tarball", &["entry"]),
+    // From a directory to entries, and to an archive.
+    ("tree", &["entry", "pattern"]),
+    ("send", &["entry", "tarball", "tree"]),
     // Where they are kept.
     ("spool", &["monitor", "record"]),
     ("index", &["entry"]),
@@ -26,8 +30,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("fuse", &["entry", "index", "fs"]),
     ("mount", &["entry", "monitor", "source", "tarball", "spool", "index", "store", "ingest", "fs", "fuse"]),
     ("control", &["entry", "monitor", "mount"]),
-    ("materialize", &["entry", "record", "tarball", "index"]),
-    ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control", "materialize"]),
+    ("materialize", &["entry", "pattern", "record", "tarball", "index"]),
+    ("cli", &["sys", "entry", "monitor", "source", "tarball", "tree", "send", "mount", "control", "materialize"]),
 ];
 
 /// Words that belong to one module alone.
