@@ -99,7 +99,10 @@ fn summary(to: &str, delivered: &Delivered, status: &Status) -> String {
         (delivered.there_already, "files were there from an earlier try"),
         (delivered.outages, "times the connection was lost"),
         (status.refused, "could not be sent as they are (named above)"),
-        (delivered.refused.saturating_sub(status.refused), "were left out by the receiver (its 'restorefs status' names them)"),
+        (
+            delivered.refused.saturating_sub(status.refused),
+            "were left out by the receiver (its 'restorefs status' names them)",
+        ),
     ] {
         if count > 0 {
             line.push_str(&format!("; {} {what}", HumanCount(count)));

@@ -102,8 +102,9 @@ fn receive(job: Job) {
         met: false,
         whole: false,
     };
-    let verdict = receive.all();
-    receive.conclude(verdict);
+    if let Some(verdict) = receive.all() {
+        receive.conclude(verdict);
+    }
     // The token has served.
     done.stop();
 }
@@ -134,7 +135,7 @@ enum Next {
 }
 
 impl Receive {
-    /// Connections, one after the other. None: everything is there.
+    /// Connections, one after the other. None: the monitor knows how it ended.
     fn all(&mut self) -> Option<Verdict> {
         let mut next = None;
         loop {
@@ -170,8 +171,12 @@ impl Receive {
                         Verdict::Failed { cause } | Verdict::Denied { cause } => cause.clone(),
                         Verdict::Complete => String::new(),
                     };
+                    if !self.whole {
+                        // Who waits here is told first.
+                        self.conclude(verdict);
+                    }
                     self.say_bye(link, &reason);
-                    return if self.whole { None } else { Some(verdict) };
+                    return None;
                 }
             }
         }
@@ -399,8 +404,7 @@ impl Receive {
         self.monitor.sender(self.status.clone());
     }
 
-    fn conclude(&mut self, verdict: Option<Verdict>) {
-        let Some(verdict) = verdict else { return };
+    fn conclude(&mut self, verdict: Verdict) {
         self.sink.cut();
         self.tell_status();
         self.monitor.end(verdict);

@@ -479,7 +479,9 @@ impl Plan {
         let files = self.files.iter().filter(|file| !file.over).count();
         let bytes = self.files.iter().map(|file| file.origin.stored_len()).sum::<u64>() - self.over_bytes;
         match (&self.end, files) {
-            (None, _) => format!("the tree was not read to its end; of {} files at least {files} are missing", self.files.len()),
+            (None, _) => {
+                format!("the tree was not read to its end; of {} files at least {files} are missing", self.files.len())
+            }
             (Some(_), 0) => "everything was sent, and the receiver has not confirmed it".into(),
             (Some(_), _) => format!("{files} of {} files are missing, {bytes} bytes", self.files.len()),
         }

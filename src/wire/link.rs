@@ -32,8 +32,11 @@ const READ: usize = 256 << 10;
 /// The kernel takes no more than this of what it cannot send yet (TCP_NOTSENT_LOWAT): the same reason.
 const UNSENT: u32 = 256 << 10;
 
-/// What is to be sent yet when a connection is closed gets so long.
+/// What is to be sent yet when a connection is closed gets so long,
 const FLUSH: Duration = Duration::from_secs(10);
+
+/// and the other side, to close it too, so long.
+const LINGER: Duration = Duration::from_secs(3);
 
 /// Why a connection is over.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -268,8 +271,35 @@ impl Pump {
         };
         self.connection.send_close_notify();
         let _ = self.write();
+        if why == Closed::Here {
+            self.linger();
+        }
         let _ = self.socket.shutdown(std::net::Shutdown::Both);
         self.shared.close(why);
+    }
+
+    /// A connection that is closed while something comes is reset, and the other side may not see what was said last. So
+    /// what comes is read until the other side has closed too.
+    fn linger(&mut self) {
+        if self.shared.state.lock().closing.is_none() || self.socket.shutdown(std::net::Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + LINGER;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+            match poll(&mut [PollFd::new(&self.socket, PollFlags::IN)], Some(&left)) {
+                Ok(0) => return,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return,
+            }
+            match self.socket.read(&mut self.buf) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(_) => return,
+            }
+        }
     }
 
     fn pump(&mut self) -> Result<std::convert::Infallible, Closed> {
