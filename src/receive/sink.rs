@@ -276,7 +276,7 @@ impl Sink {
         match message {
             FromSender::Entry(entry) => {
                 self.catalogue(encoded)?;
-                self.entry(entry, encoded)
+                self.entry(*entry, encoded)
             }
             FromSender::Problem { path, reason } => {
                 self.catalogue(encoded)?;
@@ -308,7 +308,7 @@ impl Sink {
         self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
     }
 
-    fn entry(&mut self, entry: Box<Entry>, encoded: &[u8]) -> Outcome {
+    fn entry(&mut self, entry: Entry, encoded: &[u8]) -> Outcome {
         let id = self.totals.entries;
         if id >= u64::from(UNNAMED) {
             return violation("more entries than can be numbered");
@@ -322,7 +322,7 @@ impl Sink {
             self.awaited += 1;
         }
         let digest = digest(encoded);
-        let entry = match check(*entry) {
+        let entry = match check(entry) {
             Checked::Right(entry) => entry,
             Checked::Mended(entry, what) => {
                 self.monitor.warning(entry.path.as_bytes(), what);

@@ -1,6 +1,6 @@
 //! A walked tree, sent.
 //!
-//! [`tar`] writes it as an archive: the walk, the reading of contents and the writing each have a thread, and what is
+//! [`tar()`] writes it as an archive: the walk, the reading of contents and the writing each have a thread, and what is
 //! between them is bounded. [`deliver`] brings it to a receiver: names first, then contents, what somebody waits for ahead
 //! of all; `plan` says what is next, and [`wire`](crate::wire) how it is said.
 
