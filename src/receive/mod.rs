@@ -278,6 +278,7 @@ impl Receive {
             if let Some(next) = self.body(link, &body, &mut answers)? {
                 return Ok(next);
             }
+            link.recycle(body);
         }
     }
 
