@@ -6,6 +6,8 @@
 
 mod check;
 mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;

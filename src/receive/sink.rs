@@ -453,9 +453,9 @@ impl Sink {
         let known = self.known[ino as usize];
         let stored = self.stored(ino);
         match known.state {
+            _ if stored == 0 => return violation("contents of an entry that has none"),
             State::Over => return violation("contents of a file that is over"),
             State::Part => {}
-            State::Awaited if stored == 0 => return violation("contents of an entry that has none"),
             State::Awaited => {
                 let part = Part {
                     path,
@@ -600,20 +600,22 @@ impl Sink {
         self.awaited -= 1;
         self.wanted.remove(&ino);
         let part = self.parts.remove(&ino);
-        let (received, right, place) = match (small, &part) {
+        let (mut received, right, place) = match (small, &part) {
             (Some(small), _) => (small.len, small.hash == hash, Some(small.place)),
             (None, Some(part)) => (part.received, !part.differs && part.hasher.finalize() == hash, None),
             (None, None) => (0, true, None),
         };
         let path = match &fate {
             Fate::Changed { path } | Fate::Short { path, .. } => path.clone(),
-            Fate::Whole => part.map_or_else(Vec::new, |part| part.path),
+            Fate::Whole => part.as_ref().map_or_else(Vec::new, |part| part.path.clone()),
         };
         let mut complete = received == stored;
         match fate {
             Fate::Whole if !complete => return violation("the end of a file before all of it came"),
             Fate::Whole if !right => {
                 complete = false;
+                // What cannot be trusted is not shown.
+                received = part.filter(|part| !part.differs).map_or(0, |part| part.checked);
                 self.refuse(&path, "its contents have another hash than at the sender");
             }
             Fate::Whole => {}
