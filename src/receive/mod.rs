@@ -244,11 +244,13 @@ impl Receive {
 
     /// One connection from its beginning to its end.
     fn connection(&mut self, link: &Link) -> Result<Next, Verdict> {
-        if let Some(next) = self.hello(link)? {
-            return Ok(next);
-        }
+        let greeting = match self.hello(link)? {
+            Ok(greeting) => greeting,
+            Err(next) => return Ok(next),
+        };
         let mut answers = Vec::new();
         let mut told = Instant::now();
+        let mut consumed = greeting;
         loop {
             let wants = std::mem::take(&mut *self.wants.lock());
             answers.extend(wants.into_iter().filter_map(|ino| self.sink.want(ino)));
@@ -280,22 +282,24 @@ impl Receive {
             if let Some(next) = self.body(link, &body, &mut answers)? {
                 return Ok(next);
             }
+            consumed += body.len() as u64;
+            answers.push(FromReceiver::Consumed { bytes: consumed });
             link.recycle(body);
         }
     }
 
-    /// Who is there, and how far they are.
-    fn hello(&mut self, link: &Link) -> Result<Option<Next>, Verdict> {
+    /// Who is there, and how far they are. How long their greeting was.
+    fn hello(&mut self, link: &Link) -> Result<Result<u64, Next>, Verdict> {
         let deadline = Instant::now() + HELLO;
         let body = loop {
             match link.receive(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Some(body)) => break body,
                 Ok(None) if self.stop.is_stopped() => return Err(self.stopped().unwrap_or(Verdict::Complete)),
                 Ok(None) if Instant::now() >= deadline => {
-                    return Ok(Some(Next::Again("the sender did not say who it is".into())));
+                    return Ok(Err(Next::Again("the sender did not say who it is".into())));
                 }
                 Ok(None) => {}
-                Err(closed) => return Ok(Some(Next::Again(closed.to_string()))),
+                Err(closed) => return Ok(Err(Next::Again(closed.to_string()))),
             }
         };
         let Ok((FromSender::Hello { session, mut host }, &[], length)) = record::decode::<FromSender>(&body) else {
@@ -319,8 +323,8 @@ impl Receive {
         }
         self.tell_status();
         match link.send_now(frame(&[FromReceiver::Welcome { catalogue }])) {
-            Ok(()) => Ok(None),
-            Err(closed) => Ok(Some(Next::Again(closed.to_string()))),
+            Ok(()) => Ok(Ok(length as u64)),
+            Err(closed) => Ok(Err(Next::Again(closed.to_string()))),
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::catalogue::{self, Piece};
+use super::flight::Flight;
 use super::limit::Limit;
 use super::plan::{Next, Plan};
 use super::shrink::Shrink;
@@ -125,6 +126,7 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
         session,
         host,
         limit: Limit::new(rate, Instant::now()),
+        flight: Flight::new(Instant::now()),
         shrink: Shrink::new(compress),
         monitor,
         stop,
@@ -204,6 +206,7 @@ struct Delivery {
     session: Session,
     host: String,
     limit: Limit,
+    flight: Flight,
     shrink: Shrink,
     monitor: Arc<Monitor>,
     stop: Stop,
@@ -214,8 +217,10 @@ impl Delivery {
     fn connection(&mut self, link: &Link) -> End {
         self.plan.disconnected();
         self.shrink.begin(link);
+        self.flight = Flight::new(Instant::now());
         let mut hello = Batch::default();
         hello.push(&FromSender::Hello { session: self.session, host: self.host.clone() });
+        self.flight.sent(hello.len() as u64, Instant::now());
         if let Err(closed) = link.send_now(hello.finish()) {
             return lost(closed);
         }
@@ -247,10 +252,11 @@ impl Delivery {
             }
         }
         let pause = self.limit.wait(Instant::now());
-        let can_send = pause.is_zero() && link.has_room() && self.plan.has_something();
+        let ready = pause.is_zero() && self.flight.has_room() && self.plan.has_something();
+        let can_send = ready && link.has_room();
         let body = if can_send || news {
             link.receive(Duration::ZERO)?
-        } else if pause.is_zero() && self.plan.has_something() {
+        } else if ready {
             link.receive_or_room(LOOK)?
         } else {
             link.receive(if pause.is_zero() { LOOK } else { pause.min(LOOK) })?
@@ -263,6 +269,7 @@ impl Delivery {
         }
         match self.plan.next() {
             Next::Batch(batch) => {
+                self.flight.sent(batch.len() as u64, Instant::now());
                 let frame = self.shrink.frame(batch, link);
                 self.limit.take(frame.len(), Instant::now());
                 link.send_now(frame)?;
@@ -295,6 +302,11 @@ impl Delivery {
                     return Ok(Some(End::Delivered(totals, refused)));
                 }
                 FromReceiver::Bye { reason } => return Ok(Some(End::Bye(reason))),
+                FromReceiver::Consumed { bytes } => {
+                    if !self.flight.taken(bytes, Instant::now()) {
+                        return Ok(Some(End::Protocol("it has taken what was not sent".into())));
+                    }
+                }
                 FromReceiver::Waiting { reason } => {
                     let reason = reason.map(|reason| format!("the receiver waits: {}", escape(reason.as_bytes())));
                     self.monitor.paused_for_sender(reason);
