@@ -301,6 +301,16 @@ impl Handle {
         self.store.spool().map_or(0, Spool::position)
     }
 
+    /// Bytes that are in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.store.spool().map_or(0, Spool::bytes)
+    }
+
+    /// Whether a name has come more than once.
+    pub fn has_replaced(&self) -> bool {
+        self.store.index.read().has_replaced()
+    }
+
     /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no
     /// contents. None where there is no such entry (yet).
     pub fn state_of(&self, path: &[u8]) -> Option<String> {

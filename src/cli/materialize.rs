@@ -183,7 +183,7 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
     };
     let mounted = mounted.clone();
     let more = move |known| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known })) {
-        Ok(Response::Progress { journal, over }) => Ok(materialize::Progress { journal, over }),
+        Ok(Response::Progress { journal, over, replaced, .. }) => Ok(materialize::Progress { journal, over, replaced }),
         Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
         Err(e) => Err(io::Error::other(e)),
     };

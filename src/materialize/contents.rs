@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::{Mode, OFlags, copy_file_range, ioctl_ficlone, openat};
 use rustix::io::Errno;
 
+use crate::entry::SparseMap;
 use crate::index::Place;
 
 /// Below it, copying through memory costs less than asking the kernel to.
@@ -43,8 +44,44 @@ impl Contents {
         copy(&source, begin + from, file, to, len)
     }
 
+    /// Whether `file`, of the right size, has what is stored at `place`.
+    pub(super) fn are_in(&self, file: &File, place: &Place, sparse: Option<&SparseMap>, size: u64) -> io::Result<bool> {
+        let source = if matches!(place, Place::Empty) { None } else { Some(self.open(place)?) };
+        let read = |buf: &mut [u8], from: u64| match &source {
+            Some((file, begin)) => file.read_exact_at(buf, begin + from),
+            None => {
+                buf.fill(0);
+                Ok(())
+            }
+        };
+        let length = usize::try_from(size).unwrap_or(PIECE).min(PIECE);
+        let (mut packed, mut restored) = (vec![0; length], vec![0; length]);
+        let mut at = 0;
+        while at < size {
+            let n = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
+            let (packed, restored) = (&mut packed[..n], &mut restored[..n]);
+            match sparse {
+                // A blob has them at their offsets in the file.
+                Some(map) if !matches!(place, Place::Blob(_)) => {
+                    packed.fill(0);
+                    for (segment, stored) in map.within(at, n as u64) {
+                        let from = (segment.offset - at) as usize;
+                        read(&mut packed[from..from + segment.len as usize], stored)?;
+                    }
+                }
+                _ => read(packed, at)?,
+            }
+            file.read_exact_at(restored, at)?;
+            if packed != restored {
+                return Ok(false);
+            }
+            at += n as u64;
+        }
+        Ok(true)
+    }
+
     /// The file that has what is stored at `place`, and where in it that begins.
-    pub(super) fn open(&self, place: &Place) -> io::Result<(Arc<File>, u64)> {
+    fn open(&self, place: &Place) -> io::Result<(Arc<File>, u64)> {
         match (self, place) {
             (Contents::Spool { blobs, .. }, Place::Blob(number)) => {
                 let blob = openat(blobs, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;

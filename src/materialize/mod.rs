@@ -11,6 +11,8 @@ mod batch;
 mod contents;
 mod create;
 mod dry_run;
+mod latest;
+mod links;
 mod metadata;
 mod replay;
 mod report;
@@ -35,6 +37,7 @@ use crate::tarball;
 use batch::{Batch, execute};
 use create::Creator;
 use dry_run::DryRun;
+use latest::Latest;
 use metadata::{Names, Owners};
 use replay::{Archive, Item, Journal, Replay};
 use restore::Restore;
@@ -91,6 +94,8 @@ pub struct Progress {
     pub journal: u64,
     /// Whether it is over.
     pub over: bool,
+    /// Whether a name has come more than once.
+    pub replaced: bool,
 }
 
 /// Where the entries come from.
@@ -151,10 +156,12 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         kept: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
-    let index = Index::new(uid.as_raw(), gid.as_raw(), Default::default());
+    let new_index = || Index::new(uid.as_raw(), gid.as_raw(), Default::default());
+    let latest = first_pass(options, &creator, &mut replay, &mut *more, tar, new_index).map_err(Error::Replay)?;
+    let index = new_index();
     if let Some(tell) = options.dry_run {
-        let mut dry = DryRun { options, creator: &creator, index, tell };
-        return pump(&mut replay, &mut *more, options.follow, |item| item.map_or(Ok(()), |item| dry.take(&item.entry)));
+        let mut dry = DryRun { options, creator: &creator, index, latest, tell };
+        return pump(&mut replay, &mut *more, options.follow, |item| item.map_or(Ok(()), |item| dry.take(&item)));
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
     let target = Target::open(&options.target).map_err(failed)?;
@@ -169,6 +176,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         let mut restore = Restore {
             options,
             index,
+            latest,
             target,
             creator,
             report,
@@ -198,6 +206,42 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         }
         if options.verify { restore.verify() } else { Ok(()) }
     })
+}
+
+/// What the names mean in the end, where some of what is there by now has come more than once.
+fn first_pass(
+    options: &Options,
+    creator: &Creator,
+    replay: &mut Replay,
+    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
+    tar: tarball::Options,
+    new_index: impl Fn() -> Index,
+) -> io::Result<Option<Latest>> {
+    let mut progress = more(None)?;
+    let mut again = match (&*replay, &creator.contents) {
+        (Replay::Archive(_), Contents::Archive(file)) => {
+            // All of it is there. It costs the daemon no more to look than it would cost us.
+            if options.strip == 0 && !progress.over {
+                progress = more(Some(u64::MAX))?;
+            }
+            Replay::Archive(Box::new(Archive::new(file.clone(), tar)?))
+        }
+        (Replay::Journal(_), Contents::Spool { journal, .. }) => {
+            let mut journal = Journal::new(journal.clone());
+            journal.length = progress.journal;
+            Replay::Journal(journal)
+        }
+        _ => return Ok(None),
+    };
+    // Of names that are the same only without their first components the daemon knows nothing.
+    if !progress.replaced && options.strip == 0 {
+        return Ok(None);
+    }
+    let mut latest = Latest::new(new_index());
+    while let Some(item) = again.next_item()? {
+        latest.take(&item, options, |path| creator.key(path));
+    }
+    Ok(Some(latest))
 }
 
 /// Gives one entry after the other, as they come; nothing when it is going to wait for more.
