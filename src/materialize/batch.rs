@@ -82,7 +82,9 @@ pub(super) fn execute(
         });
         let without = Mutex::new(Vec::new());
         share_out(threads, batch.links, &stop, |link| {
-            if !judge(link.path.as_bytes(), creator.link(&link)) {
+            if judge(link.path.as_bytes(), creator.link(&link)) {
+                creator.report.done(0);
+            } else {
                 without.lock().push(link);
             }
         });
@@ -90,29 +92,38 @@ pub(super) fn execute(
     }
 }
 
-/// Does the same with each of many things, by several threads.
+/// Does the same with each of many things, by several threads. Each begins with a part of its own: neighbours are
+/// mostly in one directory, where the kernel lets in one at a time.
 fn share_out<T: Send>(threads: usize, things: Vec<T>, stop: &AtomicBool, each: impl Fn(T) + Sync) {
-    let threads = threads.min(things.len().div_ceil(SHARE));
-    let things = Mutex::new(things.into_iter());
-    let work = || {
+    let part = things.len().div_ceil(threads).max(SHARE);
+    let mut things = things.into_iter();
+    let mut parts = Vec::new();
+    while things.len() > 0 {
+        parts.push(Mutex::new(things.by_ref().take(part).collect::<Vec<_>>().into_iter()));
+    }
+    let work = |own: usize| {
         let mut share = Vec::with_capacity(SHARE);
-        loop {
-            share.extend(things.lock().by_ref().take(SHARE));
-            if share.is_empty() {
-                return;
-            }
-            for thing in share.drain(..) {
-                if stop.load(Ordering::Relaxed) {
-                    return;
+        for n in 0..parts.len() {
+            let part = &parts[(own + n) % parts.len()];
+            loop {
+                share.extend(part.lock().by_ref().take(SHARE));
+                if share.is_empty() {
+                    break;
                 }
-                each(thing);
+                for thing in share.drain(..) {
+                    if stop.load(Ordering::Relaxed) {
+                        return;
+                    }
+                    each(thing);
+                }
             }
         }
     };
     std::thread::scope(|scope| {
-        for _ in 1..threads {
-            scope.spawn(work);
+        let work = &work;
+        for own in 1..parts.len() {
+            scope.spawn(move || work(own));
         }
-        work();
+        work(0);
     });
 }

@@ -16,6 +16,9 @@ use crate::index::Place;
 /// Below it, copying through memory costs less than asking the kernel to.
 const SMALL: u64 = 256 << 10;
 
+/// So much the kernel copies at a time: it can be stopped in between, and tells how far it is.
+const BY_KERNEL: usize = 64 << 20;
+
 /// So much goes through memory at a time.
 const PIECE: usize = 1 << 20;
 
@@ -34,14 +37,24 @@ pub enum Contents {
 }
 
 impl Contents {
-    /// Copies `len` bytes from `from` of what is stored at `place` to `to` of `file`, which is empty there.
-    pub(super) fn copy(&self, place: &Place, from: u64, file: &File, to: u64, len: u64) -> io::Result<()> {
+    /// Copies `len` bytes from `from` of what is stored at `place` to `to` of `file`, which is empty there. `wrote` is
+    /// told how far it is.
+    pub(super) fn copy(
+        &self,
+        place: &Place,
+        from: u64,
+        file: &File,
+        to: u64,
+        len: u64,
+        wrote: &dyn Fn(u64),
+    ) -> io::Result<()> {
         let (source, begin) = self.open(place)?;
         let whole_blob = matches!(place, Place::Blob(_)) && from == 0 && to == 0 && source.metadata()?.len() == len;
         if whole_blob && ioctl_ficlone(file, &source).is_ok() {
+            wrote(len);
             return Ok(());
         }
-        copy(&source, begin + from, file, to, len)
+        copy(&source, begin + from, file, to, len, wrote)
     }
 
     /// Whether `file`, of the right size, has what is stored at `place`.
@@ -94,15 +107,16 @@ impl Contents {
     }
 }
 
-fn copy(source: &File, mut from: u64, file: &File, mut to: u64, mut len: u64) -> io::Result<()> {
+fn copy(source: &File, mut from: u64, file: &File, mut to: u64, mut len: u64, wrote: &dyn Fn(u64)) -> io::Result<()> {
     while len >= SMALL {
         let (mut off_in, mut off_out) = (from, to);
-        let wanted = usize::try_from(len).unwrap_or(usize::MAX).min(1 << 30);
+        let wanted = usize::try_from(len).unwrap_or(usize::MAX).min(BY_KERNEL);
         match copy_file_range(source, Some(&mut off_in), file, Some(&mut off_out), wanted) {
             Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
             Ok(n) => {
                 let n = n as u64;
                 (from, to, len) = (from + n, to + n, len - n);
+                wrote(n);
             }
             Err(Errno::INTR) => {}
             Err(Errno::XDEV | Errno::INVAL | Errno::OPNOTSUPP | Errno::NOSYS | Errno::PERM | Errno::BADF) => break,
@@ -116,6 +130,7 @@ fn copy(source: &File, mut from: u64, file: &File, mut to: u64, mut len: u64) ->
         file.write_all_at(&piece[..n], to)?;
         let n = n as u64;
         (from, to, len) = (from + n, to + n, len - n);
+        wrote(n);
     }
     Ok(())
 }

@@ -23,7 +23,7 @@ use super::replay::Item;
 use super::report::Report;
 use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata, SparseMap};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
 use crate::index::{Kind, Place};
 
 /// What all workers need.
@@ -84,10 +84,12 @@ impl Creator {
                 match if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, task, &there)? } {
                     Taken::Right => {
                         self.report.unchanged.fetch_add(1, Ordering::Relaxed);
+                        self.report.done(entry.kind.stored_len());
                         return Ok(());
                     }
                     Taken::Keep => {
                         self.keep(&entry.path);
+                        self.report.done(entry.kind.stored_len());
                         return Ok(());
                     }
                     Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, task)),
@@ -95,6 +97,7 @@ impl Creator {
             }
             made => made,
         };
+        self.report.done(0);
         made?;
         self.report.entries.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -318,32 +321,28 @@ impl Creator {
     }
 
     fn fill(&self, file: &File, size: u64, sparse: Option<&SparseMap>, item: &Item) -> io::Result<()> {
-        let Some(map) = sparse else {
-            match &item.bytes {
-                Some(bytes) => file.write_all_at(bytes.get(), 0)?,
-                None if size > 0 => self.contents.copy(&item.place, 0, file, 0, size)?,
-                None => {}
-            }
-            self.report.bytes.fetch_add(size, Ordering::Relaxed);
-            return Ok(());
-        };
+        let whole = [Segment { offset: 0, len: size }];
+        let segments = sparse.map_or(&whole[..], SparseMap::segments);
         let mut stored = 0;
-        for segment in map.segments() {
+        for segment in segments.iter().filter(|segment| segment.len > 0) {
             match &item.bytes {
                 Some(bytes) => {
                     let from = stored as usize;
                     file.write_all_at(&bytes.get()[from..from + segment.len as usize], segment.offset)?;
+                    self.report.wrote(segment.len);
                 }
                 None => {
                     // A blob has them at their offsets in the file.
                     let from = if matches!(item.place, Place::Blob(_)) { segment.offset } else { stored };
-                    self.contents.copy(&item.place, from, file, segment.offset, segment.len)?;
+                    let wrote = &|n| self.report.wrote(n);
+                    self.contents.copy(&item.place, from, file, segment.offset, segment.len, wrote)?;
                 }
             }
             stored += segment.len;
         }
-        file.set_len(size)?;
-        self.report.bytes.fetch_add(stored, Ordering::Relaxed);
+        if sparse.is_some() {
+            file.set_len(size)?;
+        }
         Ok(())
     }
 }

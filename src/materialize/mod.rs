@@ -27,6 +27,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 
 use parking_lot::Mutex;
@@ -46,7 +47,7 @@ use temporary::TemporaryNames;
 
 pub use contents::Contents;
 pub use create::Action;
-pub use report::{Problem, Report, Summary};
+pub use report::{Problem, Report, Stage, Summary};
 pub use select::{Error as SelectError, Selection};
 
 /// What becomes of a name that is taken.
@@ -161,7 +162,9 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let index = new_index();
     if let Some(tell) = options.dry_run {
         let mut dry = DryRun { options, creator: &creator, index, latest, tell };
-        return pump(&mut replay, &mut *more, options.follow, |item| item.map_or(Ok(()), |item| dry.take(&item)));
+        return pump(&mut replay, &mut *more, options.follow, report, |item| {
+            item.map_or(Ok(()), |item| dry.take(&item))
+        });
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
     let target = Target::open(&options.target).map_err(failed)?;
@@ -184,6 +187,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             batch: Batch::default(),
             send,
             finished,
+            handed: 0,
             under_way: 0,
             firsts: HashMap::new(),
             stripped: HashMap::new(),
@@ -192,7 +196,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             parent: (Vec::new(), Ino::ROOT),
         };
         restore.target.is_root(Ino::ROOT);
-        pump(&mut replay, &mut *more, options.follow, |item| match item {
+        pump(&mut replay, &mut *more, options.follow, report, |item| match item {
             Some(item) => restore.take(item),
             None => restore.flush(false),
         })?;
@@ -202,9 +206,14 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             report.problem(path, "there is no such entry");
         }
         if options.sync {
+            report.set_stage(Stage::Syncing);
             rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
         }
-        if options.verify { restore.verify() } else { Ok(()) }
+        if options.verify {
+            report.set_stage(Stage::Verifying);
+            restore.verify()?;
+        }
+        Ok(())
     })
 }
 
@@ -249,6 +258,7 @@ fn pump(
     replay: &mut Replay,
     more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
     follow: bool,
+    report: &Report,
     mut take: impl FnMut(Option<Item>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut over = false;
@@ -259,8 +269,10 @@ fn pump(
             over = progress.over;
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
+            report.position.store(replay.position(), Ordering::Relaxed);
             take(Some(item))?;
         }
+        report.position.store(replay.position(), Ordering::Relaxed);
         take(None)?;
         if over || matches!(replay, Replay::Archive(_)) {
             // What was begun last will not be whole.

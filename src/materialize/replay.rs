@@ -64,6 +64,14 @@ impl Replay {
         }
     }
 
+    /// How much of the spool, or of the archive, has been read or passed over.
+    pub(super) fn position(&self) -> u64 {
+        match self {
+            Replay::Journal(journal) => journal.position() + journal.blobs,
+            Replay::Archive(archive) => archive.at,
+        }
+    }
+
     /// What came last is not there as a whole, and will never be.
     pub(super) fn rest(&mut self) -> Option<Item> {
         match self {
@@ -84,6 +92,8 @@ pub(super) struct Journal {
     /// What of `chunk` has been given.
     used: usize,
     entries: u64,
+    /// Bytes in blobs of the entries that have been given.
+    blobs: u64,
     pending: Option<Pending>,
     /// Given after an entry whose contents never came.
     held: Option<Item>,
@@ -103,7 +113,17 @@ impl Pending {
 
 impl Journal {
     pub(super) fn new(file: Arc<File>) -> Self {
-        Journal { file, length: 0, at: 0, chunk: Arc::default(), used: 0, entries: 0, pending: None, held: None }
+        Journal {
+            file,
+            length: 0,
+            at: 0,
+            chunk: Arc::default(),
+            used: 0,
+            entries: 0,
+            blobs: 0,
+            pending: None,
+            held: None,
+        }
     }
 
     /// What has been read and given: nothing is to come before there is more than that.
@@ -172,6 +192,7 @@ impl Journal {
             }
             Record::End { id, received, complete } => {
                 let pending = self.pending.take_if(|pending| pending.id == id)?;
+                self.blobs += received;
                 Some(match pending.blob {
                     Some(number) if complete => Item::new(pending.entry, Place::Blob(number)),
                     _ => pending.lost(received),

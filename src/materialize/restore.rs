@@ -15,7 +15,7 @@ use super::create::{Creator, Task, is_fatal};
 use super::latest::Latest;
 use super::links::{Link, What};
 use super::replay::Item;
-use super::report::Report;
+use super::report::{Report, weight};
 use super::target::Target;
 use super::{Error, Options, metadata};
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
@@ -36,6 +36,8 @@ pub(super) struct Restore<'a> {
     pub(super) finished: Receiver<Vec<Link>>,
     /// What is superseded, where that is known.
     pub(super) latest: Option<Latest>,
+    /// Entries that have been put into batches.
+    pub(super) handed: u64,
     /// Batches that have been sent and are not finished.
     pub(super) under_way: usize,
     /// Where the contents of an inode are that was restored by another name than its first.
@@ -53,6 +55,17 @@ pub(super) struct Restore<'a> {
 impl Restore<'_> {
     /// The next entry: into the index, and into the batch.
     pub(super) fn take(&mut self, item: Item) -> Result<(), Error> {
+        let stored = item.entry.kind.stored_len();
+        self.report.read.fetch_add(weight(stored), Ordering::Relaxed);
+        let before = self.handed;
+        self.bind(item)?;
+        if self.handed == before {
+            self.report.done(stored);
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, item: Item) -> Result<(), Error> {
         if self.batch.is_full(self.target.most_open()) {
             self.flush(false)?;
         }
@@ -113,8 +126,8 @@ impl Restore<'_> {
     /// leading components are left away. That has to be there before it can be replaced.
     fn takes_place(&mut self, path: &EntryPath, before: Option<Ino>, ino: Ino) -> Result<bool, Error> {
         let mut before = before.filter(|&before| before != ino && !self.is_superseded(path, before));
-        if let Some(key) = self.creator.key(path)
-            && self.options.strip > 0
+        if self.options.strip > 0
+            && let Some(key) = self.creator.key(path)
             && self.options.selection.wants(path)
         {
             let directory = |ino| self.index.attributes(ino).is_some_and(|a| a.kind == Kind::Directory);
@@ -151,6 +164,7 @@ impl Restore<'_> {
         self.batch.bytes += item.bytes.as_ref().map_or(0, |bytes| bytes.get().len());
         let inherits = self.target.inherits(self.parent.1);
         let doubtful = self.latest.as_ref().is_some_and(|latest| latest.is_doubtful(ino));
+        self.handed += 1;
         self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful });
         Ok(())
     }
@@ -189,6 +203,7 @@ impl Restore<'_> {
             owner: self.creator.owners.of(&metadata),
         };
         self.batch.firsts.insert(ino, first.clone());
+        self.handed += 1;
         self.batch.links.push(Link { ino, from, first, dir, name, path: path.clone(), replaces_ours, what });
         Ok(())
     }
@@ -210,10 +225,8 @@ impl Restore<'_> {
     pub(super) fn is_at(&self, path: &EntryPath, ino: Ino) -> bool {
         self.index.resolve(path.as_bytes()) == Some(ino)
             && !self.is_superseded(path, ino)
-            && self
-                .creator
-                .key(path)
-                .is_some_and(|key| self.options.strip == 0 || self.stripped.get(&key) == Some(&ino))
+            && (self.options.strip == 0
+                || self.creator.key(path).is_some_and(|key| self.stripped.get(&key) == Some(&ino)))
     }
 
     /// The entry that an inode came from, under another name.
