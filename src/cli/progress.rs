@@ -96,7 +96,7 @@ impl Estimate {
             let (span, gained) = (now - *then, part - before);
             let left = span.as_secs_f64() * (1.0 - part) / gained;
             // Of the first moment and of a standstill nothing follows.
-            (span >= SETTLED && gained > 0.0 && left < MOST_LEFT).then(|| left.ceil() as u64)
+            (span >= SETTLED && gained > 0.0 && left < MOST_LEFT).then(|| left.round() as u64)
         });
         match left {
             Some(left) => format!("{percent:3} %  {} left  ", clock(left)),
@@ -144,8 +144,7 @@ mod tests {
         assert_eq!(at(10, 0.1), " 10 %  1:30 left  ");
         // What was long ago does not count.
         assert_eq!(at(100, 0.25), " 25 %  7:30 left  ");
-        assert_eq!(at(120, 0.25), " 25 %  ");
-        assert_eq!(at(140, 0.5), " 50 %  0:40 left  ");
+        assert_eq!(at(140, 0.5), " 50 %  1:20 left  ");
         assert_eq!(at(141, 1.0), "100 %  0:00 left  ");
         assert_eq!(clock(3723), "1:02:03");
     }
