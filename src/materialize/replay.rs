@@ -3,6 +3,7 @@
 //! From the journal of a spool, as far as it is written, or from an archive that is mounted in place. An entry is
 //! given when all of its contents are there. Nothing is waited for here.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -72,10 +73,10 @@ impl Replay {
         }
     }
 
-    /// What came last is not there as a whole, and will never be.
+    /// One after the other, what is not there as a whole, and will never be.
     pub(super) fn rest(&mut self) -> Option<Item> {
         match self {
-            Replay::Journal(journal) => journal.pending.take().map(|pending| pending.lost(0)),
+            Replay::Journal(journal) => journal.pending.pop_first().map(|(_, pending)| pending.lost(0)),
             Replay::Archive(_) => None,
         }
     }
@@ -94,13 +95,15 @@ pub(super) struct Journal {
     entries: u64,
     /// Bytes in blobs of the entries that have been given.
     blobs: u64,
-    pending: Option<Pending>,
+    /// Contents come in any order, and not each directly behind its entry.
+    catalogue: bool,
+    /// Entries whose contents have not come, by their numbers.
+    pending: BTreeMap<u64, Pending>,
     /// Given after an entry whose contents never came.
     held: Option<Item>,
 }
 
 struct Pending {
-    id: u64,
     entry: Box<Entry>,
     blob: Option<u64>,
 }
@@ -121,7 +124,8 @@ impl Journal {
             used: 0,
             entries: 0,
             blobs: 0,
-            pending: None,
+            catalogue: false,
+            pending: BTreeMap::new(),
             held: None,
         }
     }
@@ -162,11 +166,12 @@ impl Journal {
                 let id = self.entries;
                 self.entries += 1;
                 // A file whose contents were refused: nothing of it follows.
-                let before = self.pending.take().map(|pending| pending.lost(0));
+                let before = if self.catalogue { None } else { self.pending.pop_first() };
+                let before = before.map(|(_, pending)| pending.lost(0));
                 let item = if entry.kind.stored_len() == 0 {
                     Some(Item::new(entry, Place::Empty))
                 } else {
-                    self.pending = Some(Pending { id, entry, blob: None });
+                    self.pending.insert(id, Pending { entry, blob: None });
                     None
                 };
                 if before.is_some() {
@@ -176,7 +181,7 @@ impl Journal {
                 item
             }
             Record::Data { id, .. } => {
-                let pending = self.pending.take_if(|pending| pending.id == id)?;
+                let pending = self.pending.remove(&id)?;
                 let stored = pending.entry.kind.stored_len();
                 if range.len() as u64 != stored {
                     return Some(pending.lost(range.len() as u64));
@@ -185,18 +190,22 @@ impl Journal {
                 Some(Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(pending.entry, Place::Journal(at)) })
             }
             Record::Blob { id, number } => {
-                if let Some(pending) = self.pending.as_mut().filter(|pending| pending.id == id) {
+                if let Some(pending) = self.pending.get_mut(&id) {
                     pending.blob = Some(number);
                 }
                 None
             }
             Record::End { id, received, complete } => {
-                let pending = self.pending.take_if(|pending| pending.id == id)?;
+                let pending = self.pending.remove(&id)?;
                 self.blobs += received;
                 Some(match pending.blob {
                     Some(number) if complete => Item::new(pending.entry, Place::Blob(number)),
                     _ => pending.lost(received),
                 })
+            }
+            Record::Catalogue => {
+                self.catalogue = true;
+                None
             }
             Record::Begin { .. } | Record::Finish { .. } => None,
         }
