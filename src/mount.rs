@@ -342,6 +342,16 @@ impl Handle {
         self.store.spool().map_or(0, Spool::position)
     }
 
+    /// Bytes that are in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.store.spool().map_or(0, Spool::bytes)
+    }
+
+    /// Whether a name has come more than once.
+    pub fn has_replaced(&self) -> bool {
+        self.store.index.read().has_replaced()
+    }
+
     /// Somebody waits for a path below the root: where it can come sooner, it does.
     pub fn want(&self, path: &[u8]) {
         let ino = self.store.index.read().resolve(path);
