@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("filter", &["monitor", "source"]),
     ("tarball", &["entry"]),
     // From a directory to entries, and to an archive.
-    ("tree", &["entry", "pattern"]),
+    ("tree", &["sys", "entry", "pattern"]),
     ("send", &["entry", "tarball", "tree"]),
     // Where they are kept.
     ("spool", &["monitor", "record"]),
