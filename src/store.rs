@@ -26,6 +26,7 @@ pub struct Store {
     /// Cloned by every handle that holds a blob open: counts them.
     held: Arc<()>,
     listener: OnceLock<Listener>,
+    wanted: OnceLock<Listener>,
     over: std::sync::atomic::AtomicBool,
 }
 
@@ -72,6 +73,7 @@ impl Store {
             archive: OnceLock::new(),
             held: Arc::default(),
             listener: OnceLock::new(),
+            wanted: OnceLock::new(),
             over: std::sync::atomic::AtomicBool::new(false),
         }
     }
@@ -97,6 +99,18 @@ impl Store {
     /// Who is told of arrivals. Only the first call counts.
     pub fn set_listener(&self, listener: impl Fn(Ino) + Send + Sync + 'static) {
         let _ = self.listener.set(Box::new(listener));
+    }
+
+    /// Who is told that somebody waits for the contents of an inode. Only the first call counts.
+    pub fn set_wanted(&self, listener: impl Fn(Ino) + Send + Sync + 'static) {
+        let _ = self.wanted.set(Box::new(listener));
+    }
+
+    /// Somebody waits for contents of `ino`: where they can come sooner, they do.
+    pub fn want(&self, ino: Ino) {
+        if let Some(listener) = self.wanted.get() {
+            listener(ino);
+        }
     }
 
     /// The spool, where there is one.

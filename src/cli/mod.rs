@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod daemon;
+mod deliver;
 mod exit;
 mod foreground;
 mod front;
@@ -12,6 +13,7 @@ mod progress;
 mod send;
 mod show;
 mod status;
+mod token;
 mod umount;
 mod wait;
 
@@ -40,7 +42,8 @@ Exit codes:
   2  wrong usage
   3  complete, with problems: entries or attributes were left out, each is named
   4  incomplete: the stream ended early, or was stopped
-  5  corrupt: the stream cannot be followed further";
+  5  corrupt: the stream cannot be followed further
+  6  the token is not the one of the other side";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -52,7 +55,7 @@ enum Command {
     Wait(WaitArgs),
     /// Copy a mounted tree, or parts of it, to disk with all that belongs to it, also while it is still arriving
     Materialize(MaterializeArgs),
-    /// Send files and directories, with all that belongs to them: as a pax archive on standard output
+    /// Send files and directories, with all that belongs to them: to a receiver, or as a pax archive on standard output
     Send(SendArgs),
     /// Unmount
     Umount(UmountArgs),
@@ -61,6 +64,7 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(
     override_usage = "restorefs mount [OPTIONS] SOURCE MOUNTPOINT\n       \
+                      restorefs mount [OPTIONS] --listen [ADDR:]PORT MOUNTPOINT\n       \
                       restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT",
     after_help = "SOURCE is '-' (standard input), a file or a FIFO: tar as v7, ustar, GNU or pax, as it is or \
                   compressed with gzip, zstd, xz, bzip2 or lz4.\n\nThe command stays in front to show progress until \
@@ -70,13 +74,20 @@ enum Command {
 struct MountArgs {
     #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "MOUNTPOINT"], hide = true)]
     paths: Vec<PathBuf>,
-    /// Take one TCP connection instead of SOURCE; without ADDR only from this machine, with port 0 from a free port,
-    /// which is printed
+    /// Listen for 'restorefs send', which is told what to type there, with a token for this one time; without ADDR only from
+    /// this machine, with port 0 on a free port, which is printed
     #[arg(long, value_name = "[ADDR:]PORT")]
     listen: Option<String>,
-    /// The connection carries a bare tar stream, from whoever connects first: no password, no encryption
+    /// Take a bare tar stream instead, from whoever connects first: no token, no encryption
     #[arg(long, requires = "listen")]
     plain: bool,
+    /// Take the token from this file, which is made where there is none: for use without anybody who types it
+    #[arg(long, value_name = "FILE", requires = "listen", conflicts_with = "plain")]
+    token_file: Option<PathBuf>,
+    /// Take a connection for lost when nothing has come over it for so many seconds (the other side says every 5 s that it
+    /// is there)
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "listen", value_parser = parse_timeout)]
+    timeout: Seconds,
     /// Stay one process, in front, until unmounted (for systemd: Type=notify)
     #[arg(short, long, conflicts_with = "detach")]
     foreground: bool,
@@ -199,7 +210,8 @@ enum OverwriteArg {
 
 #[derive(Debug, Args)]
 #[command(
-    override_usage = "restorefs send [OPTIONS] PATH... -",
+    override_usage = "restorefs send [OPTIONS] PATH... --to HOST:PORT\n       \
+                      restorefs send [OPTIONS] PATH... -",
     after_help = "The archive is pax, which tar and bsdtar read; give them --xattrs --xattrs-include='*' --acls, and \
                   --numeric-owner, to extract all that is in it. Names are sent without a / in front, and without \
                   anything up to a '..'. Symbolic links are sent as such; a PATH that is one, with a / behind it, is the \
@@ -219,6 +231,32 @@ struct SendArgs {
     /// Send at most so many bytes a second, as 500K or 20M
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     rate_limit: Option<u64>,
+    #[command(flatten)]
+    deliver: DeliverArgs,
+    /// Print a report as JSON on standard output
+    #[arg(long, requires = "to")]
+    json: bool,
+}
+
+/// How a tree is delivered to a receiver.
+#[derive(Debug, Args)]
+struct DeliverArgs {
+    /// Send to 'restorefs mount --listen', which prints what to type; the token comes from RESTOREFS_TOKEN, --token-file, or
+    /// is asked for
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Option<String>,
+    /// Take the token from this file, which only its owner may read
+    #[arg(long, value_name = "FILE", requires = "to")]
+    token_file: Option<PathBuf>,
+    /// Try for so many seconds to connect again when the connection is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "to")]
+    retry: u64,
+    /// Take a connection for lost when nothing has come over it for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "to", value_parser = parse_timeout)]
+    timeout: Seconds,
+    /// Never compress; otherwise it is done where the network is slower than the compressor, for what gets smaller
+    #[arg(long, requires = "to")]
+    no_compress: bool,
 }
 
 /// What is sent of what is there.
@@ -287,6 +325,24 @@ fn harmless(line: &str) -> String {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// A time in whole seconds.
+#[derive(Clone, Copy, Debug)]
+struct Seconds(u64);
+
+impl From<Seconds> for std::time::Duration {
+    fn from(seconds: Seconds) -> Self {
+        std::time::Duration::from_secs(seconds.0)
+    }
+}
+
+/// Longer than what is between two signs of life, and not for ever.
+fn parse_timeout(text: &str) -> Result<Seconds, String> {
+    match text.parse() {
+        Ok(seconds @ 6..=86_400) => Ok(Seconds(seconds)),
+        _ => Err("give a number of seconds from 6 to 86400".into()),
+    }
 }
 
 /// `500M`: bytes, in powers of 1024.

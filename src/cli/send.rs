@@ -12,7 +12,7 @@ use rustix::fs::{FileType, fstat};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::{Exit, SendArgs, fail, names, tell};
+use super::{Exit, SendArgs, deliver, fail, names, tell};
 use crate::send::{self, Note, Report, Summary};
 use crate::tree::{Options, Walk};
 
@@ -28,6 +28,8 @@ const PIPE: usize = 1 << 20;
 enum Destination {
     /// An archive, on standard output.
     Archive(File),
+    /// A receiver, at this address.
+    Receiver(String),
 }
 
 pub(super) fn run(args: SendArgs) -> Exit {
@@ -42,13 +44,18 @@ pub(super) fn run(args: SendArgs) -> Exit {
         Ok(walk) => walk,
         Err(message) => return fail(message),
     };
-    if let Err(e) = stop_on_signals() {
-        return fail(format_args!("cannot wait for signals: {e}"));
-    }
     for note in walk.notes() {
         tell(note);
     }
-    let Destination::Archive(out) = destination;
+    let out = match destination {
+        Destination::Archive(out) => out,
+        Destination::Receiver(to) => {
+            return deliver::run(walk, &to, &args.deliver, args.rate_limit, args.json);
+        }
+    };
+    if let Err(e) = stop_on_signals() {
+        return fail(format_args!("cannot wait for signals: {e}"));
+    }
     let begun = Instant::now();
     let report = Report::default();
     let options = send::Options { rate_limit: args.rate_limit, user_name: names::of_user, group_name: names::of_group };
@@ -69,9 +76,25 @@ pub(super) fn run(args: SendArgs) -> Exit {
 
 /// Takes the destination from the paths.
 fn destination(args: &SendArgs) -> Result<(Vec<PathBuf>, Destination), String> {
+    if let Some(to) = &args.deliver.to {
+        if to.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            return Err(format!("'{to}' is no HOST:PORT to send to"));
+        }
+        if args.paths.iter().any(|path| path.as_os_str() == "-") {
+            return Err("'-' is an archive on standard output: with --to, name only what is to be sent".into());
+        }
+        if args.paths.iter().any(|path| deliver::is_token(path)) {
+            return Err(format!(
+                "a token does not belong on the command line, where everybody on this machine can read it: make a new \
+                 one, and set {}, or use --token-file",
+                super::token::VARIABLE
+            ));
+        }
+        return Ok((args.paths.clone(), Destination::Receiver(to.clone())));
+    }
     let (last, paths) = args.paths.split_last().ok_or("say what is to be sent")?;
     if last.as_os_str() != "-" {
-        return Err("say where it goes: end with '-' for an archive on standard output".into());
+        return Err("say where it goes: --to HOST:PORT, or '-' at the end for an archive on standard output".into());
     }
     if paths.is_empty() {
         return Err("say what is to be sent before '-'; a file of this name is './-'".into());
@@ -97,15 +120,20 @@ fn options(args: super::WalkArgs, destination: &Destination) -> Result<Options, 
             .map_err(|e| format!("cannot read patterns from '{}': {e}", super::show::path(&path)))?;
         exclude.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
     }
-    let Destination::Archive(out) = destination;
-    let out = fstat(out).map_err(|e| format!("cannot look at standard output: {}", io::Error::from(e)))?;
-    let is_file = FileType::from_raw_mode(out.st_mode) == FileType::RegularFile;
+    let archive = match destination {
+        Destination::Archive(out) => {
+            let out = fstat(out).map_err(|e| format!("cannot look at standard output: {}", io::Error::from(e)))?;
+            let is_file = FileType::from_raw_mode(out.st_mode) == FileType::RegularFile;
+            is_file.then_some((out.st_dev, out.st_ino))
+        }
+        Destination::Receiver(_) => None,
+    };
     Ok(Options {
         directory: args.directory,
         one_file_system: args.one_file_system,
         exclude,
         exclude_caches: args.exclude_caches,
-        archive: is_file.then_some((out.st_dev, out.st_ino)),
+        archive,
         user_name: names::of_user,
         group_name: names::of_group,
     })

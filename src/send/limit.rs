@@ -24,11 +24,16 @@ impl Limit {
         self.rate.map_or(wanted, |rate| wanted.min(usize::try_from(rate / SHARE).unwrap_or(usize::MAX).max(1)))
     }
 
+    /// How long nothing may be sent.
+    pub(super) fn wait(&self, now: Instant) -> Duration {
+        self.paid_until.saturating_duration_since(now)
+    }
+
     /// Takes account of `n` bytes, and returns how long to wait before they may go.
     pub(super) fn take(&mut self, n: usize, now: Instant) -> Duration {
         let Some(rate) = self.rate else { return Duration::ZERO };
         // A pause is not made up for.
-        let wait = self.paid_until.saturating_duration_since(now);
+        let wait = self.wait(now);
         self.paid_until = self.paid_until.max(now) + Duration::from_secs_f64(n as f64 / rate as f64);
         wait
     }

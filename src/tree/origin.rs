@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::directories::{DirId, Directories};
-use crate::entry::{SparseMap, Timestamp};
+use crate::entry::{EntryPath, SparseMap, Timestamp};
 
 /// How things are looked at: themselves, and what is there only.
 pub(super) const LOOK: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
@@ -103,9 +103,15 @@ impl Opener {
             ctime: (origin.ctime_seconds, origin.ctime_nanos),
         })
     }
-}
 
-impl Opener {
+    /// What a file is sent as.
+    pub fn path(&self, origin: &Origin) -> Vec<u8> {
+        // Whatever was announced has a path.
+        let directory = self.directories.path(origin.directory).unwrap_or_else(|_| EntryPath::root());
+        let name = origin.name.to_bytes();
+        if directory.is_root() { name.to_vec() } else { [directory.as_bytes(), name].join(&b'/') }
+    }
+
     /// Opens a regular file by its name. Whoever swaps it in this very moment can have something else opened, but not
     /// read; O_NONBLOCK keeps a FIFO from being waited for.
     fn open_name(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<OwnedFd> {

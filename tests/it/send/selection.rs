@@ -99,7 +99,7 @@ fn the_command_line_is_checked() {
         let mut command = Command::new(RESTOREFS);
         ended(command.arg("send").args(args).current_dir(dir.path()).stdin(Stdio::null()).output().unwrap())
     };
-    plain(&["a"]).with(2).says(&["end with '-'"]);
+    plain(&["a"]).with(2).says(&["'-' at the end"]);
     plain(&["-"]).with(2).says(&["say what is to be sent"]);
     plain(&["none", "-"]).with(1).says(&["cannot send 'none': No such file"]);
     plain(&["-C", "none", "a", "-"]).with(1).says(&["cannot change to 'none'"]);
