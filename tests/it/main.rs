@@ -17,6 +17,7 @@ mod materialize;
 mod model;
 mod policy;
 mod readers;
+mod send;
 mod sparse;
 mod stepwise;
 mod story;
