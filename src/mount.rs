@@ -42,6 +42,8 @@ pub struct Options {
     pub keep_spool: bool,
     /// Whether others than the owner may look in; the kernel then checks permissions.
     pub allow_other: bool,
+    /// Whether the kernel may read complete large files by itself, where it can.
+    pub passthrough: bool,
     /// The most memory that the index may take, in bytes; a quarter of the machine's where it is not said.
     pub max_index: Option<u64>,
     /// How the archive is to be read.
@@ -162,8 +164,17 @@ fn check_spool(directory: &Path, mountpoint: &Path) -> Result<(), Error> {
 impl Running {
     /// Mounts, and begins to receive.
     pub fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, Error> {
-        let Options { source, mountpoint, spool_directory, spool_limit, keep_spool, allow_other, max_index, tar } =
-            options;
+        let Options {
+            source,
+            mountpoint,
+            spool_directory,
+            spool_limit,
+            keep_spool,
+            allow_other,
+            passthrough,
+            max_index,
+            tar,
+        } = options;
         let mountpoint = check_mountpoint(&mountpoint)?;
         raise_open_files();
         monitor.source(source.name().to_owned(), source.size());
@@ -189,7 +200,7 @@ impl Running {
         let filesystem = Filesystem::new(store.clone())?;
         let stop = Stop::new()?;
         let closer = filesystem.closer();
-        let session = fuse::mount(filesystem, &mountpoint, source.name(), allow_other)
+        let session = fuse::mount(filesystem, &mountpoint, source.name(), fuse::Options { allow_other, passthrough })
             .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
         let handle = Arc::new(Handle {
             stop: stop.clone(),

@@ -115,6 +115,7 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
         spool_limit: args.spool_limit,
         keep_spool: args.keep_spool,
         allow_other: args.allow_other,
+        passthrough: !args.no_passthrough,
         max_index: args.max_index,
         tar: tarball::Options {
             concatenated: args.concatenated,

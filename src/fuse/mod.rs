@@ -7,7 +7,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
 
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
+use fuser::{BackgroundSession, BackingId, Config, MountOption, SessionACL};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -18,6 +18,18 @@ use adapter::Adapter;
 /// So many threads take requests. Reads that wait hold none of them.
 const THREADS: usize = 4;
 
+/// How to mount.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether others than the owner may look in; the kernel then checks permissions.
+    pub allow_other: bool,
+    /// Whether the kernel may read complete blobs by itself, where it can: with CAP_SYS_ADMIN, from Linux 6.9 on.
+    pub passthrough: bool,
+}
+
+/// A blob that the kernel was given.
+pub type Given = BackingId;
+
 /// A mounted filesystem.
 pub struct Session {
     session: BackgroundSession,
@@ -26,7 +38,13 @@ pub struct Session {
 /// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
 ///
 /// The kernel is asked first; where it takes mounts from root only, fusermount3 is.
-pub fn mount(filesystem: Filesystem, mountpoint: &Path, source: &str, allow_other: bool) -> io::Result<Session> {
+pub fn mount(
+    filesystem: Filesystem<Given>,
+    mountpoint: &Path,
+    source: &str,
+    options: Options,
+) -> io::Result<Session> {
+    let Options { allow_other, passthrough } = options;
     let source = source_name(source);
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
@@ -34,7 +52,7 @@ pub fn mount(filesystem: Filesystem, mountpoint: &Path, source: &str, allow_othe
     if allow_other {
         config.acl = SessionACL::All;
     }
-    let adapter = Adapter::new(filesystem, allow_other);
+    let adapter = Adapter::new(filesystem, allow_other, passthrough);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
