@@ -3,6 +3,7 @@
 //! Nothing here knows FUSE. Reads are answered through a closure, at once or when the bytes have come; see
 //! `parking`.
 
+mod ahead;
 mod handles;
 mod killed;
 mod parking;
@@ -14,12 +15,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::index::{Arrival, Attributes, Index, Ino, Kind, Place};
-use crate::store::Store;
+use crate::store::{Read, Store};
+use ahead::{Bringing, Step, Walks};
 use handles::Handles;
 use parking::{Parked, Parking};
+
+pub use ahead::Window;
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
 /// tools do not carry it along.
@@ -36,6 +41,7 @@ pub struct Filesystem<B> {
     store: Arc<Store>,
     parking: Arc<Parking>,
     handles: Handles<B>,
+    walks: Mutex<Walks>,
 }
 
 /// What an open came to.
@@ -78,7 +84,7 @@ impl<B> Filesystem<B> {
                 lot.arrived(ino);
             }
         });
-        Ok(Filesystem { store, parking, handles: Handles::default() })
+        Ok(Filesystem { store, parking, handles: Handles::default(), walks: Mutex::default() })
     }
 
     /// What ends waiting: for whoever unmounts.
@@ -149,6 +155,51 @@ impl<B> Filesystem<B> {
     /// Reads for the task `reader`, now or when the bytes have come.
     pub fn read(&self, ino: Ino, offset: u64, len: usize, reader: u32, reply: Reply) {
         self.parking.read(Parked { ino, offset, len, reader, reply });
+    }
+
+    /// A file is read from its beginning. Which small ones behind it are worth bringing to the kernel before it asks;
+    /// none while entries arrive: then a page may be locked by a read that waits.
+    pub fn ahead(&self, ino: Ino, offset: u64) -> Option<Window> {
+        if offset > 0 || !self.is_over() || self.small(ino).flatten().is_none() {
+            return None;
+        }
+        self.walks.lock().read(ino)
+    }
+
+    /// Hands the contents of the files of a window to `bring`, until that says that it has enough.
+    pub fn bring(&self, window: Window, mut bring: impl FnMut(Ino, &[u8]) -> bool) {
+        let mut bringing = Bringing::new(window);
+        let mut buf = Vec::new();
+        loop {
+            let ino = bringing.next(self.walks.lock().position(&window));
+            match bringing.step(self.small(ino)) {
+                Step::LeaveOut => {}
+                Step::Done => break,
+                Step::Bring => match self.store.read(ino, 0, ahead::LARGEST as usize, &mut buf) {
+                    Ok(Read::Bytes(len)) if bring(ino, &buf[..len]) => {}
+                    // Whoever reads it is told what is wrong with it.
+                    _ => break,
+                },
+            }
+        }
+        let (mark, end) = bringing.result();
+        self.walks.lock().brought(&window, mark, end);
+    }
+
+    /// A window that is not brought.
+    pub fn forgo(&self, window: &Window) {
+        self.walks.lock().forgone(window);
+    }
+
+    /// The size of a small file that is complete and read by us; None behind the last inode.
+    fn small(&self, ino: Ino) -> Option<Option<u64>> {
+        let index = self.store.index.read();
+        let attributes = index.attributes(ino)?;
+        let small = attributes.kind == Kind::File && (1..=ahead::LARGEST).contains(&attributes.size);
+        let ours = || {
+            index.arrival(ino) == Some(Arrival::Complete) && !matches!(index.place(ino), None | Some(Place::Blob(_)))
+        };
+        Some((small && ours()).then_some(attributes.size))
     }
 
     /// Calls `add` for the entries of a directory behind `cookie`, `.` and `..` first, until it says that

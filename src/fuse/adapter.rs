@@ -3,17 +3,19 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    BackingId, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request,
+    BackingId, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use crate::entry::{Device, Timestamp};
-use crate::fs::{Filesystem, Opened, Seek};
+use crate::fs::{Filesystem, Opened, Seek, Window};
 use crate::index::{Attributes, Ino, Kind};
 
 /// The kernel's unit of `st_blocks`, whatever the block size.
@@ -33,7 +35,9 @@ const FREE: FileHandle = FileHandle(0);
 const KEPT: FileHandle = FileHandle(1);
 
 pub(super) struct Adapter {
-    filesystem: Filesystem<BackingId>,
+    filesystem: Arc<Filesystem<BackingId>>,
+    /// Where what will be read soon is told.
+    ahead: SyncSender<Window>,
     /// Whether the kernel checks permissions, for everybody: then it does ACLs too.
     checked: bool,
     /// Whether the kernel may read blobs by itself.
@@ -44,9 +48,14 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(filesystem: Filesystem<BackingId>, checked: bool, passthrough: bool) -> Self {
+    pub(super) fn new(
+        filesystem: Arc<Filesystem<BackingId>>,
+        ahead: SyncSender<Window>,
+        checked: bool,
+        passthrough: bool,
+    ) -> Self {
         let passthrough = AtomicBool::new(passthrough);
-        Adapter { filesystem, checked, passthrough, no_open: false, no_opendir: false }
+        Adapter { filesystem, ahead, checked, passthrough, no_open: false, no_opendir: false }
     }
 
     /// Gives a blob to the kernel, where that takes it.
@@ -205,6 +214,11 @@ impl fuser::Filesystem for Adapter {
             Err(e) => reply.error(errno(e)),
         });
         self.filesystem.read(Ino(ino.0), offset, size as usize, request.pid(), reply);
+        if let Some(window) = self.filesystem.ahead(Ino(ino.0), offset)
+            && self.ahead.try_send(window).is_err()
+        {
+            self.filesystem.forgo(&window);
+        }
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {

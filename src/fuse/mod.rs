@@ -6,17 +6,22 @@ use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use fuser::{BackgroundSession, BackingId, Config, MountOption, SessionACL};
+use fuser::{BackgroundSession, BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, Window};
 use adapter::Adapter;
 
 /// So many threads take requests. Reads that wait hold none of them.
 const THREADS: usize = 4;
+
+/// So many windows of files to bring may wait.
+const WINDOWS: usize = 4;
 
 /// How to mount.
 #[derive(Clone, Copy, Debug)]
@@ -38,12 +43,7 @@ pub struct Session {
 /// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
 ///
 /// The kernel is asked first; where it takes mounts from root only, fusermount3 is.
-pub fn mount(
-    filesystem: Filesystem<Given>,
-    mountpoint: &Path,
-    source: &str,
-    options: Options,
-) -> io::Result<Session> {
+pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, options: Options) -> io::Result<Session> {
     let Options { allow_other, passthrough } = options;
     let source = source_name(source);
     let mut config = Config::default();
@@ -52,7 +52,9 @@ pub fn mount(
     if allow_other {
         config.acl = SessionACL::All;
     }
-    let adapter = Adapter::new(filesystem, allow_other, passthrough);
+    let filesystem = Arc::new(filesystem);
+    let (ahead, windows) = sync_channel(WINDOWS);
+    let adapter = Adapter::new(filesystem.clone(), ahead, allow_other, passthrough);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
@@ -72,7 +74,24 @@ pub fn mount(
         }
         Err(e) => return Err(e.into()),
     };
+    let notifier = session.notifier();
+    // It ends with the adapter, and holds the device no longer than that.
+    std::thread::Builder::new().name("ahead".into()).spawn(move || bring(&filesystem, &windows, &notifier))?;
     Ok(Session { session: session.spawn()? })
+}
+
+/// Brings files to the kernel that it will be asked for. The kernel makes this wait for pages that are being read;
+/// therefore it is a thread of its own, which nobody waits for and which holds no lock meanwhile.
+fn bring(filesystem: &Filesystem<Given>, windows: &Receiver<Window>, notifier: &Notifier) {
+    for window in windows {
+        filesystem.bring(window, |ino, contents| match notifier.store(INodeNo(ino.0), 0, contents) {
+            Ok(()) => true,
+            Err(e) => {
+                log::debug!("the kernel does not take contents of {}: {e}", ino.0);
+                false
+            }
+        });
+    }
 }
 
 /// What fuser does as root too, but for the type: `fuse.restorefs` tells our mounts from others.
