@@ -219,7 +219,11 @@ impl Running {
             options: tar,
             max_index: max_index.unwrap_or_else(quarter_of_memory),
         };
-        let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || ingest::run(job));
+        let read_ahead = session.read_ahead();
+        let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || {
+            ingest::run(job);
+            read_ahead.widen();
+        });
         match begun {
             Ok(ingest) => Ok(Running { session, ingest, handle }),
             Err(e) => {

@@ -5,12 +5,12 @@ mod adapter;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use fuser::{BackgroundSession, BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -22,6 +22,11 @@ const THREADS: usize = 4;
 
 /// So many windows of files to bring may wait.
 const WINDOWS: usize = 4;
+
+/// How far the kernel reads ahead in a file, once nothing arrives any more: as much as it asks for at once
+/// (`fs.fuse.max_pages_limit`). Its own 128 KiB make four times as many requests of us as are good for large files; but
+/// a read beyond what has arrived has to be asked for again page by page, so it is too much before.
+const READ_AHEAD_KIB: u32 = 1024;
 
 /// How to mount.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,13 @@ pub type Given = BackingId;
 /// A mounted filesystem.
 pub struct Session {
     session: BackgroundSession,
+    read_ahead: ReadAhead,
+}
+
+/// How far the kernel reads ahead in the files of a mount.
+#[derive(Clone, Debug)]
+pub struct ReadAhead {
+    setting: PathBuf,
 }
 
 /// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
@@ -75,9 +87,15 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
         Err(e) => return Err(e.into()),
     };
     let notifier = session.notifier();
-    // It ends with the adapter, and holds the device no longer than that.
-    std::thread::Builder::new().name("ahead".into()).spawn(move || bring(&filesystem, &windows, &notifier))?;
-    Ok(Session { session: session.spawn()? })
+    let begin = || {
+        let read_ahead = ReadAhead::of(mountpoint)?;
+        // It ends with the adapter, and holds the device no longer than that.
+        std::thread::Builder::new().name("ahead".into()).spawn(move || bring(&filesystem, &windows, &notifier))?;
+        Ok(Session { session: session.spawn()?, read_ahead })
+    };
+    begin().inspect_err(|_| {
+        let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+    })
 }
 
 /// Brings files to the kernel that it will be asked for. The kernel makes this wait for pages that are being read;
@@ -109,7 +127,28 @@ fn mount_directly(mountpoint: &Path, source: &str, allow_other: bool) -> Result<
     Ok(device)
 }
 
+impl ReadAhead {
+    /// Asks the kernel only: nobody answers requests yet.
+    fn of(mountpoint: &Path) -> Result<Self, Errno> {
+        let device = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+        let device = format!("{}:{}", device.stx_dev_major, device.stx_dev_minor);
+        Ok(ReadAhead { setting: Path::new("/sys/class/bdi").join(device).join("read_ahead_kb") })
+    }
+
+    /// Widens it for files that are opened from now on. It is for root to set; without, it stays as it is.
+    pub fn widen(&self) {
+        if let Err(e) = std::fs::write(&self.setting, READ_AHEAD_KIB.to_string()) {
+            log::info!("the kernel reads ahead as far as it does: cannot write '{}': {e}", self.setting.display());
+        }
+    }
+}
+
 impl Session {
+    /// How far the kernel reads ahead in it.
+    pub fn read_ahead(&self) -> ReadAhead {
+        self.read_ahead.clone()
+    }
+
     /// Waits until nothing holds the mount any more.
     pub fn join(self) -> io::Result<()> {
         self.session.join()

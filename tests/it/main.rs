@@ -14,6 +14,7 @@ mod hostile;
 mod layering;
 mod materialize;
 mod model;
+mod passthrough;
 mod policy;
 mod readers;
 mod sparse;
