@@ -520,7 +520,7 @@ impl Ingest<'_> {
             match &mut verdict {
                 Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(current.path.to_string()),
                 Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", current.path)),
-                Verdict::Complete => {}
+                Verdict::Complete | Verdict::Denied { .. } => {}
             }
         }
         self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);

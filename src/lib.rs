@@ -12,6 +12,9 @@
 //!  ╰──────────────── driven by ingest ──────────────────╯                           knows FUSE
 //! ```
 //!
+//! The other way in is a native sender, which has the entries already: `tree` ─► `send` ─► `wire` ─► `receive` ─► `index`
+//! and `spool`.
+//!
 //! An [`Entry`](entry::Entry) is the one currency: the decoder makes them, the index takes them, and the journal
 //! of the spool keeps them as [records](record). Nothing on the left knows anything of what is on its right. What
 //! holds everywhere:
@@ -28,6 +31,7 @@
 //! | The vocabulary | |
 //! |---|---|
 //! | [`entry`] | what an entry is: paths, metadata, times, attributes, maps of holes; each cannot be built wrong |
+//! | [`pattern`] | which paths are meant by `*.o` |
 //! | [`monitor`] | how the library tells of progress and problems; it never prints |
 //!
 //! | From bytes to entries | |
@@ -43,6 +47,13 @@
 //! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
 //! | [`store`] | index and contents together, and who is told when more is there |
 //! | [`ingest`] | the one that drives: source, filter, decoder, store |
+//!
+//! | From a directory to entries | |
+//! |---|---|
+//! | [`tree`] | a live directory, walked, and its contents, opened later |
+//! | [`wire`] | what sender and receiver say to each other: a token, TLS, frames, messages; `docs/wire.md` has it on a page |
+//! | [`send`] | all of that to an archive, or to a receiver: names first, and what somebody waits for ahead of all |
+//! | [`receive`] | from a native sender into the store, over as many connections as it takes |
 //!
 //! | From a tree to its users | |
 //! |---|---|
@@ -69,9 +80,14 @@ pub mod ingest;
 pub mod materialize;
 pub mod monitor;
 pub mod mount;
+pub mod pattern;
+pub mod receive;
 pub mod record;
+pub mod send;
 pub mod source;
 pub mod spool;
 pub mod store;
 pub mod sys;
 pub mod tarball;
+pub mod tree;
+pub mod wire;

@@ -57,6 +57,11 @@ pub enum Verdict {
         /// The file that was cut, escaped for printing.
         cut: Option<String>,
     },
+    /// Nobody came with the right token, and too many with wrong ones.
+    Denied {
+        /// How many.
+        cause: String,
+    },
     /// Something on our side failed.
     Failed {
         /// What failed, on what, and why.
@@ -107,6 +112,42 @@ pub struct SpoolUse {
     pub limit: Option<u64>,
 }
 
+/// What a native sender does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Sending {
+    /// Names and metadata of everything.
+    #[default]
+    Catalogue,
+    /// Contents, in the order of the catalogue.
+    InOrder,
+    /// Contents that somebody waits for, ahead of the others.
+    Wanted,
+}
+
+/// The native sender of a stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SenderStatus {
+    /// The name of its machine, escaped.
+    pub host: String,
+    /// Where it connects from.
+    pub address: String,
+    /// Whether it is connected at the moment.
+    pub connected: bool,
+    /// How often the connection was lost.
+    pub outages: u64,
+    /// What it does.
+    pub sending: Sending,
+    /// Files that somebody waits for.
+    pub wanted: u64,
+    /// Files that have contents, as far as they are announced.
+    pub files: u64,
+    /// Of these, so many have not come as a whole.
+    pub missing_files: u64,
+    /// Announced bytes that have not come.
+    pub missing_bytes: u64,
+}
+
 /// Everything that can be told of a mount at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -142,6 +183,9 @@ pub struct Status {
     pub spool: Option<SpoolUse>,
     /// Why nothing is read at the moment.
     pub paused: Option<String>,
+    /// The native sender, where it is one that sends.
+    #[serde(default)]
+    pub sender: Option<SenderStatus>,
     /// How it ended, when it did.
     pub end: Option<Verdict>,
 }
@@ -170,6 +214,7 @@ struct State {
     receiving: Option<Receiving>,
     spool: Option<SpoolUse>,
     paused: Option<String>,
+    sender: Option<SenderStatus>,
     end: Option<Verdict>,
     began: Option<Instant>,
     ended: Option<Instant>,
@@ -243,6 +288,28 @@ impl Monitor {
     /// What the spool holds now.
     pub fn spool(&self, usage: SpoolUse) {
         self.state.lock().spool = Some(usage);
+    }
+
+    /// A native sender is waited for, or has come.
+    pub fn paused_for_sender(&self, reason: Option<String>) {
+        self.update(|s| {
+            s.phase = match (&reason, s.phase) {
+                (_, Phase::Over) => Phase::Over,
+                (Some(_), _) => Phase::Waiting,
+                (None, _) => Phase::Receiving,
+            };
+            s.paused = reason;
+        });
+    }
+
+    /// How it stands with a native sender.
+    pub fn sender(&self, sender: SenderStatus) {
+        self.update(|s| s.sender = Some(sender));
+    }
+
+    /// How much is to come is known.
+    pub fn source_size(&self, size: u64) {
+        self.update(|s| s.source_size = Some(size));
     }
 
     /// Reading pauses for `reason`, or goes on.
@@ -364,6 +431,7 @@ impl Monitor {
             receiving: s.receiving.clone(),
             spool: s.spool.clone(),
             paused: s.paused.clone(),
+            sender: s.sender.clone(),
             end: s.end.clone(),
         }
     }

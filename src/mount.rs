@@ -4,6 +4,7 @@
 //! from outside, whatever becomes of the stream.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -20,18 +21,47 @@ use crate::entry::{Timestamp, escape_path};
 use crate::fs::{Closer, Filesystem, state};
 use crate::fuse;
 use crate::index::{Index, Ino};
-use crate::ingest::{self, Job};
+use crate::ingest;
 use crate::monitor::{Monitor, Problem, Severity, Status};
+use crate::receive;
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
 use crate::store::Store;
 use crate::tarball;
+use crate::wire::Listener;
+
+/// Where entries come from.
+#[derive(Debug)]
+pub enum Feed {
+    /// An archive.
+    Archive(Source),
+    /// A native sender.
+    Sender(Listener),
+}
+
+impl Feed {
+    /// What it is called.
+    fn name(&self) -> String {
+        match self {
+            Feed::Archive(source) => source.name().into(),
+            Feed::Sender(listener) => format!("sender to {}", listener.address()),
+        }
+    }
+
+    /// The address that is listened on, where one is.
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        match self {
+            Feed::Archive(source) => source.local_address(),
+            Feed::Sender(listener) => Some(listener.address()),
+        }
+    }
+}
 
 /// What to mount, where, and how.
 #[derive(Debug)]
 pub struct Options {
-    /// Where the archive comes from.
-    pub source: Source,
+    /// Where entries come from.
+    pub feed: Feed,
     /// An existing directory.
     pub mountpoint: PathBuf,
     /// In which directory contents are spooled, where they have to be.
@@ -165,7 +195,7 @@ impl Running {
     /// Mounts, and begins to receive.
     pub fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, Error> {
         let Options {
-            source,
+            feed,
             mountpoint,
             spool_directory,
             spool_limit,
@@ -177,20 +207,25 @@ impl Running {
         } = options;
         let mountpoint = check_mountpoint(&mountpoint)?;
         raise_open_files();
-        monitor.source(source.name().to_owned(), source.size());
+        let name = feed.name();
+        let (file, size) = match &feed {
+            Feed::Archive(source) => (source.file().filter(|_| !ingest::needs_spool(source)), source.size()),
+            Feed::Sender(_) => (None, None),
+        };
+        monitor.source(name.clone(), size);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp::new(now.as_secs() as i64, now.subsec_nanos());
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let store = Arc::new(Store::new(Index::new(uid, gid, now)));
-        match source.file() {
-            Some(file) if !ingest::needs_spool(&source) => store.set_archive(Arc::new(file.try_clone()?))?,
-            _ => {
+        match file {
+            Some(file) => store.set_archive(Arc::new(file.try_clone()?))?,
+            None => {
                 check_spool(&spool_directory, &mountpoint)?;
                 let config = spool::Config {
                     directory: spool_directory.clone(),
                     limit: spool_limit,
                     keep: keep_spool,
-                    source: source.name().to_owned(),
+                    source: name.clone(),
                 };
                 let spool = Spool::create(&config, monitor.clone())
                     .map_err(|cause| Error::Spool { path: spool_directory, cause })?;
@@ -200,8 +235,12 @@ impl Running {
         let filesystem = Filesystem::new(store.clone())?;
         let stop = Stop::new()?;
         let closer = filesystem.closer();
-        let session = fuse::mount(filesystem, &mountpoint, source.name(), fuse::Options { allow_other, passthrough })
-            .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
+        let options = fuse::Options { allow_other, passthrough };
+        let session = fuse::mount(filesystem, &mountpoint, &name, options).map_err(|cause| Error::Mount {
+            hint: hint(&cause),
+            path: mountpoint.clone(),
+            cause,
+        })?;
         let handle = Arc::new(Handle {
             stop: stop.clone(),
             closer,
@@ -211,17 +250,20 @@ impl Running {
             concatenated: tar.concatenated,
             unmounted: AtomicBool::new(false),
         });
-        let job = Job {
-            source,
-            store,
-            monitor: monitor.clone(),
-            stop,
-            options: tar,
-            max_index: max_index.unwrap_or_else(quarter_of_memory),
+        let (monitor, max_index) = (monitor.clone(), max_index.unwrap_or_else(quarter_of_memory));
+        let job: Box<dyn FnOnce() + Send> = match feed {
+            Feed::Archive(source) => {
+                let job = ingest::Job { source, store, monitor, stop, options: tar, max_index };
+                Box::new(move || ingest::run(job))
+            }
+            Feed::Sender(listener) => {
+                let job = receive::Job { listener, store, monitor, stop, max_index };
+                Box::new(move || receive::run(job))
+            }
         };
         let read_ahead = session.read_ahead();
         let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || {
-            ingest::run(job);
+            job();
             read_ahead.widen();
         });
         match begun {
@@ -314,6 +356,14 @@ impl Handle {
     /// How much of the journal can be read; 0 where there is none.
     pub fn journal_length(&self) -> u64 {
         self.store.spool().map_or(0, Spool::position)
+    }
+
+    /// Somebody waits for a path below the root: where it can come sooner, it does.
+    pub fn want(&self, path: &[u8]) {
+        let ino = self.store.index.read().resolve(path);
+        if let Some(ino) = ino {
+            self.store.want(ino);
+        }
     }
 
     /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no

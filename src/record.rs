@@ -1,9 +1,11 @@
-//! Records: entries, contents and endings as bytes. One codec for the spool's journal and for the wire.
+//! Records: entries, contents and endings as bytes. One codec for the spool's journal and for the wire, which has
+//! [messages](crate::wire::FromSender) of its own in the same frames.
 //!
 //! A record is framed as `[length u32][crc32 u32][payload]`, little endian, the checksum (CRC-32, IEEE) over the
 //! payload. The payload is a [`Record`] in postcard's encoding; of a [`Record::Data`] the bytes follow behind
 //! it, so that contents are not copied through the encoder. A torn or broken frame is told by [`DecodeError`].
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
@@ -56,6 +58,8 @@ pub enum Record {
         /// Whether its end marker came.
         complete: bool,
     },
+    /// Behind [`Record::Begin`]: contents follow their entries in any order, and not each its own at once.
+    Catalogue,
 }
 
 /// Why bytes are not a record.
@@ -70,24 +74,42 @@ pub enum DecodeError {
 }
 
 /// Appends a frame to `out`. Returns where in `out` the bytes behind the record begin.
-pub fn encode(record: &Record, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+pub fn encode<T: Serialize>(record: &T, bytes: &[u8], out: &mut Vec<u8>) -> usize {
+    let frame = begin(record, out);
+    let data = out.len();
+    out.extend_from_slice(bytes);
+    end(frame, out);
+    data
+}
+
+/// Begins a frame at the end of `out`: the bytes behind the record are to be appended, and [`end`] to be called with what
+/// this returns.
+pub fn begin<T: Serialize>(record: &T, out: &mut Vec<u8>) -> usize {
     let start = out.len();
     out.extend_from_slice(&[0; HEADER]);
     let taken = std::mem::take(out);
     // Writing to a vector cannot fail, and no type of ours refuses to be serialized.
     *out = postcard::to_extend(record, taken).expect("a record can be encoded");
-    let data = out.len();
-    out.extend_from_slice(bytes);
+    start
+}
+
+/// Ends the frame that begins at `start` of `out`, and goes to its end.
+pub fn end(start: usize, out: &mut [u8]) {
     let payload = &out[start + HEADER..];
     let len = (payload.len() as u32).to_le_bytes();
     let crc = crc32fast::hash(payload).to_le_bytes();
     out[start..start + 4].copy_from_slice(&len);
     out[start + 4..start + HEADER].copy_from_slice(&crc);
-    data
+}
+
+/// The length of the frame at the front of `input`, which is not looked into.
+pub fn frame_length(input: &[u8]) -> Option<usize> {
+    let header: &[u8; HEADER] = input.first_chunk()?;
+    Some(HEADER + u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize)
 }
 
 /// Reads the frame at the front of `input`: the record, the bytes behind it, and the length of the frame.
-pub fn decode(input: &[u8]) -> Result<(Record, &[u8], usize), DecodeError> {
+pub fn decode<T: DeserializeOwned>(input: &[u8]) -> Result<(T, &[u8], usize), DecodeError> {
     let header: &[u8; HEADER] = input.first_chunk().ok_or(DecodeError::Torn)?;
     let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     let crc = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
@@ -125,18 +147,18 @@ mod tests {
         }
         let mut rest = &bytes[..];
         for record in &records {
-            let (got, data, len) = decode(rest).unwrap();
+            let (got, data, len) = decode::<Record>(rest).unwrap();
             assert_eq!((&got, data), (record, &b"contents"[..]));
             rest = &rest[len..];
         }
-        let (_, _, first) = decode(&bytes).unwrap();
+        let (_, _, first) = decode::<Record>(&bytes).unwrap();
         for cut in 0..first {
-            assert_eq!(decode(&bytes[..cut]), Err(DecodeError::Torn));
+            assert_eq!(decode::<Record>(&bytes[..cut]), Err(DecodeError::Torn));
         }
         for i in 4..first {
             let mut broken = bytes[..first].to_vec();
             broken[i] ^= 1;
-            assert!(decode(&broken).is_err(), "byte {i}");
+            assert!(decode::<Record>(&broken).is_err(), "byte {i}");
         }
     }
 }

@@ -27,6 +27,7 @@ pub struct Store {
     archive: OnceLock<Archive>,
     held: Mutex<Held>,
     listener: OnceLock<Listener>,
+    wanted: OnceLock<Listener>,
     over: AtomicBool,
 }
 
@@ -74,6 +75,7 @@ impl Store {
             archive: OnceLock::new(),
             held: Mutex::default(),
             listener: OnceLock::new(),
+            wanted: OnceLock::new(),
             over: AtomicBool::new(false),
         }
     }
@@ -99,6 +101,18 @@ impl Store {
     /// Who is told of arrivals. Only the first call counts.
     pub fn set_listener(&self, listener: impl Fn(Ino) + Send + Sync + 'static) {
         let _ = self.listener.set(Box::new(listener));
+    }
+
+    /// Who is told that somebody waits for the contents of an inode. Only the first call counts.
+    pub fn set_wanted(&self, listener: impl Fn(Ino) + Send + Sync + 'static) {
+        let _ = self.wanted.set(Box::new(listener));
+    }
+
+    /// Somebody waits for contents of `ino`: where they can come sooner, they do.
+    pub fn want(&self, ino: Ino) {
+        if let Some(listener) = self.wanted.get() {
+            listener(ino);
+        }
     }
 
     /// The spool, where there is one.

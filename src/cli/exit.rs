@@ -20,6 +20,8 @@ pub enum Exit {
     Incomplete = 4,
     /// The stream cannot be followed further.
     Corrupt = 5,
+    /// The other side has another token.
+    Denied = 6,
 }
 
 impl From<Exit> for ExitCode {
@@ -36,8 +38,9 @@ impl Exit {
             Exit::Problems => 1,
             Exit::Incomplete => 2,
             Exit::Corrupt => 3,
-            Exit::Usage => 4,
-            Exit::Failed => 5,
+            Exit::Denied => 4,
+            Exit::Usage => 5,
+            Exit::Failed => 6,
         };
         if rank(other) > rank(self) { other } else { self }
     }
@@ -49,6 +52,7 @@ impl Exit {
             Some(Verdict::Complete) => Exit::Problems,
             Some(Verdict::Incomplete { .. }) | None => Exit::Incomplete,
             Some(Verdict::Corrupt { .. }) => Exit::Corrupt,
+            Some(Verdict::Denied { .. }) => Exit::Denied,
             Some(Verdict::Failed { .. }) => Exit::Failed,
         }
     }

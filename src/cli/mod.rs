@@ -2,6 +2,7 @@
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
 mod daemon;
+mod deliver;
 mod exit;
 mod foreground;
 mod front;
@@ -9,8 +10,10 @@ mod materialize;
 mod mount;
 mod names;
 mod progress;
+mod send;
 mod show;
 mod status;
+mod token;
 mod umount;
 mod wait;
 
@@ -39,7 +42,8 @@ Exit codes:
   2  wrong usage
   3  complete, with problems: entries or attributes were left out, each is named
   4  incomplete: the stream ended early, or was stopped
-  5  corrupt: the stream cannot be followed further";
+  5  corrupt: the stream cannot be followed further
+  6  the token is not the one of the other side";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -51,6 +55,8 @@ enum Command {
     Wait(WaitArgs),
     /// Copy a mounted tree, or parts of it, to disk with all that belongs to it, also while it is still arriving
     Materialize(MaterializeArgs),
+    /// Send files and directories, with all that belongs to them: to a receiver, or as a pax archive on standard output
+    Send(SendArgs),
     /// Unmount
     Umount(UmountArgs),
 }
@@ -58,6 +64,7 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(
     override_usage = "restorefs mount [OPTIONS] SOURCE MOUNTPOINT\n       \
+                      restorefs mount [OPTIONS] --listen [ADDR:]PORT MOUNTPOINT\n       \
                       restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT",
     after_help = "SOURCE is '-' (standard input), a file or a FIFO: tar as v7, ustar, GNU or pax, as it is or \
                   compressed with gzip, zstd, xz, bzip2 or lz4.\n\nThe command stays in front to show progress until \
@@ -67,13 +74,20 @@ enum Command {
 struct MountArgs {
     #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "MOUNTPOINT"], hide = true)]
     paths: Vec<PathBuf>,
-    /// Take one TCP connection instead of SOURCE; without ADDR only from this machine, with port 0 from a free port,
-    /// which is printed
+    /// Listen for 'restorefs send', which is told what to type there, with a token for this one time; without ADDR only from
+    /// this machine, with port 0 on a free port, which is printed
     #[arg(long, value_name = "[ADDR:]PORT")]
     listen: Option<String>,
-    /// The connection carries a bare tar stream, from whoever connects first: no password, no encryption
+    /// Take a bare tar stream instead, from whoever connects first: no token, no encryption
     #[arg(long, requires = "listen")]
     plain: bool,
+    /// Take the token from this file, which is made where there is none: for use without anybody who types it
+    #[arg(long, value_name = "FILE", requires = "listen", conflicts_with = "plain")]
+    token_file: Option<PathBuf>,
+    /// Take a connection for lost when nothing has come over it for so many seconds (the other side says every 5 s that it
+    /// is there)
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "listen", value_parser = parse_timeout)]
+    timeout: Seconds,
     /// Stay one process, in front, until unmounted (for systemd: Type=notify)
     #[arg(short, long, conflicts_with = "detach")]
     foreground: bool,
@@ -198,6 +212,77 @@ enum OverwriteArg {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    override_usage = "restorefs send [OPTIONS] PATH... --to HOST:PORT\n       \
+                      restorefs send [OPTIONS] PATH... -",
+    after_help = "The archive is pax, which tar and bsdtar read; give them --xattrs --xattrs-include='*' --acls, and \
+                  --numeric-owner, to extract all that is in it. Names are sent without a / in front, and without \
+                  anything up to a '..'. Symbolic links are sent as such; a PATH that is one, with a / behind it, is the \
+                  directory that it leads to.\n\nPatterns are like those of tar's --exclude: *, ?, [...] and {a,b}, \
+                  where * and ? match / too. A pattern matches an entry when it matches its path from the root or \
+                  from behind any /, or that of a directory that it is in; with a / in front, from the root only.\n\n\
+                  The exit code is 3 where something vanished, was changed while it was read, or could not be read: \
+                  each is named. It is 4 where whoever reads the archive ends before it is complete, and 1 where a PATH \
+                  is not there or the archive cannot be written."
+)]
+struct SendArgs {
+    /// What is to be sent, and '-' for an archive on standard output
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    #[command(flatten)]
+    walk: WalkArgs,
+    /// Send at most so many bytes a second, as 500K or 20M
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    rate_limit: Option<u64>,
+    #[command(flatten)]
+    deliver: DeliverArgs,
+    /// Print a report as JSON on standard output
+    #[arg(long, requires = "to")]
+    json: bool,
+}
+
+/// How a tree is delivered to a receiver.
+#[derive(Debug, Args)]
+struct DeliverArgs {
+    /// Send to 'restorefs mount --listen', which prints what to type; the token comes from RESTOREFS_TOKEN, --token-file, or
+    /// is asked for
+    #[arg(long, value_name = "HOST:PORT")]
+    to: Option<String>,
+    /// Take the token from this file, which only its owner may read
+    #[arg(long, value_name = "FILE", requires = "to")]
+    token_file: Option<PathBuf>,
+    /// Try for so many seconds to connect again when the connection is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "to")]
+    retry: u64,
+    /// Take a connection for lost when nothing has come over it for so many seconds
+    #[arg(long, value_name = "SECONDS", default_value = "30", requires = "to", value_parser = parse_timeout)]
+    timeout: Seconds,
+    /// Never compress; otherwise it is done where the network is slower than the compressor, for what gets smaller
+    #[arg(long, requires = "to")]
+    no_compress: bool,
+}
+
+/// What is sent of what is there.
+#[derive(Debug, Args)]
+struct WalkArgs {
+    /// Take each PATH from in there
+    #[arg(short = 'C', long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// Of other file systems that are mounted below a PATH, send the mount points only
+    #[arg(long)]
+    one_file_system: bool,
+    /// Leave out what matches; can be given several times
+    #[arg(long, value_name = "PATTERN")]
+    exclude: Vec<String>,
+    /// Leave out what matches a line of this file; can be given several times
+    #[arg(long, value_name = "FILE")]
+    exclude_from: Vec<PathBuf>,
+    /// Of directories with a valid CACHEDIR.TAG, send that only
+    #[arg(long)]
+    exclude_caches: bool,
+}
+
+#[derive(Debug, Args)]
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
@@ -213,6 +298,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Status(args) => status::run(&args),
         Command::Wait(args) => wait::run(&args),
         Command::Materialize(args) => materialize::run(&args),
+        Command::Send(args) => send::run(args),
         Command::Umount(args) => umount::run(&args),
     }
 }
@@ -242,6 +328,24 @@ fn harmless(line: &str) -> String {
         if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out
+}
+
+/// A time in whole seconds.
+#[derive(Clone, Copy, Debug)]
+struct Seconds(u64);
+
+impl From<Seconds> for std::time::Duration {
+    fn from(seconds: Seconds) -> Self {
+        std::time::Duration::from_secs(seconds.0)
+    }
+}
+
+/// Longer than what is between two signs of life, and not for ever.
+fn parse_timeout(text: &str) -> Result<Seconds, String> {
+    match text.parse() {
+        Ok(seconds @ 6..=86_400) => Ok(Seconds(seconds)),
+        _ => Err("give a number of seconds from 6 to 86400".into()),
+    }
 }
 
 /// `500M`: bytes, in powers of 1024.

@@ -3,16 +3,17 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell};
-use crate::mount::{Options, check_mountpoint};
+use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell, token};
+use crate::mount::{Feed, Options, check_mountpoint};
 use crate::source::{Source, Spec};
 use crate::sys::{Fork, Inherited, fork};
+use crate::wire::{Listener, Token};
 use crate::{control, tarball};
 
 pub(super) fn run(args: MountArgs) -> Exit {
     let inherited = Inherited::find();
-    let (spec, mountpoint) = match spec(&args) {
-        Ok(spec) => spec,
+    let (from, mountpoint) = match from(&args) {
+        Ok(from) => from,
         Err(message) => {
             tell(message);
             tell("see 'restorefs mount --help'");
@@ -21,7 +22,8 @@ pub(super) fn run(args: MountArgs) -> Exit {
     };
     let (foreground, detach, verbose) = (args.foreground, args.detach, args.verbose);
     let restore = args.materialize.clone();
-    let options = match options(args, &spec, &mountpoint) {
+    let token_file = args.token_file.clone();
+    let (options, token) = match options(args, &from, &mountpoint) {
         Ok(options) => options,
         Err(message) => return fail(message),
     };
@@ -30,8 +32,9 @@ pub(super) fn run(args: MountArgs) -> Exit {
     if let Ok(inherited) = inherited {
         inherited.close();
     }
-    if let Some(address) = options.source.local_address()
-        && !say(format_args!("listening on {address}"))
+    if let Some(address) = options.feed.local_address()
+        && !(say(format_args!("listening on {address}"))
+            && token.is_none_or(|token| invite(&token, address, token_file.as_deref())))
     {
         return fail("nobody reads the address that is listened on");
     }
@@ -60,15 +63,57 @@ pub(super) fn run(args: MountArgs) -> Exit {
     }
 }
 
-fn spec(args: &MountArgs) -> Result<(Spec, PathBuf), String> {
+/// Where entries come from, by the command line.
+enum From {
+    Archive(Spec),
+    /// `restorefs send`.
+    Sender(SocketAddr),
+}
+
+/// What is to be typed on the other machine.
+fn invite(token: &Token, address: SocketAddr, token_file: Option<&Path>) -> bool {
+    let addresses = addresses(address);
+    let how = match token_file {
+        Some(path) => format!("restorefs send PATH… --token-file FILE   (a copy of '{}') --to", show::path(path)),
+        None => format!("{}={} restorefs send PATH… --to", token::VARIABLE, token.reveal()),
+    };
+    say("on the machine that has the files:") && addresses.iter().all(|address| say(format_args!("  {how} {address}")))
+}
+
+/// Where this machine can be reached, for whoever listens on `address`.
+fn addresses(address: SocketAddr) -> Vec<SocketAddr> {
+    if !address.ip().is_unspecified() {
+        return vec![address];
+    }
+    let Ok(interfaces) = nix::ifaddrs::getifaddrs() else { return vec![address] };
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for storage in interfaces.filter_map(|interface| interface.address) {
+        let ip = if let Some(v4) = storage.as_sockaddr_in() {
+            IpAddr::V4(v4.ip())
+        } else if let Some(v6) = storage.as_sockaddr_in6().filter(|_| address.is_ipv6()) {
+            IpAddr::V6(v6.ip())
+        } else {
+            continue;
+        };
+        let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+        if !ip.is_loopback() && !link_local {
+            found.push(SocketAddr::new(ip, address.port()));
+        }
+    }
+    if found.is_empty() { vec![address] } else { found }
+}
+
+fn from(args: &MountArgs) -> Result<(From, PathBuf), String> {
     match (&args.listen, &args.paths[..]) {
-        (Some(address), [mountpoint]) if args.plain => Ok((Spec::Listen(listen(address)?), mountpoint.clone())),
-        (Some(_), [_]) => Err("--listen needs --plain: whoever connects first sends the archive, without a password \
-                               and without encryption"
-            .into()),
+        (Some(address), [mountpoint]) if args.plain => {
+            Ok((From::Archive(Spec::Listen(listen(address)?)), mountpoint.clone()))
+        }
+        (Some(address), [mountpoint]) => Ok((From::Sender(listen(address)?), mountpoint.clone())),
         (Some(_), _) => Err("with --listen, name the mount point only".into()),
-        (None, [source, mountpoint]) if source == Path::new("-") => Ok((Spec::Stdin, mountpoint.clone())),
-        (None, [source, mountpoint]) => Ok((Spec::Path(source.clone()), mountpoint.clone())),
+        (None, [source, mountpoint]) if source == Path::new("-") => {
+            Ok((From::Archive(Spec::Stdin), mountpoint.clone()))
+        }
+        (None, [source, mountpoint]) => Ok((From::Archive(Spec::Path(source.clone())), mountpoint.clone())),
         (None, [mountpoint]) => {
             Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", show::path(mountpoint)))
         }
@@ -85,7 +130,7 @@ fn listen(text: &str) -> Result<SocketAddr, String> {
     text.to_socket_addrs().map_err(|e| wrong(&e))?.next().ok_or_else(|| wrong(&"it has no address"))
 }
 
-fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, String> {
+fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, Option<Token>), String> {
     // Everything that can be wrong is told before anything is mounted, and before a sender can connect.
     let mountpoint = check_mountpoint(mountpoint).map_err(|e| match control::find(mountpoint) {
         Ok(Some(dead)) => format!(
@@ -107,9 +152,17 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
     if !spool.is_dir() {
         return Err(format!("cannot make a spool in '{}': it is not a directory", show::path(&args.spool)));
     }
-    let source = Source::open(spec).map_err(|e| e.to_string())?;
-    Ok(Options {
-        source,
+    let (feed, token) = match from {
+        From::Archive(spec) => (Feed::Archive(Source::open(spec).map_err(|e| e.to_string())?), None),
+        From::Sender(address) => {
+            let token = token::of_receiver(args.token_file.as_deref())?;
+            let listener = Listener::bind(*address, &token, args.timeout.into())
+                .map_err(|e| format!("cannot listen on {address}: {e}"))?;
+            (Feed::Sender(listener), Some(token))
+        }
+    };
+    let options = Options {
+        feed,
         mountpoint,
         spool_directory: spool,
         spool_limit: args.spool_limit,
@@ -122,7 +175,8 @@ fn options(args: MountArgs, spec: &Spec, mountpoint: &Path) -> Result<Options, S
             resolve_user: names::user,
             resolve_group: names::group,
         },
-    })
+    };
+    Ok((options, token))
 }
 
 #[cfg(test)]

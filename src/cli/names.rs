@@ -1,4 +1,4 @@
-//! Users and groups of this machine, by name.
+//! Users and groups of this machine, by name and by number.
 
 pub(super) fn user(name: &[u8]) -> Option<u32> {
     nix::unistd::User::from_name(std::str::from_utf8(name).ok()?).ok()?.map(|user| user.uid.as_raw())
@@ -6,4 +6,12 @@ pub(super) fn user(name: &[u8]) -> Option<u32> {
 
 pub(super) fn group(name: &[u8]) -> Option<u32> {
     nix::unistd::Group::from_name(std::str::from_utf8(name).ok()?).ok()?.map(|group| group.gid.as_raw())
+}
+
+pub(super) fn of_user(uid: u32) -> Option<Vec<u8>> {
+    nix::unistd::User::from_uid(uid.into()).ok()?.map(|user| user.name.into_bytes())
+}
+
+pub(super) fn of_group(gid: u32) -> Option<Vec<u8>> {
+    nix::unistd::Group::from_gid(gid.into()).ok()?.map(|group| group.name.into_bytes())
 }

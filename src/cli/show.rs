@@ -5,7 +5,7 @@ use std::path::Path;
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::entry::escape;
-use crate::monitor::{Phase, Severity, Status, Verdict};
+use crate::monitor::{Phase, Sending, Severity, Status, Verdict};
 
 /// One line when the stream is over.
 pub(super) fn summary(status: &Status) -> String {
@@ -25,6 +25,7 @@ pub(super) fn summary(status: &Status) -> String {
         Some(Verdict::Corrupt { cause, cut: path }) => {
             format!("cannot go on: {cause}{}. What came before stays: {what}", cut(path))
         }
+        Some(Verdict::Denied { cause }) => format!("nobody was let in: {cause}"),
         Some(Verdict::Failed { cause }) => format!("failed: {cause}. What arrived before is whole: {what}"),
         None => format!("receiving: {what}"),
     };
@@ -43,7 +44,9 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         (_, Some(Verdict::Complete)) => "complete, with problems".into(),
         (_, Some(Verdict::Incomplete { cause, .. })) => format!("incomplete: {cause}"),
         (_, Some(Verdict::Corrupt { cause, .. })) => format!("corrupt: {cause}"),
+        (_, Some(Verdict::Denied { cause })) => format!("nobody was let in: {cause}"),
         (_, Some(Verdict::Failed { cause })) => format!("failed: {cause}"),
+        (Phase::Waiting, None) if status.sender.is_some() => "waiting for the sender".into(),
         (Phase::Waiting, None) => "waiting for the first byte".into(),
         (Phase::Receiving | Phase::Over, None) => "receiving".into(),
         (Phase::NoSpace, None) => "waiting for room".into(),
@@ -70,6 +73,25 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
     field("rate", format!("{}/s over {:.1} s", HumanBytes(status.rate as u64), status.seconds));
     if let Some(file) = &status.receiving {
         field("receiving", format!("{} ({} of {})", file.path, HumanBytes(file.received), HumanBytes(file.size)));
+    }
+    if let Some(sender) = &status.sender {
+        let there = if sender.connected { "" } else { ", not connected" };
+        field("sender", format!("{} ({}{there})", sender.host, sender.address));
+        let sends = match sender.sending {
+            Sending::Catalogue => "the names of everything".into(),
+            Sending::InOrder => "contents, in order".into(),
+            Sending::Wanted => format!("contents that are waited for: {} files", HumanCount(sender.wanted)),
+        };
+        if status.end.is_none() {
+            field("sends", sends);
+        }
+        if sender.missing_files > 0 {
+            let (files, bytes) = (HumanCount(sender.missing_files), HumanBytes(sender.missing_bytes));
+            field("to come", format!("{files} of {} files, {bytes}", HumanCount(sender.files)));
+        }
+        if sender.outages > 0 {
+            field("outages", HumanCount(sender.outages).to_string());
+        }
     }
     if let Some(reason) = &status.paused {
         field("paused", reason.clone());

@@ -179,12 +179,14 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
 
 fn wait_path(connection: &UnixStream, handle: &Handle, path: &[u8]) -> Response {
     let monitor: &Monitor = handle.monitor();
+    let mut wanted = false;
     loop {
         let version = monitor.version();
         let over = monitor.verdict().is_some();
         match handle.state_of(path) {
             Some(state) if over || state == "complete" => return Response::State(state),
             None if over => return Response::Absent,
+            Some(_) if !std::mem::replace(&mut wanted, true) => handle.want(path),
             _ => {}
         }
         monitor.wait_change(version, LOOK);

@@ -73,6 +73,31 @@ impl EntryPath {
         Ok(EntryPath(out.into_boxed_slice()))
     }
 
+    /// What has this name in here.
+    pub fn join(&self, name: &[u8]) -> Result<Self, PathError> {
+        match name {
+            b"" | b"." => return Err(PathError::Empty),
+            b".." => return Err(PathError::DotDot),
+            name if name.iter().any(|b| matches!(b, 0 | b'/')) => {
+                return EntryPath::parse(&[&self.0, name].join(&b'/'));
+            }
+            name if name.len() > MAX_NAME => return Err(PathError::NameTooLong),
+            _ => {}
+        }
+        if self.is_root() {
+            return Ok(EntryPath(name.into()));
+        }
+        // The path has one component more than it has slashes.
+        if self.0.iter().filter(|&&b| b == b'/').count() + 2 > MAX_COMPONENTS {
+            return Err(PathError::TooDeep);
+        }
+        let mut path = Vec::with_capacity(self.0.len() + 1 + name.len());
+        path.extend_from_slice(&self.0);
+        path.push(b'/');
+        path.extend_from_slice(name);
+        Ok(EntryPath(path.into_boxed_slice()))
+    }
+
     /// The bytes, without `/` at either end.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -188,6 +213,20 @@ mod tests {
         assert!(EntryPath::parse(&[b'x'; 255]).is_ok());
         assert!(EntryPath::parse(&b"a/".repeat(4096)).is_ok());
         assert_eq!(EntryPath::parse(&b"a/".repeat(4097)), Err(PathError::TooDeep));
+    }
+
+    #[test]
+    fn joins() {
+        let join = |path: &[u8], name: &[u8]| EntryPath::parse(path).unwrap().join(name).map(|p| p.as_bytes().to_vec());
+        assert_eq!(join(b".", b"a"), Ok(b"a".to_vec()));
+        assert_eq!(join(b"a/b", b"c"), Ok(b"a/b/c".to_vec()));
+        assert_eq!(join(b"a", b".."), Err(PathError::DotDot));
+        assert_eq!(join(b"a", b"b/../c"), Err(PathError::DotDot));
+        assert_eq!(join(b"a", b"b\0"), Err(PathError::Nul));
+        assert_eq!(join(b"a", b"."), Err(PathError::Empty));
+        assert_eq!(join(b"a", &[b'x'; 256]), Err(PathError::NameTooLong));
+        assert!(join(&b"a/".repeat(4095), b"a").is_ok());
+        assert_eq!(join(&b"a/".repeat(4096), b"a"), Err(PathError::TooDeep));
     }
 
     #[test]

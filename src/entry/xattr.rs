@@ -221,6 +221,63 @@ impl Acl {
         Ok(Acl(bytes))
     }
 
+    /// Takes the value of the xattr. None where it is not one that the kernel gives.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Acl> {
+        let entries = bytes.strip_prefix(&2u32.to_le_bytes())?;
+        let known = |entry: &[u8]| {
+            let tags = [TAG_USER_OBJ, TAG_USER, TAG_GROUP_OBJ, TAG_GROUP, TAG_MASK, TAG_OTHER];
+            tags.contains(&u16::from_le_bytes([entry[0], entry[1]])) && entry[3] == 0 && entry[2] <= 7
+        };
+        let is_acl = entries.len().is_multiple_of(8) && entries.chunks_exact(8).all(known);
+        is_acl.then(|| Acl(bytes.to_vec()))
+    }
+
+    /// As text on one line, as [`Acl::parse`] reads it: with the name, where there is one, and the number behind it.
+    pub fn to_text(
+        &self,
+        mut user: impl FnMut(u32) -> Option<Arc<[u8]>>,
+        mut group: impl FnMut(u32) -> Option<Arc<[u8]>>,
+    ) -> Vec<u8> {
+        let mut text = Vec::new();
+        for entry in self.0[4..].chunks_exact(8) {
+            if !text.is_empty() {
+                text.push(b',');
+            }
+            let id = u32::from_le_bytes([entry[4], entry[5], entry[6], entry[7]]);
+            let (tag, named) = match u16::from_le_bytes([entry[0], entry[1]]) {
+                TAG_USER_OBJ => ("user", None),
+                TAG_USER => ("user", Some(user(id))),
+                TAG_GROUP_OBJ => ("group", None),
+                TAG_GROUP => ("group", Some(group(id))),
+                TAG_MASK => ("mask", None),
+                _ => ("other", None),
+            };
+            text.extend_from_slice(tag.as_bytes());
+            text.push(b':');
+            // A name that would read as something else is none.
+            let named = named.map(|name| {
+                name.filter(|name| {
+                    !name.is_empty()
+                        && !name.iter().all(u8::is_ascii_digit)
+                        && !name.iter().any(|b| b.is_ascii_whitespace() || b":,#\0".contains(b))
+                })
+            });
+            match &named {
+                None => {}
+                Some(Some(name)) => text.extend_from_slice(name),
+                Some(None) => text.extend_from_slice(id.to_string().as_bytes()),
+            }
+            text.push(b':');
+            for (bit, letter) in [(4, b'r'), (2, b'w'), (1, b'x')] {
+                text.push(if entry[2] & bit != 0 { letter } else { b'-' });
+            }
+            if let Some(Some(_)) = named {
+                text.extend_from_slice(format!(":{id}").as_bytes());
+            }
+        }
+        text
+    }
+
     /// The value of the xattr.
     pub fn as_bytes(&self) -> &[u8] {
         &self.0
@@ -331,6 +388,13 @@ mod tests {
             Acl::parse(b"user:nobody-here:rwx", |_| None, |_| None),
             Err(AclError::Unknown("nobody-here".into()))
         );
+        assert_eq!(Acl::from_bytes(acl.as_bytes()), Some(acl.clone()));
+        assert_eq!(
+            acl.to_text(|id| (id == 1000).then(|| b"joe".as_slice().into()), |_| Some(b"7".as_slice().into())),
+            b"user::rw-,user:joe:r-x:1000,group::r--,group:7:-w-,mask::rwx,other::---"
+        );
+        assert_eq!(Acl::from_bytes(&acl.as_bytes()[..11]), None);
+        assert_eq!(Acl::from_bytes(b""), None);
         assert!(Acl::parse(b"bogus", |_| None, |_| None).is_err());
         assert!(Acl::parse(b"user::rwz", |_| None, |_| None).is_err());
     }

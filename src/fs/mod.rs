@@ -277,7 +277,7 @@ pub fn state(store: &Store, index: &Index, ino: Ino) -> Option<String> {
         return None;
     }
     let stored = attributes.stored;
-    if stored > 0 && store.is_changed() {
+    if stored > 0 && (store.is_changed() || index.is_changed(ino)) {
         return Some("changed".into());
     }
     Some(match index.arrival(ino)? {

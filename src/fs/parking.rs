@@ -122,8 +122,10 @@ impl Parking {
             // Asked again under the lock: whoever brings more tells the lot after the index knows of it.
             match lot.verdict(&self.store, read.ino, read.offset, read.len) {
                 Verdict::Wait => {
-                    lot.parked.entry(read.ino).or_default().push(read);
+                    let ino = read.ino;
+                    lot.parked.entry(ino).or_default().push(read);
                     drop(lot);
+                    self.store.want(ino);
                     // Where the word is said already, it has not been heard yet, and stands for this read too.
                     let _ = self.waiting.try_send(());
                     return;

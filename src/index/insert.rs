@@ -344,6 +344,11 @@ impl Index {
         }
     }
 
+    /// See [`Index::is_changed`].
+    pub fn set_changed(&mut self, ino: Ino) {
+        self.changed.insert(ino.0 as u32);
+    }
+
     /// Nothing more comes: what has not arrived is cut. Returns the files that were still awaited.
     pub fn cut_all(&mut self) -> Vec<Ino> {
         let mut cut = Vec::new();

@@ -10,7 +10,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
@@ -167,6 +167,8 @@ pub struct Index {
     sparse: HashMap<u32, Arc<SparseMap>>,
     memory: HashMap<u32, Arc<Vec<u8>>>,
     arrivals: HashMap<u32, Arrival>,
+    /// Files that were written to while they were sent.
+    changed: HashSet<u32>,
     /// Entries that came so far.
     order: u64,
     /// Hard links whose target has not come: target path to the links' order among the entries, and their paths.
@@ -197,6 +199,7 @@ impl Index {
             sparse: HashMap::new(),
             memory: HashMap::new(),
             arrivals: HashMap::new(),
+            changed: HashSet::new(),
             order: 0,
             waiting: HashMap::new(),
             latest: HashMap::new(),
@@ -316,6 +319,11 @@ impl Index {
     pub fn arrival(&self, ino: Ino) -> Option<Arrival> {
         let inode = self.inode(ino)?;
         Some(if inode.pending { self.arrivals[&(ino.0 as u32)] } else { Arrival::Complete })
+    }
+
+    /// Whether a file was written to while it was sent: it is whole, and may be of no moment that ever was.
+    pub fn is_changed(&self, ino: Ino) -> bool {
+        self.changed.contains(&(ino.0 as u32))
     }
 
     /// Where the contents of a file lie.

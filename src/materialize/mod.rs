@@ -219,8 +219,10 @@ fn pump(
         }
         take(None)?;
         if over || matches!(replay, Replay::Archive(_)) {
-            // What was begun last will not be whole.
-            return replay.rest().map_or(Ok(()), |cut| take(Some(cut)));
+            while let Some(cut) = replay.rest() {
+                take(Some(cut))?;
+            }
+            return Ok(());
         }
         if !follow {
             return Ok(());

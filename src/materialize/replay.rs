@@ -3,6 +3,7 @@
 //! From the journal of a spool, as far as it is written, or from an archive that is mounted in place. An entry is
 //! given when all of its contents are there. Nothing is waited for here.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -64,10 +65,10 @@ impl Replay {
         }
     }
 
-    /// What came last is not there as a whole, and will never be.
+    /// One after the other, what is not there as a whole, and will never be.
     pub(super) fn rest(&mut self) -> Option<Item> {
         match self {
-            Replay::Journal(journal) => journal.pending.take().map(|pending| pending.lost(0)),
+            Replay::Journal(journal) => journal.pending.pop_first().map(|(_, pending)| pending.lost(0)),
             Replay::Archive(_) => None,
         }
     }
@@ -84,13 +85,15 @@ pub(super) struct Journal {
     /// What of `chunk` has been given.
     used: usize,
     entries: u64,
-    pending: Option<Pending>,
+    /// Contents come in any order, and not each directly behind its entry.
+    catalogue: bool,
+    /// Entries whose contents have not come, by their numbers.
+    pending: BTreeMap<u64, Pending>,
     /// Given after an entry whose contents never came.
     held: Option<Item>,
 }
 
 struct Pending {
-    id: u64,
     entry: Box<Entry>,
     blob: Option<u64>,
 }
@@ -103,7 +106,17 @@ impl Pending {
 
 impl Journal {
     pub(super) fn new(file: Arc<File>) -> Self {
-        Journal { file, length: 0, at: 0, chunk: Arc::default(), used: 0, entries: 0, pending: None, held: None }
+        Journal {
+            file,
+            length: 0,
+            at: 0,
+            chunk: Arc::default(),
+            used: 0,
+            entries: 0,
+            catalogue: false,
+            pending: BTreeMap::new(),
+            held: None,
+        }
     }
 
     /// What has been read and given: nothing is to come before there is more than that.
@@ -142,11 +155,12 @@ impl Journal {
                 let id = self.entries;
                 self.entries += 1;
                 // A file whose contents were refused: nothing of it follows.
-                let before = self.pending.take().map(|pending| pending.lost(0));
+                let before = if self.catalogue { None } else { self.pending.pop_first() };
+                let before = before.map(|(_, pending)| pending.lost(0));
                 let item = if entry.kind.stored_len() == 0 {
                     Some(Item::new(entry, Place::Empty))
                 } else {
-                    self.pending = Some(Pending { id, entry, blob: None });
+                    self.pending.insert(id, Pending { entry, blob: None });
                     None
                 };
                 if before.is_some() {
@@ -156,7 +170,7 @@ impl Journal {
                 item
             }
             Record::Data { id, .. } => {
-                let pending = self.pending.take_if(|pending| pending.id == id)?;
+                let pending = self.pending.remove(&id)?;
                 let stored = pending.entry.kind.stored_len();
                 if range.len() as u64 != stored {
                     return Some(pending.lost(range.len() as u64));
@@ -165,17 +179,21 @@ impl Journal {
                 Some(Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(pending.entry, Place::Journal(at)) })
             }
             Record::Blob { id, number } => {
-                if let Some(pending) = self.pending.as_mut().filter(|pending| pending.id == id) {
+                if let Some(pending) = self.pending.get_mut(&id) {
                     pending.blob = Some(number);
                 }
                 None
             }
             Record::End { id, received, complete } => {
-                let pending = self.pending.take_if(|pending| pending.id == id)?;
+                let pending = self.pending.remove(&id)?;
                 Some(match pending.blob {
                     Some(number) if complete => Item::new(pending.entry, Place::Blob(number)),
                     _ => pending.lost(received),
                 })
+            }
+            Record::Catalogue => {
+                self.catalogue = true;
+                None
             }
             Record::Begin { .. } | Record::Finish { .. } => None,
         }

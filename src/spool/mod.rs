@@ -175,6 +175,11 @@ impl Spool {
         Ok(())
     }
 
+    /// Brings everything in it to the disk. One syncfs(2): blobs may be many.
+    pub fn sync(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.journal)?)
+    }
+
     /// The journal, to be read only, and the directory of the blobs.
     pub fn reopen(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         Ok((File::open(self.path.join("journal"))?.into(), File::open(self.path.join("blobs"))?.into()))

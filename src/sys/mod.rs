@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 /// Which of the two processes this is, after [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,4 +52,20 @@ impl Inherited {
             unsafe { libc::close(fd) };
         }
     }
+}
+
+/// Lets the kernel take no more than `bytes` of what it cannot send yet (TCP_NOTSENT_LOWAT in tcp(7)): what is given to it
+/// later is then not long behind.
+pub fn set_unsent_limit(socket: BorrowedFd<'_>, bytes: u32) -> io::Result<()> {
+    // SAFETY: the option takes an int, which is read from where it lies, with its length beside it.
+    let done = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            (&raw const bytes).cast(),
+            size_of::<u32>() as libc::socklen_t,
+        )
+    };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

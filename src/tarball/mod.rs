@@ -1,4 +1,4 @@
-//! Tar to entries: v7, ustar, star, GNU and pax, as GNU tar, bsdtar and Python write them.
+//! Tar to entries: v7, ustar, star, GNU and pax, as GNU tar, bsdtar and Python write them. And entries to pax.
 //!
 //! [`Decoder`] does no I/O: bytes go in as they come, in whatever pieces, and the same events come out. An
 //! entry is told as soon as the last byte of its header (pax records and sparse map included) is there.
@@ -9,6 +9,7 @@
 //! telling the dialects apart.
 
 mod decoder;
+mod encoder;
 mod header;
 mod member;
 mod number;
@@ -20,6 +21,7 @@ mod tests;
 use crate::entry::Entry;
 
 pub use decoder::Decoder;
+pub use encoder::{END, Encoder, RECORD, Unsupported, fill};
 pub use header::BLOCK;
 
 /// How an archive is to be read.

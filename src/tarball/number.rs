@@ -1,4 +1,4 @@
-//! Numbers in headers: octal, GNU base-256, and the decimal ones of pax.
+//! Numbers in headers: octal, GNU base-256, and the decimal ones of pax; read and written.
 
 use crate::entry::Timestamp;
 
@@ -11,6 +11,37 @@ pub(super) fn header_number(field: &[u8]) -> Option<i128> {
         0x80 | 0xff => base256(field),
         _ => octal(field).map(i128::from),
     }
+}
+
+/// Writes a header field: octal with a NUL behind it, where that has room; else base-256.
+pub(super) fn write_number(field: &mut [u8], n: u64) {
+    let digits = field.len() - 1;
+    if n >> (3 * digits).min(63) == 0 {
+        let mut n = n;
+        for digit in field[..digits].iter_mut().rev() {
+            *digit = b'0' + (n & 7) as u8;
+            n >>= 3;
+        }
+        field[digits] = 0;
+    } else {
+        for (byte, i) in field.iter_mut().rev().zip(0..) {
+            *byte = if i < 8 { (n >> (8 * i)) as u8 } else { 0 };
+        }
+        field[0] |= 0x80;
+    }
+}
+
+/// A pax time, as [`time`] reads it.
+pub(super) fn write_time(time: Timestamp) -> String {
+    let (seconds, nanos) = (i128::from(time.seconds()), i128::from(time.nanos()));
+    let all = seconds * 1_000_000_000 + nanos;
+    let sign = if all < 0 { "-" } else { "" };
+    let (whole, fraction) = (all.abs() / 1_000_000_000, all.abs() % 1_000_000_000);
+    if fraction == 0 {
+        return format!("{sign}{whole}");
+    }
+    let text = format!("{sign}{whole}.{fraction:09}");
+    text.trim_end_matches('0').to_owned()
 }
 
 fn octal(field: &[u8]) -> Option<u64> {
@@ -110,6 +141,25 @@ mod tests {
         assert_eq!(header_number(b"\x80\0\0\0\0\0\0\x02\0\0\0\0"), Some(1 << 33));
         assert_eq!(header_number(b"\xff\xff\xff\xff\xff\xff\xff\xfe"), Some(-2));
         assert_eq!(header_number(b"\x81\0\0\0"), None);
+    }
+
+    #[test]
+    fn written_as_they_are_read() {
+        for n in [0, 1, 0o7777777, 0o10000000, u64::from(u32::MAX), 0o77777777777, 0o100000000000, i64::MAX as u64] {
+            let mut field = [0xaa; 12];
+            write_number(&mut field, n);
+            assert_eq!(header_number(&field), Some(n.into()), "{n}");
+            assert_eq!(field[0] & 0x80 != 0, n > 0o77777777777);
+            let mut field = [0xaa; 8];
+            write_number(&mut field, n & 0xffff_ffff);
+            assert_eq!(header_number(&field), Some((n & 0xffff_ffff).into()));
+        }
+        for (seconds, nanos) in [(0, 0), (1, 500_000_000), (-1, 750_000_000), (-1, 0), (-2, 1), (i64::MAX, 999_999_999)]
+        {
+            let text = write_time(Timestamp::new(seconds, nanos));
+            assert_eq!(time(text.as_bytes()), Some(Timestamp::new(seconds, nanos)), "{text}");
+        }
+        assert_eq!(write_time(Timestamp::new(-1, 750_000_000)), "-0.25");
     }
 
     #[test]

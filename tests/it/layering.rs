@@ -10,24 +10,39 @@ const TABLE: &[(&str, &[&str])] = &[
     // The vocabulary, and what everybody may tell.
     ("sys", &[]),
     ("entry", &[]),
+    ("pattern", &["entry"]),
     ("monitor", &["entry"]),
     ("record", &["entry"]),
     // From bytes to entries.
     ("source", &[]),
     ("filter", &["monitor", "source"]),
     ("tarball", &["entry"]),
+    // From a directory to entries, to an archive, and to a receiver.
+    ("tree", &["entry", "pattern"]),
+    ("wire", &["sys", "entry", "record"]),
+    ("send", &["entry", "monitor", "record", "source", "tarball", "tree", "wire"]),
     // Where they are kept.
     ("spool", &["monitor", "record"]),
     ("index", &["entry"]),
     ("store", &["index", "spool"]),
     ("ingest", &["entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
+    ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "wire"]),
     // How they are served.
     ("fs", &["index", "store"]),
     ("fuse", &["entry", "index", "fs"]),
-    ("mount", &["entry", "monitor", "source", "tarball", "spool", "index", "store", "ingest", "fs", "fuse"]),
+    (
+        "mount",
+        &[
+            "entry", "monitor", "source", "tarball", "wire", "spool", "index", "store", "ingest", "receive", "fs",
+            "fuse",
+        ],
+    ),
     ("control", &["entry", "monitor", "mount"]),
-    ("materialize", &["entry", "record", "tarball", "index"]),
-    ("cli", &["sys", "entry", "monitor", "source", "tarball", "mount", "control", "materialize"]),
+    ("materialize", &["entry", "pattern", "record", "tarball", "index"]),
+    (
+        "cli",
+        &["sys", "entry", "monitor", "source", "tarball", "tree", "wire", "send", "mount", "control", "materialize"],
+    ),
 ];
 
 /// Words that belong to one module alone.

@@ -9,6 +9,7 @@ mod adversity;
 mod commands;
 mod compression;
 mod cuts;
+mod delivery;
 mod dialects;
 mod hostile;
 mod layering;

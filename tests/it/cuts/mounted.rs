@@ -33,7 +33,7 @@ impl Mounted {
         fs::create_dir_all(&point).unwrap();
         let monitor = Monitor::new();
         let options = Options {
-            source: source(bytes, from, scratch),
+            feed: restorefs::mount::Feed::Archive(source(bytes, from, scratch)),
             mountpoint: point.clone(),
             spool_directory: scratch.into(),
             spool_limit: None,

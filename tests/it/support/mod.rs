@@ -7,6 +7,7 @@ pub mod members;
 pub mod mount;
 pub mod pack;
 pub mod process;
+pub mod proxy;
 pub mod small;
 pub mod tree;
 

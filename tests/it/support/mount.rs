@@ -71,6 +71,13 @@ impl Mount {
         (mount, address)
     }
 
+    /// Waits for a native sender, with a daemon behind a front that ends with the stream.
+    pub fn listen_for_sender(args: &[&str]) -> (Mount, SocketAddr) {
+        let mut mount = Mount::start(Stdio::null(), &[&["--listen", "127.0.0.1:0"], args].concat(), |_| {});
+        let address = mount.address();
+        (mount, address)
+    }
+
     /// Runs `restorefs mount` with `args`, with what `source` adds, and with a mount point and a spool of its own.
     /// Returns when it says that it is mounted.
     pub fn start(stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
@@ -131,7 +138,10 @@ impl Mount {
 
     fn address(&mut self) -> SocketAddr {
         let mut line = String::new();
-        BufReader::new(self.front.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let mut stdout = BufReader::new(self.front.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        // What else it says must not fail for want of a reader.
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
         line.trim().strip_prefix("listening on ").unwrap().parse().unwrap()
     }
 

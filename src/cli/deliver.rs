@@ -1,0 +1,167 @@
+//! `restorefs send … --to HOST:PORT`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use indicatif::{HumanBytes, HumanCount};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use super::progress::Progress;
+use super::{DeliverArgs, Exit, fail, say, tell, token};
+use crate::monitor::{Monitor, Severity, Status};
+use crate::send::{self, Delivered, Failure};
+use crate::source::Stop;
+use crate::tree::Walk;
+
+const TICK: Duration = Duration::from_millis(200);
+
+/// So many problems are printed.
+const PRINTED: usize = 20;
+
+pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, json: bool) -> Exit {
+    let token = match token::of_sender(args.token_file.as_deref()) {
+        Ok(token) => token,
+        Err(message) => return fail(message),
+    };
+    let begun = Stop::new().and_then(|stop| stop_on_signals(&stop).map(|()| stop));
+    let stop = match begun {
+        Ok(stop) => stop,
+        Err(e) => return fail(format_args!("cannot wait for signals: {e}")),
+    };
+    let monitor = Monitor::new();
+    monitor.source(to.into(), None);
+    let job = send::Job {
+        walk,
+        to: to.into(),
+        token,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        silence: args.timeout.into(),
+        retry: Duration::from_secs(args.retry),
+        rate,
+        compress: !args.no_compress,
+        monitor: monitor.clone(),
+        stop,
+    };
+    let ended = show_while(&monitor, move || send::deliver(job));
+    let status = monitor.status();
+    let exit = match &ended {
+        Ok(delivered) if delivered.refused == 0 && status.refused == 0 => Exit::Complete,
+        Ok(_) => Exit::Problems,
+        Err(Failure::Denied(_)) => Exit::Denied,
+        Err(Failure::Incomplete { .. }) => Exit::Incomplete,
+        Err(Failure::Protocol(_)) => Exit::Corrupt,
+        Err(Failure::Connect(_) | Failure::Other(_)) => Exit::Failed,
+    };
+    tell_problems(&status);
+    match &ended {
+        Ok(delivered) => tell(summary(to, delivered, &status)),
+        Err(failure) => tell(failure),
+    }
+    if json {
+        say(report(&ended, &status, exit));
+    }
+    exit
+}
+
+/// Does it, and shows how far it is.
+fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) -> T {
+    let (send, ends) = channel();
+    let mut progress = Progress::new();
+    std::thread::scope(|scope| {
+        scope.spawn(move || send.send(work()));
+        loop {
+            match ends.recv_timeout(TICK) {
+                Ok(ended) => {
+                    progress.clear();
+                    return ended;
+                }
+                Err(RecvTimeoutError::Timeout) => progress.update(&monitor.status()),
+                Err(RecvTimeoutError::Disconnected) => {
+                    progress.clear();
+                    tell("sending ended with a panic: please report it");
+                    std::process::exit(i32::from(Exit::Failed as u8));
+                }
+            }
+        }
+    })
+}
+
+fn summary(to: &str, delivered: &Delivered, status: &Status) -> String {
+    let mut line = format!(
+        "delivered: {} entries, {} in {:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
+        HumanCount(delivered.totals.entries),
+        HumanBytes(delivered.totals.bytes),
+        status.seconds,
+    );
+    for (count, what) in [
+        (delivered.there_already, "files were there from an earlier try"),
+        (delivered.outages, "times the connection was lost"),
+        (status.refused, "could not be sent as they are (named above)"),
+        (
+            delivered.refused.saturating_sub(status.refused),
+            "were left out by the receiver (its 'restorefs status' names them)",
+        ),
+    ] {
+        if count > 0 {
+            line.push_str(&format!("; {} {what}", HumanCount(count)));
+        }
+    }
+    line
+}
+
+fn report(ended: &Result<Delivered, Failure>, status: &Status, exit: Exit) -> serde_json::Value {
+    let mut object = serde_json::json!({
+        "exit": exit as u8,
+        "entries": status.entries,
+        "bytes": status.bytes,
+        "seconds": status.seconds,
+        "problems": status.problems.iter().filter(|p| p.severity == Severity::Refused).collect::<Vec<_>>(),
+    });
+    match ended {
+        Ok(delivered) => {
+            object["confirmed"] = serde_json::json!({
+                "entries": delivered.totals.entries,
+                "files": delivered.totals.files,
+                "bytes": delivered.totals.bytes,
+                "left_out": delivered.refused,
+            });
+            object["outages"] = serde_json::json!(delivered.outages);
+            object["there_already"] = serde_json::json!(delivered.there_already);
+        }
+        Err(failure) => object["failure"] = serde_json::json!(failure.to_string()),
+    }
+    object
+}
+
+fn tell_problems(status: &Status) {
+    let refused = || status.problems.iter().filter(|problem| problem.severity == Severity::Refused);
+    for problem in refused().take(PRINTED) {
+        tell(format_args!("'{}': {}", problem.path, problem.reason));
+    }
+    let more = status.refused.saturating_sub(refused().count().min(PRINTED) as u64);
+    if more > 0 {
+        tell(format_args!("… and {} more", HumanCount(more)));
+    }
+}
+
+/// The first one ends it, and the receiver is told; with the second this process goes at once.
+fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
+    let stop = stop.clone();
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    std::thread::Builder::new().name("signals".into()).spawn(move || {
+        for (n, _) in signals.forever().enumerate() {
+            if n > 0 {
+                std::process::exit(i32::from(Exit::Incomplete as u8));
+            }
+            stop.stop();
+        }
+    })?;
+    Ok(())
+}
+
+/// Whether a path is there that `--token-file` names, for a better message than that of the walk.
+pub(super) fn is_token(path: &Path) -> bool {
+    path.to_str().is_some_and(|text| crate::wire::Token::parse(text).is_ok())
+}

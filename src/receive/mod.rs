@@ -1,0 +1,424 @@
+//! From a native sender into the store: connections, one after the other, of whoever has the token, until everything has
+//! come and is on the disk.
+//!
+//! A connection that is lost is no end: what came stays, readers go on waiting, and the sender goes on from there when it
+//! is back. Whoever reads what has not come has the sender send that first. `sink` has what becomes of the messages.
+
+mod check;
+mod sink;
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::entry::escape;
+use crate::index::Ino;
+use crate::monitor::{Monitor, SenderStatus, Sending, Verdict};
+use crate::record;
+use crate::source::Stop;
+use crate::store::Store;
+use crate::wire::{self, Batch, Closed, FromReceiver, FromSender, Link, Listener, MAX_HOST, Poker};
+use sink::{Sink, Stopped};
+
+/// A sender says at once who it is.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// So often it is told how it stands, where nothing else happens.
+const TELL: Duration = Duration::from_secs(1);
+
+/// What is to be received.
+pub struct Job {
+    /// Where senders come to.
+    pub listener: Listener,
+    /// Where it goes.
+    pub store: Arc<Store>,
+    /// Who is told.
+    pub monitor: Arc<Monitor>,
+    /// What ends it early.
+    pub stop: Stop,
+    /// The most memory that the index may take, in bytes.
+    pub max_index: u64,
+}
+
+/// Receives until everything is there, or it is stopped; tells the monitor how it ended. After that it stays until the
+/// sender knows it too, or `stop` is said.
+pub fn run(job: Job) {
+    let (store, monitor) = (job.store.clone(), job.monitor.clone());
+    // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
+    if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
+        let cut = store.index.write().cut_all();
+        store.set_over();
+        for ino in cut {
+            store.notify(ino);
+        }
+        monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
+    }
+}
+
+/// Interrupts whoever waits for the connection that is open now, if one is.
+type Current = Arc<Mutex<Option<Poker>>>;
+
+fn receive(job: Job) {
+    let Job { listener, store, monitor, stop, max_index } = job;
+    let ended = |cause: String| monitor.end(Verdict::Failed { cause });
+    let done = match Stop::new() {
+        Ok(done) => done,
+        Err(e) => return ended(format!("cannot begin to receive: {e}")),
+    };
+    let current: Current = Arc::default();
+    let poke = {
+        let current = current.clone();
+        move || {
+            if let Some(poker) = &*current.lock() {
+                poker.poke();
+            }
+        }
+    };
+    let arrivals = match listener.serve([stop.clone(), done.clone()], poke.clone()) {
+        Ok(arrivals) => arrivals,
+        Err(e) => return ended(format!("cannot begin to receive: {e}")),
+    };
+    let wants: Arc<Mutex<Vec<Ino>>> = Arc::default();
+    store.set_wanted({
+        let wants = wants.clone();
+        move |ino| {
+            wants.lock().push(ino);
+            poke();
+        }
+    });
+    let mut receive = Receive {
+        sink: Sink::new(store.clone(), monitor.clone(), stop.clone(), max_index),
+        store,
+        monitor,
+        stop,
+        arrivals,
+        current,
+        wants,
+        status: SenderStatus::default(),
+        met: false,
+        whole: false,
+    };
+    if let Some(verdict) = receive.all() {
+        receive.conclude(verdict);
+    }
+    // The token has served.
+    done.stop();
+}
+
+struct Receive {
+    sink: Sink,
+    store: Arc<Store>,
+    monitor: Arc<Monitor>,
+    stop: Stop,
+    arrivals: Receiver<wire::Arrival>,
+    current: Current,
+    wants: Arc<Mutex<Vec<Ino>>>,
+    status: SenderStatus,
+    /// A sender with the token has been there.
+    met: bool,
+    /// Everything is there, and the monitor knows.
+    whole: bool,
+}
+
+/// How a connection ended, where nothing else does.
+enum Next {
+    /// The sender may come back.
+    Again(String),
+    /// Another connection has come.
+    Other(Link),
+    /// The sender knows that everything is there.
+    Done,
+}
+
+impl Receive {
+    /// Connections, one after the other. None: the monitor knows how it ended.
+    fn all(&mut self) -> Option<Verdict> {
+        let mut next = None;
+        loop {
+            let link = match next.take() {
+                Some(link) => link,
+                None => match self.next_link() {
+                    Ok(link) => link,
+                    Err(verdict) => return verdict,
+                },
+            };
+            let peer = link.peer();
+            *self.current.lock() = Some(link.poker());
+            let ended = self.connection(&link);
+            *self.current.lock() = None;
+            self.status.connected = false;
+            match ended {
+                Ok(Next::Done) => return None,
+                Ok(Next::Other(other)) => {
+                    self.say_bye(link, "another connection with the same token has taken its place");
+                    next = Some(other);
+                }
+                Ok(Next::Again(cause)) => {
+                    if !self.whole {
+                        log::warn!("{peer}: {cause}; it is waited for");
+                        self.status.outages += 1;
+                        self.tell_status();
+                        self.monitor.paused_for_sender(Some(format!("{cause}; waiting for the sender to come back")));
+                    }
+                }
+                Err(verdict) => {
+                    let reason = match &verdict {
+                        Verdict::Incomplete { cause, .. } | Verdict::Corrupt { cause, .. } => cause.clone(),
+                        Verdict::Failed { cause } | Verdict::Denied { cause } => cause.clone(),
+                        Verdict::Complete => String::new(),
+                    };
+                    if !self.whole {
+                        // Who waits here is told first.
+                        self.conclude(verdict);
+                    }
+                    self.say_bye(link, &reason);
+                    return None;
+                }
+            }
+        }
+    }
+
+    fn say_bye(&self, link: Link, reason: &str) {
+        let _ = link.send_now(frame(&[FromReceiver::Bye { reason: reason.into() }]));
+        link.close();
+    }
+
+    /// Waits for somebody with the token.
+    fn next_link(&mut self) -> Result<Link, Option<Verdict>> {
+        loop {
+            if self.stop.is_stopped() {
+                return Err(self.stopped());
+            }
+            match self.arrivals.recv_timeout(TELL) {
+                Ok(arrival) => {
+                    if let Some(link) = self.arrival(arrival)? {
+                        return Ok(link);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err(self.stopped()),
+            }
+        }
+    }
+
+    fn stopped(&self) -> Option<Verdict> {
+        let (files, bytes) = self.sink.missing();
+        let missing = match (self.met, files) {
+            (false, _) => ": no sender came".into(),
+            (_, 0) => String::new(),
+            _ => format!(": {files} files are missing or cut, {bytes} bytes of contents"),
+        };
+        let cause = format!("receiving was stopped{missing}");
+        (!self.whole).then_some(Verdict::Incomplete { cause, cut: None })
+    }
+
+    fn arrival(&mut self, arrival: wire::Arrival) -> Result<Option<Link>, Option<Verdict>> {
+        match arrival {
+            wire::Arrival::Sender(link) => Ok(Some(link)),
+            wire::Arrival::Stranger { peer, why: Closed::Denied, wrong } => {
+                log::warn!("{peer} has another token, and is refused ({wrong} of {} such tries)", wire::TRIES);
+                if wrong >= wire::TRIES && !self.met {
+                    let cause = format!("{wrong} connections came with a wrong token, and none with the right one");
+                    return Err(Some(Verdict::Denied { cause }));
+                }
+                Ok(None)
+            }
+            wire::Arrival::Stranger { peer, why, .. } => {
+                log::warn!(
+                    "{peer} is no 'restorefs send', and is refused: {why} (for 'tar | nc', listen with --plain)"
+                );
+                Ok(None)
+            }
+            wire::Arrival::Failed(e) => {
+                let cause = format!("cannot listen any more: {e}");
+                Err((!self.whole).then_some(Verdict::Failed { cause }))
+            }
+        }
+    }
+
+    /// One connection from its beginning to its end.
+    fn connection(&mut self, link: &Link) -> Result<Next, Verdict> {
+        if let Some(next) = self.hello(link)? {
+            return Ok(next);
+        }
+        let mut answers = Vec::new();
+        let mut told = Instant::now();
+        loop {
+            let wants = std::mem::take(&mut *self.wants.lock());
+            answers.extend(wants.into_iter().filter_map(|ino| self.sink.want(ino)));
+            if !answers.is_empty() {
+                if let Err(closed) = link.send_now(frame(&answers)) {
+                    return Ok(Next::Again(closed.to_string()));
+                }
+                answers.clear();
+            }
+            if self.stop.is_stopped() {
+                return Err(self.stopped().unwrap_or(Verdict::Complete));
+            }
+            if told.elapsed() >= TELL {
+                told = Instant::now();
+                self.tell_status();
+            }
+            while let Ok(arrival) = self.arrivals.try_recv() {
+                match self.arrival(arrival) {
+                    Ok(Some(other)) => return Ok(Next::Other(other)),
+                    Ok(None) => {}
+                    Err(verdict) => return Err(verdict.unwrap_or(Verdict::Complete)),
+                }
+            }
+            let body = match link.receive(TELL) {
+                Ok(Some(body)) => body,
+                Ok(None) => continue,
+                Err(closed) => return Ok(Next::Again(closed.to_string())),
+            };
+            if let Some(next) = self.body(link, &body, &mut answers)? {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// Who is there, and how far they are.
+    fn hello(&mut self, link: &Link) -> Result<Option<Next>, Verdict> {
+        let deadline = Instant::now() + HELLO;
+        let body = loop {
+            match link.receive(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Some(body)) => break body,
+                Ok(None) if self.stop.is_stopped() => return Err(self.stopped().unwrap_or(Verdict::Complete)),
+                Ok(None) if Instant::now() >= deadline => {
+                    return Ok(Some(Next::Again("the sender did not say who it is".into())));
+                }
+                Ok(None) => {}
+                Err(closed) => return Ok(Some(Next::Again(closed.to_string()))),
+            }
+        };
+        let Ok((FromSender::Hello { session, mut host }, &[], length)) = record::decode::<FromSender>(&body) else {
+            return Err(corrupt("its first message is no greeting"));
+        };
+        if length != body.len() {
+            return Err(corrupt("more than a greeting at once"));
+        }
+        host = host.chars().take(MAX_HOST).collect();
+        let catalogue = self.sink.begin(session);
+        if !self.met {
+            self.met = true;
+            self.monitor.add_source_bytes(0);
+        }
+        self.monitor.paused_for_sender(None);
+        self.status.host = escape(host.as_bytes());
+        self.status.address = link.peer().to_string();
+        self.status.connected = true;
+        if self.status.outages > 0 {
+            log::warn!("the sender is back, from {}", link.peer());
+        }
+        self.tell_status();
+        match link.send_now(frame(&[FromReceiver::Welcome { catalogue }])) {
+            Ok(()) => Ok(None),
+            Err(closed) => Ok(Some(Next::Again(closed.to_string()))),
+        }
+    }
+
+    fn body(&mut self, link: &Link, body: &[u8], answers: &mut Vec<FromReceiver>) -> Result<Option<Next>, Verdict> {
+        match record::decode::<FromSender>(body) {
+            Ok((FromSender::Done, &[], length)) if length == body.len() => self.done(answers).map(|()| None),
+            Ok((FromSender::Bye { reason: None }, ..)) if self.whole => Ok(Some(Next::Done)),
+            Ok((FromSender::Bye { reason }, ..)) => {
+                let (files, bytes) = self.sink.missing();
+                let reason = reason.map_or_else(|| "without a reason".into(), |reason| escape(reason.as_bytes()));
+                let cause =
+                    format!("the sender ended: {reason}; {files} files are missing or cut, {bytes} bytes of contents");
+                Err(Verdict::Incomplete { cause, cut: None })
+            }
+            _ if self.whole => {
+                // A sender that did not hear that all is there says the end of its catalogue again.
+                self.take(link, body, answers).map(|()| None)
+            }
+            _ => {
+                self.monitor.add_source_bytes(body.len() as u64);
+                self.take(link, body, answers).map(|()| None)
+            }
+        }
+    }
+
+    fn take(&mut self, link: &Link, body: &[u8], answers: &mut Vec<FromReceiver>) -> Result<(), Verdict> {
+        let (poker, monitor) = (link.poker(), self.monitor.clone());
+        let told = Arc::new(AtomicBool::new(false));
+        let waiting = told.clone();
+        let waits = move || {
+            if !waiting.swap(true, Ordering::Relaxed) {
+                let reason = monitor.status().paused;
+                let _ = poker.send_now(frame(&[FromReceiver::Waiting { reason }]));
+            }
+        };
+        let taken = self.sink.body(body, waits, answers);
+        if told.load(Ordering::Relaxed) {
+            answers.push(FromReceiver::Waiting { reason: None });
+        }
+        match taken {
+            Ok(()) => Ok(()),
+            Err(Stopped::Violation(what)) => Err(corrupt(&what.to_string())),
+            Err(Stopped::Spool(crate::spool::Error::Stopped)) => Err(self.stopped().unwrap_or(Verdict::Complete)),
+            Err(Stopped::Spool(e)) => Err(Verdict::Failed { cause: e.to_string() }),
+            Err(Stopped::Full(limit)) => Err(Verdict::Corrupt {
+                cause: format!("the index has reached its limit of {} MiB (--max-index)", limit >> 20),
+                cut: None,
+            }),
+        }
+    }
+
+    /// The sender has sent everything.
+    fn done(&mut self, answers: &mut Vec<FromReceiver>) -> Result<(), Verdict> {
+        if !self.sink.is_whole() {
+            return Err(corrupt("it says that it is done, and is not"));
+        }
+        if self.whole {
+            answers.push(self.sink.commit_message());
+            return Ok(());
+        }
+        let commit = self
+            .sink
+            .finish()
+            .map_err(|e| Verdict::Failed { cause: format!("cannot bring the spool to the disk: {e}") })?;
+        self.whole = true;
+        self.store.set_over();
+        self.tell_status();
+        self.monitor.end(Verdict::Complete);
+        answers.push(commit);
+        Ok(())
+    }
+
+    fn tell_status(&mut self) {
+        let totals = self.sink.totals();
+        let (missing_files, missing_bytes) = self.sink.missing();
+        self.status.wanted = self.sink.wanted();
+        self.status.files = totals.files;
+        (self.status.missing_files, self.status.missing_bytes) = (missing_files, missing_bytes);
+        self.status.sending = match (self.sink.has_catalogue(), self.status.wanted) {
+            (false, _) => Sending::Catalogue,
+            (true, 0) => Sending::InOrder,
+            _ => Sending::Wanted,
+        };
+        self.monitor.sender(self.status.clone());
+    }
+
+    fn conclude(&mut self, verdict: Verdict) {
+        self.sink.cut();
+        self.tell_status();
+        self.monitor.end(verdict);
+    }
+}
+
+fn corrupt(what: &str) -> Verdict {
+    Verdict::Corrupt { cause: format!("the sender does not keep to the protocol: {what}"), cut: None }
+}
+
+fn frame(messages: &[FromReceiver]) -> Vec<u8> {
+    let mut batch = Batch::default();
+    for message in messages {
+        batch.push(message);
+    }
+    batch.finish()
+}

@@ -1,0 +1,827 @@
+//! Messages of a sender into the store. Without I/O but that of the spool: any messages, in any order, leave the store in
+//! a state that is true, or are a [`Violation`].
+//!
+//! The catalogue comes first and makes the tree; contents come later and in any order. Of each body of messages the
+//! contents are written first, then the index is changed under one short lock, then waiting readers are told.
+
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::entry::{Entry, EntryKind, SparseMap};
+use crate::index::{Arrival, Ino, Inserted, Place};
+use crate::monitor::{Monitor, Receiving};
+use crate::record::{self, Record};
+use crate::source::Stop;
+use crate::spool::{self, BLOB_THRESHOLD, Blob, Spool};
+use crate::store::Store;
+use crate::wire::{Fate, FromReceiver, FromSender, Hash, MAX_DATA, Position, SMALL, Session, Totals};
+
+use super::check::{Checked, check};
+
+/// No sender that keeps to the protocol says this.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Violation(String);
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why nothing more is taken.
+#[derive(Debug)]
+pub(super) enum Stopped {
+    /// The sender is to blame.
+    Violation(Violation),
+    /// The spool is.
+    Spool(spool::Error),
+    /// The index has no more room.
+    Full(u64),
+}
+
+impl From<Violation> for Stopped {
+    fn from(violation: Violation) -> Self {
+        Stopped::Violation(violation)
+    }
+}
+
+impl From<spool::Error> for Stopped {
+    fn from(e: spool::Error) -> Self {
+        Stopped::Spool(e)
+    }
+}
+
+type Outcome<T = ()> = Result<T, Stopped>;
+
+fn violation<T>(what: impl Into<String>) -> Outcome<T> {
+    Err(Stopped::Violation(Violation(what.into())))
+}
+
+/// No entry: of a hard link, or of what was refused.
+const NONE: u32 = 0;
+
+/// No number in this session.
+const UNNAMED: u32 = u32::MAX;
+
+/// How far an entry's contents are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing of them has come.
+    Awaited,
+    /// `parts` has more.
+    Part,
+    /// No more will come.
+    Over,
+}
+
+/// What is known of an inode beside the index.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    /// Of its entry, as it was encoded.
+    digest: u64,
+    /// Number of its entry in the journal.
+    journal: u32,
+    /// Number of its entry in this session.
+    id: u32,
+    state: State,
+}
+
+/// A file of which a part is there.
+struct Part {
+    path: Vec<u8>,
+    stored: u64,
+    checked: u64,
+    received: u64,
+    hasher: blake3::Hasher,
+    /// What was hashed so far was not what the sender hashed.
+    differs: bool,
+    blob: Option<(Blob, Option<Arc<SparseMap>>)>,
+}
+
+/// A small file whose end has to follow.
+struct Small {
+    id: u64,
+    hash: Hash,
+    len: u64,
+    place: Place,
+}
+
+/// Whom to tell that there is no room.
+type Waits = Arc<dyn Fn() + Send + Sync>;
+
+/// An entry that is to go into the index.
+struct Op {
+    id: u32,
+    entry: Box<Entry>,
+    digest: u64,
+}
+
+/// The store, as a sender fills it.
+pub(super) struct Sink {
+    store: Arc<Store>,
+    monitor: Arc<Monitor>,
+    stop: Stop,
+    max_index: u64,
+    /// Told again and again while there is no room.
+    waits: Option<Waits>,
+    /// Records for the journal.
+    frames: Vec<u8>,
+    /// Entries in the journal.
+    journaled: u32,
+    session: Option<Session>,
+    /// There was another session before: what it brought may be named again.
+    again: bool,
+    /// The inode of each entry of this session.
+    slots: Vec<u32>,
+    /// By inode.
+    known: Vec<Known>,
+    parts: HashMap<u32, Part>,
+    small: Option<Small>,
+    /// Entries of this body that are not in the index yet.
+    ops: Vec<Op>,
+    late: Vec<(Ino, Option<Place>, Arrival)>,
+    hasher: blake3::Hasher,
+    totals: Totals,
+    complete: bool,
+    /// Files of this session whose contents are not over.
+    awaited: u64,
+    wanted: BTreeSet<u32>,
+    refused: u64,
+    /// Stored bytes of files that are over.
+    received: u64,
+}
+
+impl Sink {
+    pub(super) fn new(store: Arc<Store>, monitor: Arc<Monitor>, stop: Stop, max_index: u64) -> Self {
+        let mut frames = Vec::new();
+        record::encode(&Record::Begin { version: record::VERSION }, &[], &mut frames);
+        record::encode(&Record::Catalogue, &[], &mut frames);
+        Sink {
+            store,
+            monitor,
+            stop,
+            max_index,
+            waits: None,
+            frames,
+            journaled: 0,
+            session: None,
+            again: false,
+            slots: Vec::new(),
+            known: Vec::new(),
+            parts: HashMap::new(),
+            small: None,
+            ops: Vec::new(),
+            late: Vec::new(),
+            hasher: blake3::Hasher::new(),
+            totals: Totals::default(),
+            complete: false,
+            awaited: 0,
+            wanted: BTreeSet::new(),
+            refused: 0,
+            received: 0,
+        }
+    }
+
+    /// Begins a session, or goes on with it. Tells how many records of its catalogue are there.
+    pub(super) fn begin(&mut self, session: Session) -> u64 {
+        if self.session != Some(session) {
+            self.again = self.session.replace(session).is_some();
+            self.slots.clear();
+            for known in &mut self.known {
+                known.id = UNNAMED;
+            }
+            self.hasher = blake3::Hasher::new();
+            self.totals = Totals::default();
+            self.complete = false;
+            self.awaited = 0;
+            self.received = 0;
+            self.wanted.clear();
+        }
+        self.small = None;
+        self.totals.records
+    }
+
+    /// Whether everything has come.
+    pub(super) fn is_whole(&self) -> bool {
+        self.complete && self.awaited == 0
+    }
+
+    /// Whether the catalogue of this session is there.
+    pub(super) fn has_catalogue(&self) -> bool {
+        self.complete
+    }
+
+    /// Files whose contents are not over, and the bytes that have not come of them.
+    pub(super) fn missing(&self) -> (u64, u64) {
+        (self.awaited, self.totals.bytes.saturating_sub(self.totals_received()))
+    }
+
+    fn totals_received(&self) -> u64 {
+        self.received + self.parts.values().map(|part| part.received).sum::<u64>()
+    }
+
+    /// What has been counted.
+    pub(super) fn totals(&self) -> Totals {
+        Totals { hash: *self.hasher.finalize().as_bytes(), ..self.totals }
+    }
+
+    /// Takes messages. What has to be answered is added to `answers`.
+    /// `waits` is called again and again while there is no room for what comes.
+    pub(super) fn body(
+        &mut self,
+        body: &[u8],
+        waits: impl Fn() + Send + Sync + 'static,
+        answers: &mut Vec<FromReceiver>,
+    ) -> Outcome {
+        self.waits = Some(Arc::new(waits));
+        let taken = self.messages(body, answers);
+        self.waits = None;
+        taken
+    }
+
+    fn messages(&mut self, mut body: &[u8], answers: &mut Vec<FromReceiver>) -> Outcome {
+        let before = self.totals.records;
+        while !body.is_empty() {
+            let (message, bytes, length) = record::decode::<FromSender>(body)
+                .or_else(|e| violation(format!("a message that cannot be read: {e}")))?;
+            self.message(message, &body[..length], bytes, answers)?;
+            body = &body[length..];
+        }
+        if self.small.is_some() {
+            return violation("contents of a small file without their end");
+        }
+        self.commit()?;
+        if self.totals.records != before {
+            answers.push(FromReceiver::Taken { catalogue: self.totals.records });
+        }
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        message: FromSender,
+        encoded: &[u8],
+        bytes: &[u8],
+        answers: &mut Vec<FromReceiver>,
+    ) -> Outcome {
+        if !bytes.is_empty() && !matches!(message, FromSender::Data { .. }) {
+            return violation("bytes behind a message that has none");
+        }
+        if let Some(small) = &self.small
+            && !matches!(message, FromSender::End { id, .. } if id == small.id)
+        {
+            return violation("contents of a small file without their end");
+        }
+        match message {
+            FromSender::Entry(entry) => {
+                self.catalogue(encoded)?;
+                self.entry(*entry, encoded)
+            }
+            FromSender::Problem { path, reason } => {
+                self.catalogue(encoded)?;
+                self.refuse(&path, reason);
+                Ok(())
+            }
+            FromSender::CatalogueEnd(totals) => self.catalogue_end(totals, answers),
+            FromSender::Begin { id, path } => self.begin_file(id, path),
+            FromSender::Data { id, offset } => self.data(id, offset, bytes),
+            FromSender::Check { id, upto, hash } => self.check(id, upto, hash),
+            FromSender::End { id, hash, fate } => self.end(id, hash, fate),
+            FromSender::Hello { .. } | FromSender::Done | FromSender::Bye { .. } => {
+                violation("a message where it does not belong")
+            }
+        }
+    }
+
+    fn catalogue(&mut self, encoded: &[u8]) -> Outcome {
+        if self.complete {
+            return violation("an entry behind the end of the catalogue");
+        }
+        self.hasher.update(encoded);
+        self.totals.records += 1;
+        Ok(())
+    }
+
+    fn refuse(&mut self, path: &[u8], reason: impl ToString) {
+        self.refused += 1;
+        self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
+    }
+
+    fn entry(&mut self, entry: Entry, encoded: &[u8]) -> Outcome {
+        let id = self.totals.entries;
+        if id >= u64::from(UNNAMED) {
+            return violation("more entries than can be numbered");
+        }
+        self.totals.entries += 1;
+        self.slots.push(NONE);
+        let stored = entry.kind.stored_len();
+        if stored > 0 {
+            self.totals.files += 1;
+            self.totals.bytes = self.totals.bytes.saturating_add(stored);
+            self.awaited += 1;
+        }
+        let digest = digest(encoded);
+        let entry = match check(entry) {
+            Checked::Right(entry) => entry,
+            Checked::Mended(entry, what) => {
+                self.monitor.warning(entry.path.as_bytes(), what);
+                entry
+            }
+            Checked::Refused(path, reason) => {
+                self.awaited -= u64::from(stored > 0);
+                self.refuse(path.as_bytes(), reason);
+                return Ok(());
+            }
+        };
+        if self.again && self.is_known(&entry, digest, id)? {
+            return Ok(());
+        }
+        let record = Record::Entry(entry.into());
+        record::encode(&record, &[], &mut self.frames);
+        let Record::Entry(entry) = record else { return Ok(()) };
+        self.ops.push(Op { id: id as u32, entry, digest });
+        if self.again {
+            self.commit()?;
+        }
+        Ok(())
+    }
+
+    /// Whether a session before has brought the very same entry.
+    fn is_known(&mut self, entry: &Entry, digest: u64, id: u64) -> Outcome<bool> {
+        let ino = self.store.index.read().resolve(entry.path.as_bytes());
+        let is_link = matches!(entry.kind, EntryKind::HardLink { .. });
+        let Some(ino) = ino.filter(|_| !is_link) else { return Ok(false) };
+        let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == digest) else {
+            return Ok(false);
+        };
+        known.id = id as u32;
+        let over = known.state == State::Over;
+        self.slots[id as usize] = ino.0 as u32;
+        if entry.kind.stored_len() > 0 && over {
+            self.awaited -= 1;
+            self.received += entry.kind.stored_len();
+        }
+        Ok(true)
+    }
+
+    fn catalogue_end(&mut self, totals: Totals, answers: &mut Vec<FromReceiver>) -> Outcome {
+        self.commit()?;
+        if totals != self.totals() {
+            return violation("it counts its catalogue otherwise than what came of it");
+        }
+        if !self.complete {
+            self.complete = true;
+            if self.again {
+                self.name_what_is_gone();
+            }
+        }
+        let mut ranges: Vec<(u64, u64)> = Vec::new();
+        let mut parts = Vec::new();
+        for (id, &ino) in self.slots.iter().enumerate() {
+            let id = id as u64;
+            let state = self.known.get(ino as usize).filter(|_| ino != NONE).map_or(State::Over, |known| known.state);
+            match state {
+                State::Awaited => {}
+                State::Part => parts.extend(self.parts.get(&ino).map(|part| part.position(id))),
+                State::Over => match ranges.last_mut() {
+                    Some((first, count)) if *first + *count == id => *count += 1,
+                    _ => ranges.push((id, 1)),
+                },
+            }
+        }
+        answers.push(FromReceiver::Whole { ranges });
+        answers.push(FromReceiver::Parts(parts));
+        answers.push(FromReceiver::Ready);
+        answers.extend(self.wanted.iter().filter_map(|&ino| self.want_message(ino)));
+        Ok(())
+    }
+
+    /// What an earlier session brought and this one has not stays, and is named.
+    fn name_what_is_gone(&mut self) {
+        let mut gone = Vec::new();
+        let mut cut = Vec::new();
+        {
+            let mut index = self.store.index.write();
+            let mut directories = vec![(Ino::ROOT, Vec::new())];
+            while let Some((directory, path)) = directories.pop() {
+                for (_, name, ino) in index.list(directory, 0) {
+                    let mut path: Vec<u8> = path.clone();
+                    if !path.is_empty() {
+                        path.push(b'/');
+                    }
+                    path.extend_from_slice(name);
+                    if index.parent(ino).is_some() {
+                        directories.push((ino, path.clone()));
+                    }
+                    if self.known.get(ino.0 as usize).is_some_and(|known| known.digest != 0 && known.id == UNNAMED) {
+                        gone.push(path);
+                    }
+                }
+            }
+            for (ino, known) in self.known.iter_mut().enumerate() {
+                if known.id == UNNAMED && known.state != State::Over {
+                    known.state = State::Over;
+                    let received = self.parts.remove(&(ino as u32)).map_or(0, |part| part.received);
+                    let ino = Ino(ino as u64);
+                    index.set_arrival(ino, Arrival::Truncated { received });
+                    cut.push(ino);
+                }
+            }
+        }
+        for path in gone {
+            self.refuse(&path, "it is not at the sender any more; what came of it stays");
+        }
+        for ino in cut {
+            self.store.notify(ino);
+        }
+    }
+
+    fn ino(&self, id: u64) -> Outcome<u32> {
+        match usize::try_from(id).ok().and_then(|id| self.slots.get(id)) {
+            Some(&ino) => Ok(ino),
+            None => violation("contents of an entry that was not announced"),
+        }
+    }
+
+    fn begin_file(&mut self, id: u64, path: Vec<u8>) -> Outcome {
+        self.commit()?;
+        let ino = self.ino(id)?;
+        if ino == NONE {
+            return Ok(());
+        }
+        let known = self.known[ino as usize];
+        let stored = self.stored(ino);
+        match known.state {
+            State::Over => return violation("contents of a file that is over"),
+            State::Part => {}
+            State::Awaited if stored == 0 => return violation("contents of an entry that has none"),
+            State::Awaited => {
+                let part = Part {
+                    path,
+                    stored,
+                    checked: 0,
+                    received: 0,
+                    hasher: blake3::Hasher::new(),
+                    differs: false,
+                    blob: None,
+                };
+                self.parts.insert(ino, part);
+                self.known[ino as usize].state = State::Part;
+            }
+        }
+        Ok(())
+    }
+
+    fn data(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Outcome {
+        if bytes.is_empty() || bytes.len() > MAX_DATA {
+            return violation(format!("{} bytes of contents at once", bytes.len()));
+        }
+        if !self.ops.is_empty() {
+            self.commit()?;
+        }
+        let ino = self.ino(id)?;
+        if ino == NONE {
+            return Ok(());
+        }
+        let stored = self.stored(ino);
+        let len = bytes.len() as u64;
+        if offset.checked_add(len).is_none_or(|end| end > stored) {
+            return violation("more contents than were announced");
+        }
+        match self.known[ino as usize].state {
+            State::Over => violation("contents of a file that is over"),
+            State::Awaited => {
+                if stored >= SMALL || offset > 0 || self.is_sparse(ino) {
+                    return violation("contents of a file that has not begun");
+                }
+                let base = self.store.spool().map_or(0, Spool::position);
+                let record = Record::Data { id: self.known[ino as usize].journal.into(), offset: 0 };
+                let at = base + record::encode(&record, bytes, &mut self.frames) as u64;
+                let hash = *blake3::hash(bytes).as_bytes();
+                self.small = Some(Small { id, hash, len, place: Place::Journal(at) });
+                self.monitor.add_bytes(len);
+                Ok(())
+            }
+            State::Part => self.piece(id, ino, offset, bytes),
+        }
+    }
+
+    /// A piece of a file that has a blob.
+    fn piece(&mut self, id: u64, ino: u32, offset: u64, bytes: &[u8]) -> Outcome {
+        let Some(spool) = self.store.spool() else { return Ok(()) };
+        let Some(part) = self.parts.get_mut(&ino) else { return Ok(()) };
+        if offset != part.received {
+            return violation(format!("contents from {offset} on, where {} bytes are there", part.received));
+        }
+        let stopped = stopped(&self.stop, &self.waits);
+        if part.blob.is_none() {
+            let (size, map) = {
+                let index = self.store.index.read();
+                (index.attributes(Ino(ino.into())).map_or(0, |a| a.size), index.sparse(Ino(ino.into())).cloned())
+            };
+            let blob = match spool.create_blob(map.is_some().then_some(size), &stopped) {
+                Ok(blob) => blob,
+                Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
+                    let path = std::mem::take(&mut part.path);
+                    self.parts.remove(&ino);
+                    return self.leave_out(id, ino, &path, format!("no file of {size} bytes: {cause}"));
+                }
+                Err(e) => return Err(e.into()),
+            };
+            let number = blob.number();
+            part.blob = Some((blob, map));
+            self.store.index.write().set_place(Ino(ino.into()), Place::Blob(number));
+            let record = Record::Blob { id: self.known[ino as usize].journal.into(), number };
+            record::encode(&record, &[], &mut self.frames);
+        }
+        if let Some((blob, map)) = &mut part.blob {
+            match map {
+                None => spool.write_blob(blob, bytes, offset, &stopped)?,
+                Some(map) => {
+                    let mut rest = bytes;
+                    for segment in map.place(offset, bytes.len() as u64) {
+                        let (piece, after) = rest.split_at(segment.len as usize);
+                        spool.write_blob(blob, piece, segment.offset, &stopped)?;
+                        rest = after;
+                    }
+                }
+            }
+        }
+        part.hasher.update(bytes);
+        part.received += bytes.len() as u64;
+        self.late.push((Ino(ino.into()), None, Arrival::Arriving { received: part.received }));
+        self.monitor.add_bytes(bytes.len() as u64);
+        Ok(())
+    }
+
+    /// The spool cannot have a file: what comes of it is dropped.
+    fn leave_out(&mut self, id: u64, ino: u32, path: &[u8], reason: String) -> Outcome {
+        self.known[ino as usize].state = State::Over;
+        self.slots[id as usize] = NONE;
+        self.awaited -= 1;
+        self.wanted.remove(&ino);
+        self.late.push((Ino(ino.into()), None, Arrival::Truncated { received: 0 }));
+        self.refuse(path, format!("its contents are left out: {reason}"));
+        Ok(())
+    }
+
+    fn check(&mut self, id: u64, upto: u64, hash: Hash) -> Outcome {
+        let ino = self.ino(id)?;
+        if ino == NONE {
+            return Ok(());
+        }
+        let Some(part) = self.parts.get_mut(&ino) else { return violation("a hash of contents that are not there") };
+        if part.received != upto {
+            return violation("a hash of other contents than are there");
+        }
+        part.differs |= part.hasher.finalize() != hash;
+        part.hasher.reset();
+        part.checked = upto;
+        Ok(())
+    }
+
+    fn end(&mut self, id: u64, hash: Hash, fate: Fate) -> Outcome {
+        if !self.ops.is_empty() {
+            self.commit()?;
+        }
+        let ino = self.ino(id)?;
+        let small = self.small.take();
+        if ino == NONE {
+            return Ok(());
+        }
+        let stored = self.stored(ino);
+        let known = &mut self.known[ino as usize];
+        if known.state == State::Over || stored == 0 {
+            return violation("the end of a file that is over");
+        }
+        known.state = State::Over;
+        let journal = u64::from(known.journal);
+        self.awaited -= 1;
+        self.wanted.remove(&ino);
+        let part = self.parts.remove(&ino);
+        let (received, right, place) = match (small, &part) {
+            (Some(small), _) => (small.len, small.hash == hash, Some(small.place)),
+            (None, Some(part)) => (part.received, !part.differs && part.hasher.finalize() == hash, None),
+            (None, None) => (0, true, None),
+        };
+        let path = match &fate {
+            Fate::Changed { path } | Fate::Short { path, .. } => path.clone(),
+            Fate::Whole => part.map_or_else(Vec::new, |part| part.path),
+        };
+        let mut complete = received == stored;
+        match fate {
+            Fate::Whole if !complete => return violation("the end of a file before all of it came"),
+            Fate::Whole if !right => {
+                complete = false;
+                self.refuse(&path, "its contents have another hash than at the sender");
+            }
+            Fate::Whole => {}
+            Fate::Changed { .. } if !complete => return violation("the end of a file before all of it came"),
+            Fate::Changed { .. } => {
+                self.store.index.write().set_changed(Ino(ino.into()));
+                self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
+            }
+            Fate::Short { reason, .. } => {
+                complete = false;
+                self.refuse(&path, reason);
+            }
+        }
+        let arrival = if complete { Arrival::Complete } else { Arrival::Truncated { received } };
+        // Of a small file that is whole the journal says enough with its contents.
+        if place.is_none() || !complete {
+            record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
+        }
+        self.received += received;
+        self.late.push((Ino(ino.into()), place, arrival));
+        Ok(())
+    }
+
+    fn stored(&self, ino: u32) -> u64 {
+        self.store.index.read().attributes(Ino(ino.into())).map_or(0, |a| a.stored)
+    }
+
+    fn is_sparse(&self, ino: u32) -> bool {
+        self.store.index.read().sparse(Ino(ino.into())).is_some()
+    }
+
+    /// Somebody waits for a file. What is to be said to the sender.
+    pub(super) fn want(&mut self, ino: Ino) -> Option<FromReceiver> {
+        let ino = u32::try_from(ino.0).ok()?;
+        let message = self.want_message(ino)?;
+        self.wanted.insert(ino);
+        Some(message)
+    }
+
+    fn want_message(&self, ino: u32) -> Option<FromReceiver> {
+        let known = self.known.get(ino as usize)?;
+        if known.id == UNNAMED || known.state == State::Over {
+            return None;
+        }
+        let id = known.id.into();
+        let nothing = Position { id, checked: 0, received: 0 };
+        Some(FromReceiver::Want(self.parts.get(&ino).map_or(nothing, |part| part.position(id))))
+    }
+
+    /// Entries that are waited for, and how many.
+    pub(super) fn wanted(&self) -> u64 {
+        self.wanted.len() as u64
+    }
+
+    /// Writes what is gathered, then makes it visible, then tells who waits.
+    fn commit(&mut self) -> Outcome {
+        if let (Some(spool), false) = (self.store.spool(), self.frames.is_empty()) {
+            spool.append(&self.frames, &stopped(&self.stop, &self.waits))?;
+        }
+        self.frames.clear();
+        if self.ops.is_empty() && self.late.is_empty() {
+            return Ok(());
+        }
+        let mut refused = Vec::new();
+        let mut told = Vec::new();
+        let taken = self.ops.len() as u64;
+        let memory = {
+            let mut index = self.store.index.write();
+            for Op { id, entry, digest } in self.ops.drain(..) {
+                let is_link = matches!(entry.kind, EntryKind::HardLink { .. });
+                let before = self.again.then(|| index.resolve(entry.path.as_bytes())).flatten();
+                let inserted = index.insert(&entry, &mut |late| {
+                    if let Err(refusal) = late.bound {
+                        refused.push((late.link.as_bytes().to_vec(), refusal));
+                    }
+                });
+                let journal = self.journaled;
+                self.journaled += 1;
+                let has_contents = entry.kind.stored_len() > 0;
+                match inserted {
+                    Ok(Inserted::Bound(ino)) if !is_link => {
+                        let state = if has_contents { State::Awaited } else { State::Over };
+                        let nobody = Known { digest: 0, journal: 0, id: UNNAMED, state: State::Over };
+                        let row = ino.0 as usize;
+                        if self.known.len() <= row {
+                            self.known.resize(row + 1, nobody);
+                        }
+                        self.known[row] = Known { digest, journal, id, state };
+                        self.slots[id as usize] = ino.0 as u32;
+                    }
+                    Ok(_) => {}
+                    Err(refusal) => {
+                        self.awaited -= u64::from(has_contents);
+                        refused.push((entry.path.as_bytes().to_vec(), refusal));
+                    }
+                }
+                // What a session before had under this name gets no more.
+                if let Some(before) = before
+                    && index.resolve(entry.path.as_bytes()) != Some(before)
+                    && let Some(known) = self.known.get_mut(before.0 as usize)
+                    && known.state != State::Over
+                    && known.id == UNNAMED
+                {
+                    known.state = State::Over;
+                    let received = self.parts.remove(&(before.0 as u32)).map_or(0, |part| part.received);
+                    index.set_arrival(before, Arrival::Truncated { received });
+                    told.push(before);
+                }
+            }
+            for (ino, place, arrival) in self.late.drain(..) {
+                if let Some(place) = place {
+                    index.set_place(ino, place);
+                }
+                index.set_arrival(ino, arrival);
+                if told.last() != Some(&ino) {
+                    told.push(ino);
+                }
+            }
+            index.memory() + (self.known.len() * size_of::<Known>() + self.slots.len() * 4) as u64
+        };
+        for ino in told {
+            self.store.notify(ino);
+        }
+        self.monitor.add_entries(taken - refused.len() as u64);
+        for (path, refusal) in refused {
+            self.refuse(&path, refusal);
+        }
+        let current = self.parts.values().max_by_key(|part| part.received);
+        self.monitor.receiving(current.map(|part| Receiving {
+            path: crate::entry::escape(&part.path),
+            received: part.received,
+            size: part.stored,
+        }));
+        if memory > self.max_index { Err(Stopped::Full(self.max_index)) } else { Ok(()) }
+    }
+
+    /// Everything is there. It is brought to the disk.
+    pub(super) fn finish(&mut self) -> std::io::Result<FromReceiver> {
+        let mut refused = Vec::new();
+        self.store.index.write().finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
+        for (path, refusal) in refused {
+            self.refuse(&path, refusal);
+        }
+        record::encode(&Record::Finish { complete: true }, &[], &mut self.frames);
+        if let Some(spool) = self.store.spool() {
+            spool.append(&self.frames, &stopped(&self.stop, &self.waits)).map_err(std::io::Error::other)?;
+            self.frames.clear();
+            spool.sync()?;
+        }
+        Ok(self.commit_message())
+    }
+
+    /// What the sender is told then.
+    pub(super) fn commit_message(&self) -> FromReceiver {
+        FromReceiver::Commit { totals: self.totals(), refused: self.refused }
+    }
+
+    /// Nothing more comes: what is not whole is cut.
+    pub(super) fn cut(&mut self) {
+        let _ = self.commit();
+        for (ino, part) in &self.parts {
+            let id = self.known[*ino as usize].journal.into();
+            record::encode(&Record::End { id, received: part.received, complete: false }, &[], &mut self.frames);
+        }
+        record::encode(&Record::Finish { complete: false }, &[], &mut self.frames);
+        if let Some(spool) = self.store.spool() {
+            // No waiting for room any more.
+            let _ = spool.append(&self.frames, &|| true);
+        }
+        self.frames.clear();
+        let mut refused = Vec::new();
+        let cut = {
+            let mut index = self.store.index.write();
+            index.finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
+            index.cut_all()
+        };
+        self.store.set_over();
+        for ino in cut {
+            self.store.notify(ino);
+        }
+        for (path, refusal) in refused {
+            self.refuse(&path, refusal);
+        }
+    }
+}
+
+impl Part {
+    fn position(&self, id: u64) -> Position {
+        Position { id, checked: self.checked, received: self.received }
+    }
+}
+
+/// For the spool, while it waits for room.
+fn stopped(stop: &Stop, waits: &Option<Waits>) -> impl Fn() -> bool + use<> {
+    let (stop, waits) = (stop.clone(), waits.clone());
+    move || {
+        if let Some(waits) = &waits {
+            waits();
+        }
+        stop.is_stopped()
+    }
+}
+
+fn digest(encoded: &[u8]) -> u64 {
+    let hash = blake3::hash(encoded);
+    let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
+    // Zero stands for none.
+    u64::from_le_bytes(first) | 1
+}
+
+const _: () = assert!(SMALL == BLOB_THRESHOLD, "what comes at once goes into the journal at once");

@@ -1,0 +1,322 @@
+//! To a receiver: the catalogue first, contents behind it, what somebody waits for ahead of all, until the receiver says
+//! that everything is there, is right, and is on its disk. A connection that is lost is made again.
+//!
+//! What is sent, and when, is decided by [`Plan`](super::plan); here it goes over connections.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::catalogue::{self, Piece};
+use super::limit::Limit;
+use super::plan::{Next, Plan};
+use super::shrink::Shrink;
+use crate::entry::escape;
+use crate::monitor::Monitor;
+use crate::record;
+use crate::source::Stop;
+use crate::tree::Walk;
+use crate::wire::{
+    Batch, Closed, ConnectError, FromReceiver, FromSender, Link, Poker, Session, Token, Totals, connect,
+};
+
+/// It is looked so often whether there is something to do, where nobody says so.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Between two tries to connect again: at first, and at most.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// What is to be delivered, and how.
+pub struct Job {
+    /// What is sent.
+    pub walk: Walk,
+    /// Where to: `HOST:PORT`.
+    pub to: String,
+    /// What the receiver has too.
+    pub token: Token,
+    /// The name of this machine.
+    pub host: String,
+    /// After so long without a sign the connection is lost.
+    pub silence: Duration,
+    /// So long it is tried to connect again.
+    pub retry: Duration,
+    /// Bytes in a second at most.
+    pub rate: Option<u64>,
+    /// Whether what gets smaller by it is compressed where the network is slower than that.
+    pub compress: bool,
+    /// Who is told.
+    pub monitor: Arc<Monitor>,
+    /// What ends it early.
+    pub stop: Stop,
+}
+
+/// Everything is at the receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    /// What it has confirmed.
+    pub totals: Totals,
+    /// Entries and attributes that it has left out.
+    pub refused: u64,
+    /// Files that were there from an earlier try, and are not read again.
+    pub there_already: u64,
+    /// How often the connection was lost.
+    pub outages: u64,
+}
+
+/// Why not everything is at the receiver.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// There was no connection at all.
+    #[error("{0}")]
+    Connect(ConnectError),
+    /// The receiver has another token.
+    #[error("the receiver at {0} has another token: nothing was sent")]
+    Denied(String),
+    /// It ended early.
+    #[error("{cause}; {missing}")]
+    Incomplete {
+        /// Why.
+        cause: String,
+        /// What is missing.
+        missing: String,
+    },
+    /// The receiver says what none does that keeps to the protocol.
+    #[error("the receiver does not keep to the protocol: {0}")]
+    Protocol(String),
+    /// Our own fault.
+    #[error("{0}")]
+    Other(#[from] std::io::Error),
+}
+
+/// How a connection ended.
+enum End {
+    Delivered(Totals, u64),
+    Lost(String),
+    Denied,
+    /// The receiver has ended.
+    Bye(String),
+    Stopped,
+    Protocol(String),
+}
+
+/// Delivers. Returns when the receiver has confirmed everything.
+pub fn run(job: Job) -> Result<Delivered, Failure> {
+    let Job { walk, to, token, host, silence, retry, rate, compress, monitor, stop } = job;
+    let mut session = Session::default();
+    fill_random(&mut session)?;
+    let current: Arc<Mutex<Option<Poker>>> = Arc::default();
+    let poke = {
+        let current = current.clone();
+        move || {
+            if let Some(poker) = &*current.lock() {
+                poker.poke();
+            }
+        }
+    };
+    stop.on_stop(poke.clone());
+    let mut link = Some(first(&to, &token, silence, &stop)?);
+    let opener = walk.opener();
+    let pieces = catalogue::begin(walk, monitor.clone(), poke)?;
+    let mut delivery = Delivery {
+        plan: Plan::new(opener, monitor.clone()),
+        pieces,
+        session,
+        host,
+        limit: Limit::new(rate, Instant::now()),
+        shrink: Shrink::new(compress),
+        monitor,
+        stop,
+    };
+    let mut outages = 0;
+    let mut lost_at = None;
+    let mut pause = BACK_OFF.0;
+    let mut reached = 0;
+    loop {
+        let end = match link.take().map_or_else(|| connect(&to, &token, silence, &delivery.stop), Ok) {
+            Ok(link) => {
+                *current.lock() = Some(link.poker());
+                let end = delivery.connection(&link);
+                *current.lock() = None;
+                // Only a receiver that takes something is one that is there.
+                let progress = delivery.plan.progress();
+                if progress > reached {
+                    (reached, lost_at, pause) = (progress, None, BACK_OFF.0);
+                }
+                if matches!(end, End::Delivered(..) | End::Stopped) {
+                    link.close();
+                }
+                end
+            }
+            Err(ConnectError::Handshake { cause: Closed::Denied, .. }) => End::Denied,
+            Err(_) if delivery.stop.is_stopped() => End::Stopped,
+            Err(e) => End::Lost(e.to_string()),
+        };
+        let incomplete = |cause: String| Failure::Incomplete { cause, missing: delivery.plan.missing() };
+        match end {
+            End::Delivered(totals, refused) => {
+                let there_already = delivery.plan.there_already();
+                return Ok(Delivered { totals, refused, there_already, outages });
+            }
+            End::Denied => return Err(Failure::Denied(to)),
+            End::Bye(reason) => return Err(incomplete(format!("the receiver ended: {}", escape(reason.as_bytes())))),
+            End::Stopped => return Err(incomplete("sending was stopped".into())),
+            End::Protocol(what) => return Err(Failure::Protocol(what)),
+            End::Lost(cause) => {
+                let since = *lost_at.get_or_insert_with(|| {
+                    outages += 1;
+                    log::warn!("{cause}: trying again, for {} s", retry.as_secs());
+                    Instant::now()
+                });
+                if since.elapsed() + pause > retry {
+                    return Err(incomplete(format!("{cause}, and the receiver was not there again for {retry:.0?}")));
+                }
+                delivery.monitor.paused_for_sender(Some(format!("{cause}; trying again")));
+                if delivery.stop.wait(pause) {
+                    return Err(incomplete("sending was stopped".into()));
+                }
+                pause = (pause * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+}
+
+/// A receiver that is not there at the beginning will not come: that is told at once.
+fn first(to: &str, token: &Token, silence: Duration, stop: &Stop) -> Result<Link, Failure> {
+    connect(to, token, silence, stop).map_err(|e| match e {
+        ConnectError::Handshake { cause: Closed::Denied, .. } => Failure::Denied(to.into()),
+        e => Failure::Connect(e),
+    })
+}
+
+fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(())
+}
+
+struct Delivery {
+    plan: Plan,
+    pieces: Receiver<Piece>,
+    session: Session,
+    host: String,
+    limit: Limit,
+    shrink: Shrink,
+    monitor: Arc<Monitor>,
+    stop: Stop,
+}
+
+impl Delivery {
+    /// One connection from its beginning to its end.
+    fn connection(&mut self, link: &Link) -> End {
+        self.plan.disconnected();
+        self.shrink.begin(link);
+        let mut hello = Batch::default();
+        hello.push(&FromSender::Hello { session: self.session, host: self.host.clone() });
+        if let Err(closed) = link.send_now(hello.finish()) {
+            return lost(closed);
+        }
+        loop {
+            match self.turn(link) {
+                Ok(None) => {}
+                Ok(Some(end)) => return end,
+                Err(closed) => return lost(closed),
+            }
+        }
+    }
+
+    /// Hears what has come, then sends one frame.
+    fn turn(&mut self, link: &Link) -> Result<Option<End>, Closed> {
+        if self.stop.is_stopped() {
+            self.say_bye(link, Some("it was stopped".into()))?;
+            return Ok(Some(End::Stopped));
+        }
+        let mut news = false;
+        while let Ok(piece) = self.pieces.try_recv() {
+            if let Some(failed) = piece.failed {
+                self.say_bye(link, Some(failed.clone()))?;
+                return Ok(Some(End::Protocol(failed)));
+            }
+            self.plan.announce(piece);
+            news = true;
+            if self.plan.is_far_ahead() {
+                break;
+            }
+        }
+        let pause = self.limit.wait(Instant::now());
+        let can_send = pause.is_zero() && link.has_room() && self.plan.has_something();
+        let body = if can_send || news {
+            link.receive(Duration::ZERO)?
+        } else if pause.is_zero() && self.plan.has_something() {
+            link.receive_or_room(LOOK)?
+        } else {
+            link.receive(if pause.is_zero() { LOOK } else { pause.min(LOOK) })?
+        };
+        if let Some(body) = body {
+            return self.hear(link, &body);
+        }
+        if !can_send {
+            return Ok(None);
+        }
+        match self.plan.next() {
+            Next::Batch(batch) => {
+                let frame = self.shrink.frame(batch, link);
+                self.limit.take(frame.len(), Instant::now());
+                link.send_now(frame)?;
+            }
+            Next::Nothing => {}
+        }
+        Ok(None)
+    }
+
+    fn say_bye(&self, link: &Link, reason: Option<String>) -> Result<(), Closed> {
+        let mut batch = Batch::default();
+        batch.push(&FromSender::Bye { reason });
+        link.send_now(batch.finish())
+    }
+
+    fn hear(&mut self, link: &Link, mut body: &[u8]) -> Result<Option<End>, Closed> {
+        while !body.is_empty() {
+            let Ok((message, &[], length)) = record::decode::<FromReceiver>(body) else {
+                return Ok(Some(End::Protocol("a message that cannot be read".into())));
+            };
+            body = &body[length..];
+            match message {
+                FromReceiver::Commit { totals, refused } => {
+                    if !self.plan.is_confirmed(&totals) {
+                        let what = "it confirms something else than was sent".to_owned();
+                        self.say_bye(link, Some(what.clone()))?;
+                        return Ok(Some(End::Protocol(what)));
+                    }
+                    self.say_bye(link, None)?;
+                    return Ok(Some(End::Delivered(totals, refused)));
+                }
+                FromReceiver::Bye { reason } => return Ok(Some(End::Bye(reason))),
+                FromReceiver::Waiting { reason } => {
+                    let reason = reason.map(|reason| format!("the receiver waits: {}", escape(reason.as_bytes())));
+                    self.monitor.paused_for_sender(reason);
+                }
+                message => {
+                    if matches!(message, FromReceiver::Welcome { .. }) {
+                        self.monitor.paused_for_sender(None);
+                    }
+                    if let Err(what) = self.plan.hear(message) {
+                        self.say_bye(link, Some(what.into()))?;
+                        return Ok(Some(End::Protocol(what.into())));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn lost(closed: Closed) -> End {
+    match closed {
+        Closed::Denied => End::Denied,
+        closed => End::Lost(closed.to_string()),
+    }
+}

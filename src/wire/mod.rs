@@ -1,0 +1,18 @@
+//! The native protocol between `restorefs send` and `restorefs mount --listen`: a token, TLS 1.3 with keys made from it,
+//! frames, and the messages in them. What is sent when is the business of [`send`](crate::send), what becomes of it that of
+//! [`receive`](crate::receive). `docs/wire.md` has all of it on one page.
+
+mod connect;
+mod frame;
+mod link;
+mod message;
+mod tls;
+mod token;
+
+pub use connect::{Arrival, ConnectError, Listener, TRIES, connect};
+pub use frame::{Batch, FrameError, Frames, MAX_BODY};
+pub use link::{Closed, Link, Poker};
+pub use message::{
+    Fate, FromReceiver, FromSender, Hash, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,
+};
+pub use token::{Token, TokenError};

@@ -1,0 +1,123 @@
+//! Trees that change while they are sent.
+
+use std::fs;
+
+use rustix::process::Signal;
+
+use super::{Pair, long_file};
+use crate::support::needs_fuse;
+use crate::support::proxy::{Proxy, Way};
+use crate::support::tree::bytes;
+use crate::support::wait_until;
+
+/// A sender that is held while it sends the first file, so that the others can be changed.
+fn held(pair: &Pair) -> (Proxy, super::Sender) {
+    let proxy = Proxy::start(pair.address, |n| Way { hold: (n == 0).then_some(1 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for("z");
+    (proxy, sender)
+}
+
+#[test]
+fn what_changes_vanishes_or_shrinks_is_marked_named_and_counted() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| {
+        long_file(tree);
+        for name in ["grown", "shrunk", "touched", "vanished", "replaced", "z"] {
+            fs::write(tree.join(name), bytes(3, 1 << 20)).unwrap();
+        }
+        fs::write(tree.join("small-shrunk"), "some bytes").unwrap();
+    });
+    let (proxy, sender) = held(&pair);
+    fs::write(pair.tree.join("grown"), bytes(3, 2 << 20)).unwrap();
+    fs::write(pair.tree.join("shrunk"), bytes(3, 1000)).unwrap();
+    fs::write(pair.tree.join("small-shrunk"), "some").unwrap();
+    fs::write(pair.tree.join("touched"), bytes(4, 1 << 20)).unwrap();
+    fs::remove_file(pair.tree.join("vanished")).unwrap();
+    fs::remove_file(pair.tree.join("replaced")).unwrap();
+    std::os::unix::fs::symlink("/etc/passwd", pair.tree.join("replaced")).unwrap();
+    proxy.release();
+    let sent = sender.end();
+    assert_eq!(sent.code, Some(3), "{sent:#?}");
+    for (name, why) in [
+        ("grown", "written to"),
+        ("shrunk", "shorter"),
+        ("small-shrunk", "shorter"),
+        ("touched", "written to"),
+        ("vanished", "vanished"),
+        ("replaced", "something else"),
+    ] {
+        let line = sent.printed.lines().find(|line| line.contains(&format!("'{name}'")));
+        assert!(line.is_some_and(|line| line.contains(why)), "{name}: {sent:#?}");
+    }
+    assert_eq!(pair.mount.wait_front(), Some(3), "{}", pair.mount.printed());
+    let status = pair.mount.status();
+    assert_eq!(status["refused"], 6, "{status:#}");
+    let eio = |name: &str| fs::read(pair.mount.path(name)).unwrap_err().raw_os_error() == Some(libc::EIO);
+    assert_eq!(pair.mount.state("touched"), "changed");
+    assert_eq!(fs::read(pair.mount.path("touched")).unwrap(), bytes(4, 1 << 20));
+    assert_eq!(pair.mount.state("grown"), "changed");
+    assert_eq!(pair.mount.state("shrunk"), format!("truncated 1000/{}", 1 << 20));
+    assert_eq!(pair.mount.state("small-shrunk"), "truncated 4/10");
+    assert_eq!(pair.mount.state("vanished"), format!("truncated 0/{}", 1 << 20));
+    assert!(eio("shrunk") && eio("vanished") && eio("replaced"));
+    assert_eq!(fs::read(pair.mount.path("z")).unwrap(), bytes(3, 1 << 20));
+    pair.mount.unmount();
+}
+
+#[test]
+fn a_sender_that_is_started_again_with_another_tree() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| {
+        long_file(tree);
+        for name in ["a-first", "changed", "gone", "z"] {
+            fs::write(tree.join(name), bytes(3, 1 << 20)).unwrap();
+        }
+    });
+    let (proxy, sender) = held(&pair);
+    // Whoever reads of the old one is not left to wait.
+    let gone = pair.mount.path("gone");
+    let reader = std::thread::spawn(move || fs::read(gone));
+    pair.mount.wait_status("it is waited for", |status| status["sender"]["wanted"] == 1);
+    sender.0.signal(Signal::KILL);
+    drop(sender);
+    proxy.cut();
+    fs::remove_file(pair.tree.join("gone")).unwrap();
+    fs::write(pair.tree.join("changed"), "something else").unwrap();
+    fs::write(pair.tree.join("new"), "new").unwrap();
+    wait_until("the receiver knows", || (pair.mount.status()["sender"]["connected"] == false).then_some(()));
+    let sent = pair.send(pair.address, &[]).end();
+    assert_eq!(sent.code, Some(3), "{sent:#?}");
+    assert_eq!(pair.mount.wait_front(), Some(3), "{}", pair.mount.printed());
+    assert_eq!(reader.join().unwrap().unwrap_err().raw_os_error(), Some(libc::EIO));
+    assert_eq!(fs::read(pair.mount.path("changed")).unwrap(), b"something else");
+    assert_eq!(fs::read(pair.mount.path("new")).unwrap(), b"new");
+    let status = pair.mount.status();
+    assert_eq!(status["problems"][0]["path"], "gone", "{status:#}");
+    pair.mount.unmount();
+}
+
+#[test]
+fn what_may_not_be_read_is_named() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| {
+        fs::write(tree.join("open"), "open").unwrap();
+        fs::write(tree.join("closed"), "closed").unwrap();
+        fs::create_dir(tree.join("dir")).unwrap();
+        crate::support::shell(tree, "chmod 0 closed dir");
+    });
+    // An ordinary user sends; the token is readable for them, and for nobody else.
+    crate::support::shell(pair.dir.path(), "chown -R 65534:65534 token; chmod 755 .");
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", super::RESTOREFS]);
+    command.args(["send", ".", "--json", "-C"]).arg(&pair.tree).args(["--to", &pair.address.to_string()]);
+    command.arg("--token-file").arg(&pair.token).stdout(std::process::Stdio::piped());
+    command.stderr(std::process::Stdio::piped());
+    let sent = super::Sender(crate::support::process::Group::start(&mut command)).end();
+    assert_eq!(sent.code, Some(3), "{sent:#?}");
+    assert!(sent.printed.contains("'closed'") && sent.printed.contains("'dir'"), "{sent:#?}");
+    assert_eq!(pair.mount.wait_front(), Some(3), "{}", pair.mount.printed());
+    assert_eq!(fs::read(pair.mount.path("open")).unwrap(), b"open");
+    pair.mount.unmount();
+}

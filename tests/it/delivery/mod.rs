@@ -1,0 +1,236 @@
+//! `restorefs send --to`: from a live tree over the wire into a mount.
+
+mod changes;
+mod cuts;
+mod strangers;
+mod together;
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::compare::{same_holes, same_tree};
+use crate::support::mount::{Mount, RESTOREFS, restorefs};
+use crate::support::needs_fuse;
+use crate::support::process::Group;
+use crate::support::proxy::{Proxy, Way};
+use crate::support::tree::{Features, bytes, make};
+
+/// A receiver, a token, and something to send.
+pub(super) struct Pair {
+    pub(super) mount: Mount,
+    pub(super) address: SocketAddr,
+    pub(super) dir: TempDir,
+    pub(super) token: PathBuf,
+    /// What is sent.
+    pub(super) tree: PathBuf,
+}
+
+impl Pair {
+    /// A receiver whose front ends with the stream; `fill` makes the tree.
+    pub(super) fn new(args: &[&str], fill: impl FnOnce(&Path)) -> Pair {
+        let dir = tempfile::tempdir().unwrap();
+        let (token, tree) = (dir.path().join("token"), dir.path().join("tree"));
+        fs::create_dir(&tree).unwrap();
+        fill(&tree);
+        let mut args = args.to_vec();
+        args.extend(["--token-file", token.to_str().unwrap()]);
+        let (mount, address) = Mount::listen_for_sender(&args);
+        Pair { mount, address, dir, token, tree }
+    }
+
+    /// Sends the tree as the root of the mount.
+    pub(super) fn send(&self, to: SocketAddr, args: &[&str]) -> Sender {
+        self.send_with(&self.token, to, args)
+    }
+
+    pub(super) fn send_with(&self, token: &Path, to: SocketAddr, args: &[&str]) -> Sender {
+        let mut command = Command::new(RESTOREFS);
+        command.args(["send", ".", "--json", "-C"]).arg(&self.tree).args(["--to", &to.to_string()]);
+        command.arg("--token-file").arg(token).args(args);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Sender(Group::start(&mut command))
+    }
+}
+
+/// A running `restorefs send`.
+pub(super) struct Sender(pub(super) Group);
+
+/// How it ended.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) code: Option<i32>,
+    pub(super) report: Value,
+    pub(super) printed: String,
+}
+
+impl Sender {
+    pub(super) fn end(mut self) -> Sent {
+        use std::io::Read;
+        let code = self.0.wait().code();
+        let (mut out, mut printed) = (String::new(), String::new());
+        self.0.0.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.0.0.stderr.take().unwrap().read_to_string(&mut printed).unwrap();
+        Sent { code, report: serde_json::from_str(&out).unwrap_or(Value::Null), printed }
+    }
+
+    /// Ends well.
+    pub(super) fn delivered(self) -> Sent {
+        let sent = self.end();
+        assert_eq!(sent.code, Some(0), "{sent:#?}");
+        assert!(sent.printed.contains("has confirmed"), "{sent:#?}");
+        sent
+    }
+}
+
+/// A file that takes more than fits between the two ends, and is sent first.
+pub(super) fn long_file(tree: &Path) {
+    fs::write(tree.join("a-long"), bytes(1, 48 << 20)).unwrap();
+}
+
+#[test]
+fn a_tree_with_everything_arrives_as_it_is() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| make(tree, Features::ALL));
+    // tar has no sockets.
+    drop(std::os::unix::net::UnixListener::bind(pair.tree.join("devices/socket")).unwrap());
+    crate::support::shell(&pair.tree, "touch -d @1000000000.5 devices");
+    pair.send(pair.address, &[]).delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    same_tree(&pair.tree, &pair.mount.point);
+    same_holes(&pair.tree.join("holes"), &pair.mount.path("holes"));
+    let status = pair.mount.status();
+    assert_eq!(status["end"]["verdict"], "complete");
+    assert!(status["sender"]["host"].as_str().is_some_and(|host| !host.is_empty()), "{status:#}");
+    let dest = pair.dir.path().join("dest");
+    let output = restorefs(&["materialize", "--verify"], &[&pair.mount.point, &dest]);
+    assert!(output.status.success(), "{output:?}");
+    same_tree(&pair.tree, &dest);
+    pair.mount.unmount();
+}
+
+#[test]
+fn materialize_follows_a_sender() {
+    needs_fuse!();
+    let dest = tempfile::tempdir().unwrap();
+    let mut pair = Pair::new(&["--materialize", dest.path().to_str().unwrap()], |tree| make(tree, Features::ALL));
+    pair.send(pair.address, &[]).delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0), "{}", pair.mount.printed());
+    same_tree(&pair.tree, dest.path());
+    pair.mount.unmount();
+}
+
+#[test]
+fn names_are_there_before_contents_and_what_is_read_comes_next() {
+    needs_fuse!();
+    let pair = Pair::new(&[], |tree| {
+        long_file(tree);
+        for n in 0..3000 {
+            fs::write(tree.join(format!("small-{n:04}")), format!("contents of {n}")).unwrap();
+        }
+        fs::write(tree.join("z-large"), bytes(2, 1 << 20)).unwrap();
+    });
+    // The catalogue has some 300 kB; the rest of what passes is contents of the first file.
+    let proxy = Proxy::start(pair.address, |_| Way { hold: Some(4 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for("z-large");
+    assert_eq!(fs::read_dir(&pair.mount.point).unwrap().count(), 3002);
+    assert_eq!(pair.mount.state("z-large"), "announced");
+    let large = pair.mount.path("z-large");
+    let reader = std::thread::spawn(move || fs::read(large).unwrap());
+    // Whoever waits for a path by name has it sent too.
+    let wait = Group::start(Command::new(RESTOREFS).arg("wait").arg(&pair.mount.point).arg("small-2999"));
+    pair.mount.wait_status("somebody waits for both", |status| status["sender"]["wanted"] == 2);
+    proxy.release();
+    assert_eq!(reader.join().unwrap(), bytes(2, 1 << 20));
+    // What is behind them in the order has not come before them, whatever the machine is busy with.
+    let mut wait = wait;
+    assert!(wait.wait().success());
+    sender.delivered();
+    pair.mount.wait_clean();
+    same_tree(&pair.tree, &pair.mount.point);
+    pair.mount.unmount();
+}
+
+#[test]
+fn ctrl_c_on_either_side_is_told_on_both() {
+    needs_fuse!();
+    for at_the_receiver in [false, true] {
+        let mut pair = Pair::new(&[], |tree| {
+            long_file(tree);
+            fs::write(tree.join("z"), "last").unwrap();
+        });
+        let proxy = Proxy::start(pair.address, |_| Way { hold: Some(1 << 20), ..Way::default() });
+        let sender = pair.send(proxy.address, &["--no-compress"]);
+        proxy.wait_held();
+        pair.mount.wait_for("z");
+        if at_the_receiver {
+            pair.mount.signal(Signal::INT);
+        } else {
+            sender.0.signal(Signal::INT);
+        }
+        proxy.release();
+        let sent = sender.end();
+        assert_eq!(sent.code, Some(4), "{sent:#?}");
+        assert!(sent.printed.contains("2 of 2 files are missing"), "{sent:#?}");
+        assert_eq!(pair.mount.wait_front(), Some(4), "{}", pair.mount.printed());
+        let status = pair.mount.status();
+        assert_eq!(status["end"]["verdict"], "incomplete", "{status:#}");
+        assert!(pair.mount.state("a-long").starts_with("truncated "), "{}", pair.mount.state("a-long"));
+        assert_eq!(fs::read(pair.mount.path("z")).unwrap_err().raw_os_error(), Some(libc::EIO));
+        pair.mount.unmount();
+    }
+}
+
+#[test]
+fn a_receiver_that_dies_leaves_the_sender_with_an_error() {
+    needs_fuse!();
+    let pair = Pair::new(&[], long_file);
+    let proxy = Proxy::start(pair.address, |_| Way { hold: Some(1 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--retry", "1"]);
+    proxy.wait_held();
+    rustix::process::kill_process(pair.mount.daemon(), Signal::KILL).unwrap();
+    proxy.release();
+    let sent = sender.end();
+    assert_eq!(sent.code, Some(4), "{sent:#?}");
+    assert!(sent.printed.contains("1 of 1 files are missing"), "{sent:#?}");
+}
+
+#[test]
+fn a_full_disk_holds_the_sender_back_and_it_goes_on() {
+    needs_fuse!();
+    let spool = tempfile::tempdir().unwrap();
+    crate::support::shell(spool.path(), "mkdir s && mount -t tmpfs -o size=8m restorefs-test s");
+    struct Unmount(PathBuf);
+    impl Drop for Unmount {
+        fn drop(&mut self) {
+            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+        }
+    }
+    let small = Unmount(spool.path().join("s"));
+    let mut pair = Pair::new(&["--spool", small.0.to_str().unwrap()], |tree| {
+        fs::write(tree.join("file"), bytes(5, 12 << 20)).unwrap();
+    });
+    let sender = pair.send(pair.address, &["--no-compress"]);
+    pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
+    crate::support::shell(spool.path(), "mount -o remount,size=64m s");
+    sender.delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    same_tree(&pair.tree, &pair.mount.point);
+    drop(pair);
+}
+
+#[test]
+fn an_archive_and_a_receiver_get_the_same() {
+    needs_fuse!();
+    let pair = Pair::new(&[], |tree| make(tree, Features::ALL));
+    pair.send(pair.address, &["--exclude", "sizes/4*", "--rate-limit", "100M"]).delivered();
+    assert!(!pair.mount.path("sizes/4096").exists() && pair.mount.path("sizes/513").exists());
+    pair.mount.unmount();
+}

@@ -1,0 +1,170 @@
+//! Whoever connects without the token.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+
+use super::{Pair, long_file};
+use crate::support::compare::same_tree;
+use crate::support::mount::restorefs;
+use crate::support::needs_fuse;
+use crate::support::proxy::{Proxy, Way};
+use crate::support::{shell, wait_until};
+
+fn small(tree: &std::path::Path) {
+    fs::write(tree.join("file"), "contents").unwrap();
+}
+
+/// A token file that is none of the receiver's.
+fn another_token(pair: &Pair) -> std::path::PathBuf {
+    let path = pair.dir.path().join("other");
+    fs::write(&path, restorefs::wire::Token::generate().unwrap().reveal()).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+#[test]
+fn a_wrong_token_is_told_on_both_sides_and_the_right_one_is_still_taken() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], small);
+    let other = another_token(&pair);
+    let sent = pair.send_with(&other, pair.address, &[]).end();
+    assert_eq!(sent.code, Some(6), "{sent:#?}");
+    assert!(sent.printed.contains("another token") && sent.printed.contains("nothing was sent"), "{sent:#?}");
+    pair.mount.wait_printed("has another token");
+    pair.send(pair.address, &[]).delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    same_tree(&pair.tree, &pair.mount.point);
+    pair.mount.unmount();
+}
+
+#[test]
+fn too_many_wrong_tokens_end_it() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], small);
+    let other = another_token(&pair);
+    let mut codes = Vec::new();
+    let ended = wait_until("the receiver has had enough", || {
+        // More at once than are heard at once.
+        let senders: Vec<_> = (0..6).map(|_| pair.send_with(&other, pair.address, &[])).collect();
+        codes.extend(senders.into_iter().map(|sender| sender.end().code));
+        pair.mount.front.try_wait().unwrap()
+    });
+    assert_eq!(ended.code(), Some(6), "{}", pair.mount.printed());
+    assert!(codes.iter().filter(|code| **code == Some(6)).count() >= 20, "{codes:?}");
+    assert!(codes.iter().all(|code| matches!(code, Some(1 | 6))), "{codes:?}");
+    assert_eq!(pair.mount.status()["end"]["verdict"], "denied");
+    pair.mount.unmount();
+}
+
+#[test]
+fn what_is_no_sender_is_refused_and_learns_nothing() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], small);
+    for said in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0; 10240], &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3], b""] {
+        let mut stranger = TcpStream::connect(pair.address).unwrap();
+        stranger.write_all(said).unwrap();
+        stranger.shutdown(std::net::Shutdown::Write).unwrap();
+        let mut answer = Vec::new();
+        let _ = stranger.read_to_end(&mut answer);
+        // A TLS alert at most.
+        assert!(answer.len() <= 7, "{answer:?}");
+    }
+    pair.mount.wait_printed("is no 'restorefs send'");
+    pair.send(pair.address, &[]).delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    pair.mount.unmount();
+}
+
+#[test]
+fn a_recorded_session_cannot_be_played_again() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], long_file);
+    let proxy = Proxy::start(pair.address, |n| Way { hold: (n == 0).then_some(2 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    let recorded = proxy.recorded();
+    let arrived = pair.mount.state("a-long");
+    let mut again = TcpStream::connect(pair.address).unwrap();
+    let _ = again.write_all(&recorded);
+    let mut answer = Vec::new();
+    let _ = again.read_to_end(&mut answer);
+    pair.mount.wait_printed("is no 'restorefs send'");
+    assert_eq!(pair.mount.state("a-long"), arrived);
+    proxy.release();
+    sender.delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    same_tree(&pair.tree, &pair.mount.point);
+    pair.mount.unmount();
+}
+
+#[test]
+fn bytes_that_are_changed_on_the_way_end_the_connection_and_nothing_else() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], long_file);
+    let target = pair.address;
+    // The first connection is led through somebody who changes one byte of it.
+    let proxy = Proxy::start(meddler(target, 1 << 20), |_| Way::default());
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    wait_until("it was noticed", || (pair.mount.status()["sender"]["outages"] == 1).then_some(()));
+    proxy.lead_to(target);
+    sender.delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    same_tree(&pair.tree, &pair.mount.point);
+    pair.mount.unmount();
+}
+
+/// Forwards one connection after the other, and changes one byte of each.
+fn meddler(target: SocketAddr, at: usize) -> SocketAddr {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, mut server) = (client.unwrap(), TcpStream::connect(target).unwrap());
+            let (mut from, mut to) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+            std::thread::spawn(move || {
+                let (mut passed, mut buf) = (0, [0; 65536]);
+                while let Ok(n @ 1..) = client.read(&mut buf) {
+                    if (passed..passed + n).contains(&at) {
+                        buf[at - passed] ^= 1;
+                    }
+                    passed += n;
+                    if server.write_all(&buf[..n]).is_err() {
+                        break;
+                    }
+                }
+                let _ = client.shutdown(std::net::Shutdown::Both);
+                let _ = server.shutdown(std::net::Shutdown::Both);
+            });
+        }
+    });
+    address
+}
+
+#[test]
+fn tokens_are_taken_from_where_nobody_else_sees_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    fs::write(path("file"), "x").unwrap();
+    let send = |args: &[&str]| {
+        let output = std::process::Command::new(super::RESTOREFS)
+            .args(["send", "file", "--to", "127.0.0.1:1"])
+            .args(args)
+            .current_dir(dir.path())
+            .env_remove("RESTOREFS_TOKEN")
+            .stdin(std::process::Stdio::null())
+            .output()
+            .unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    // A token that is right, but for whom it is.
+    let token = "rfs1-0000-0000-0000-0000-0000-0000-0000-0000";
+    shell(dir.path(), &format!("echo {token} >slip; chmod 600 slip; echo {token} >open; chmod 644 open"));
+    assert!(send(&["--token-file", "slip"]).1.contains("typing error"));
+    assert!(send(&["--token-file", "open"]).1.contains("chmod 600"));
+    assert!(send(&["--token-file", "nowhere"]).1.contains("No such file"));
+    let output = restorefs(&["send", "--to", "nowhere"], &[&path("file")]);
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
