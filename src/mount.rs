@@ -72,6 +72,8 @@ pub struct Options {
     pub keep_spool: bool,
     /// Whether others than the owner may look in; the kernel then checks permissions.
     pub allow_other: bool,
+    /// Whether the kernel may read complete large files by itself, where it can.
+    pub passthrough: bool,
     /// The most memory that the index may take, in bytes; a quarter of the machine's where it is not said.
     pub max_index: Option<u64>,
     /// How the archive is to be read.
@@ -192,8 +194,17 @@ fn check_spool(directory: &Path, mountpoint: &Path) -> Result<(), Error> {
 impl Running {
     /// Mounts, and begins to receive.
     pub fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, Error> {
-        let Options { feed, mountpoint, spool_directory, spool_limit, keep_spool, allow_other, max_index, tar } =
-            options;
+        let Options {
+            feed,
+            mountpoint,
+            spool_directory,
+            spool_limit,
+            keep_spool,
+            allow_other,
+            passthrough,
+            max_index,
+            tar,
+        } = options;
         let mountpoint = check_mountpoint(&mountpoint)?;
         raise_open_files();
         let name = feed.name();
@@ -224,7 +235,8 @@ impl Running {
         let filesystem = Filesystem::new(store.clone())?;
         let stop = Stop::new()?;
         let closer = filesystem.closer();
-        let session = fuse::mount(filesystem, &mountpoint, &name, allow_other).map_err(|cause| Error::Mount {
+        let options = fuse::Options { allow_other, passthrough };
+        let session = fuse::mount(filesystem, &mountpoint, &name, options).map_err(|cause| Error::Mount {
             hint: hint(&cause),
             path: mountpoint.clone(),
             cause,
@@ -249,7 +261,11 @@ impl Running {
                 Box::new(move || receive::run(job))
             }
         };
-        let begun = std::thread::Builder::new().name("ingest".into()).spawn(job);
+        let read_ahead = session.read_ahead();
+        let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || {
+            job();
+            read_ahead.widen();
+        });
         match begun {
             Ok(ingest) => Ok(Running { session, ingest, handle }),
             Err(e) => {

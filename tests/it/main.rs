@@ -15,6 +15,7 @@ mod hostile;
 mod layering;
 mod materialize;
 mod model;
+mod passthrough;
 mod policy;
 mod readers;
 mod send;
