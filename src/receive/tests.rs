@@ -51,9 +51,9 @@ impl Bench {
 
     fn contents(&self, path: &str) -> Option<Vec<u8>> {
         let ino = self.store.index.read().resolve(path.as_bytes())?;
-        let contents = self.store.open(ino).unwrap();
-        match self.store.read(&contents, ino, 0, 1 << 24).unwrap() {
-            Read::Bytes(bytes) => Some(bytes),
+        let mut bytes = Vec::new();
+        match self.store.read(ino, 0, 1 << 24, &mut bytes).unwrap() {
+            Read::Bytes(len) => Some(bytes[..len].to_vec()),
             Read::NotYet { .. } | Read::Lost => None,
         }
     }
