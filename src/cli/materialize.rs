@@ -47,7 +47,7 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
     let (exit, summary) = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
     let exit = if exit == Exit::Failed { exit } else { exit.worse(stream(&mounted, args.how.no_wait)) };
     if !args.how.dry_run {
-        tell_summary(&summary, begun);
+        tell_summary(&summary, exit, begun);
     }
     if args.how.json {
         let mut object = serde_json::json!(summary);
@@ -86,7 +86,7 @@ pub(super) fn beside(mountpoint: PathBuf, dest: PathBuf) -> io::Result<Beside> {
             Ok(options) => work(&mounted, &options, &show),
             Err(message) => return fail(message),
         };
-        tell_summary(&summary, begun);
+        tell_summary(&summary, exit, begun);
         exit
     })?;
     Ok(Beside { thread, shown })
@@ -260,7 +260,11 @@ fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Inst
     )
 }
 
-fn tell_summary(summary: &Summary, begun: Instant) {
+fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
+    // Where nothing was begun, the error has said it all.
+    if exit == Exit::Failed && *summary == Summary::default() {
+        return;
+    }
     for problem in summary.problems.iter().take(PRINTED) {
         tell(format_args!("'{}': {}", problem.path, problem.reason));
     }
