@@ -255,9 +255,8 @@ impl Receive {
             let wants = std::mem::take(&mut *self.wants.lock());
             answers.extend(wants.into_iter().filter_map(|ino| self.sink.want(ino)));
             if !answers.is_empty() {
-                if let Err(closed) = link.send_now(frame(&answers)) {
-                    return Ok(Next::Again(closed.to_string()));
-                }
+                // Where it is closed, what came before counts: it is told when all of that has been taken.
+                let _ = link.send_now(frame(&answers));
                 answers.clear();
             }
             if self.stop.is_stopped() {
