@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::entry::{Timestamp, escape_path};
@@ -375,9 +376,18 @@ impl Handle {
     }
 }
 
-/// Detaches a mount, as root or through fusermount3.
+/// Detaches a mount, as root or through fusermount3. What is open can be read on.
 pub fn detach(mountpoint: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH) {
+    unmount(mountpoint, UnmountFlags::DETACH)
+}
+
+/// The same for a mount whose daemon does not answer. As root, it also ends whatever waits for that.
+pub fn abandon(mountpoint: &Path) -> io::Result<()> {
+    unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::FORCE)
+}
+
+fn unmount(mountpoint: &Path, flags: UnmountFlags) -> io::Result<()> {
+    match rustix::mount::unmount(mountpoint, flags) {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => {
             let output = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).output()?;

@@ -20,6 +20,10 @@ const WALK: u32 = 3;
 /// Files in the first window, and in the largest.
 const WINDOW: (u32, u32) = (16, 256);
 
+/// Between a read and the first file that is brought: the thread that brings files should not get into the way of
+/// the reader, and wait for a page that is being read.
+const GAP: u64 = 8;
+
 /// The most bytes of a window.
 const BYTES: u64 = 4 << 20;
 
@@ -79,7 +83,7 @@ impl Walks {
         if walk.files < WALK || ino < walk.mark {
             return None;
         }
-        let window = Window { walk: walk.id, from: walk.end.max(ino + 1), files: walk.window };
+        let window = Window { walk: walk.id, from: walk.end.max(ino + GAP), files: walk.window };
         walk.window = (walk.window * 2).min(WINDOW.1);
         // Until it is known what the window holds, nothing asks for another.
         walk.mark = u64::MAX;
@@ -127,9 +131,9 @@ impl Bringing {
         Bringing { window, files: 0, bytes: 0, at: window.from, mark: None }
     }
 
-    /// The inode to look at, behind what the walk has read by itself.
+    /// The inode to look at, well behind what the walk has read by itself.
     pub(super) fn next(&mut self, position: u64) -> Ino {
-        self.at = self.at.max(position + 1);
+        self.at = self.at.max(position + GAP);
         Ino(self.at)
     }
 
@@ -175,7 +179,7 @@ mod tests {
                 let mut bringing = Bringing::new(window);
                 loop {
                     let Ino(at) = bringing.next(walks.position(&window));
-                    assert!(at > ino, "what has been read is brought again");
+                    assert!(at >= ino + GAP, "it comes too near");
                     match bringing.step((at <= last).then(|| is_file(at).then_some(1000))) {
                         Step::Bring => assert!(there.insert(at), "{at} is brought twice"),
                         Step::LeaveOut => {}
@@ -234,5 +238,7 @@ mod tests {
         bringing.next(0);
         assert_eq!(bringing.step(None), Step::Done);
         assert_eq!(bringing.result(), (10, 10));
+        // The walk has gone on in the meantime.
+        assert_eq!(bringing.next(100), Ino(100 + GAP));
     }
 }

@@ -213,8 +213,10 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),
         });
+        // Said first, so that nobody brings what is being read.
+        let window = self.filesystem.ahead(Ino(ino.0), offset);
         self.filesystem.read(Ino(ino.0), offset, size as usize, request.pid(), reply);
-        if let Some(window) = self.filesystem.ahead(Ino(ino.0), offset)
+        if let Some(window) = window
             && self.ahead.try_send(window).is_err()
         {
             self.filesystem.forgo(&window);

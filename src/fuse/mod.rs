@@ -99,7 +99,9 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
 }
 
 /// Brings files to the kernel that it will be asked for. The kernel makes this wait for pages that are being read;
-/// therefore it is a thread of its own, which nobody waits for and which holds no lock meanwhile.
+/// therefore it is a thread of its own, which nobody waits for, which holds no lock meanwhile, and which keeps its
+/// distance from readers: were the daemon killed right then, the kernel would not see it end before somebody
+/// takes the mount away by force (umount(2), `MNT_FORCE`).
 fn bring(filesystem: &Filesystem<Given>, windows: &Receiver<Window>, notifier: &Notifier) {
     for window in windows {
         filesystem.bring(window, |ino, contents| match notifier.store(INodeNo(ino.0), 0, contents) {
