@@ -137,6 +137,15 @@ impl Store {
         self.over.store(true, Ordering::Release);
     }
 
+    /// The stream is over, and what has not arrived is cut: whoever waits for it is told.
+    pub fn cut(&self) {
+        let cut = self.index.write().cut_all();
+        self.set_over();
+        for ino in cut {
+            self.notify(ino);
+        }
+    }
+
     /// Whether the stream is over.
     pub fn is_over(&self) -> bool {
         self.over.load(Ordering::Acquire)

@@ -13,10 +13,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::report::Report;
-use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, Timestamp};
-
-/// Bits that make a program run as somebody else.
-const SET_ID: u16 = 0o6000;
+use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, SET_ID, Timestamp};
 
 /// An ACL of owner, group and others alone.
 const MINIMAL_ACL: usize = 4 + 3 * 8;

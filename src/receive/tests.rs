@@ -170,6 +170,35 @@ fn lies_about_the_catalogue() {
 }
 
 #[test]
+fn nothing_changes_once_everything_was_there() {
+    let link = || entry("link", EntryKind::HardLink { target: EntryPath::parse(b"f").unwrap() });
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING), (link(), NOTHING), (file("g", 0), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"12345"), (whole(0, b"12345"), NOTHING)]).unwrap();
+    let totals = bench.sink.totals();
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    bench.sink.finish().unwrap();
+    // A sender that did not hear of it, and is started again.
+    assert_eq!(bench.sink.begin([2; 16]), 0);
+    bench.take(&[(file("f", 5), NOTHING), (link(), NOTHING), (file("g", 0), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    assert!(bench.sink.is_whole());
+    // The same with another tree: with more in it, with less, or with something else.
+    for tree in [&["f", "g", "new"][..], &["f"], &["f", "link"]] {
+        assert_eq!(bench.sink.begin([tree.len() as u8 + 2; 16]), 0);
+        let size = |name: &str| if name == "f" { 5 } else { 0 };
+        let messages: Vec<_> = tree.iter().map(|name| (file(name, size(name)), NOTHING)).collect();
+        let taken = bench.take(&messages).and_then(|_| {
+            let totals = bench.sink.totals();
+            bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)])
+        });
+        assert!(matches!(taken, Err(Stopped::Violation(_))), "{tree:?}: {taken:?}");
+        assert_eq!(bench.store.index.read().len(), 3);
+    }
+    assert_eq!(bench.monitor.refused_count(), 0);
+}
+
+#[test]
 fn what_policy_refuses_is_refused_and_named() {
     let mut bench = Bench::new();
     let link = |target: &[u8]| EntryKind::Symlink { target: target.into() };

@@ -7,12 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::catalogue::{self, Piece};
 use super::flight::Flight;
 use super::limit::Limit;
-use super::plan::{Next, Plan};
+use super::plan::Plan;
 use super::shrink::Shrink;
 use crate::entry::escape;
 use crate::monitor::Monitor;
@@ -20,7 +18,7 @@ use crate::record;
 use crate::source::Stop;
 use crate::tree::Walk;
 use crate::wire::{
-    Batch, Closed, ConnectError, FromReceiver, FromSender, Link, Poker, Session, Token, Totals, connect,
+    self, Batch, Closed, ConnectError, Current, FromReceiver, FromSender, Link, Session, Token, Totals, connect,
 };
 
 /// It is looked so often whether there is something to do, where nobody says so.
@@ -100,21 +98,18 @@ enum End {
     Bye(String),
     Stopped,
     Protocol(String),
+    /// We cannot go on.
+    Failed(String),
 }
 
 /// Delivers. Returns when the receiver has confirmed everything.
 pub fn run(job: Job) -> Result<Delivered, Failure> {
     let Job { walk, to, token, host, silence, retry, rate, compress, monitor, stop } = job;
-    let mut session = Session::default();
-    fill_random(&mut session)?;
-    let current: Arc<Mutex<Option<Poker>>> = Arc::default();
+    let session: Session = wire::random()?;
+    let current = Current::default();
     let poke = {
         let current = current.clone();
-        move || {
-            if let Some(poker) = &*current.lock() {
-                poker.poke();
-            }
-        }
+        move || current.poke()
     };
     stop.on_stop(poke.clone());
     let mut link = Some(first(&to, &token, silence, &stop)?);
@@ -138,15 +133,15 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
     loop {
         let end = match link.take().map_or_else(|| connect(&to, &token, silence, &delivery.stop), Ok) {
             Ok(link) => {
-                *current.lock() = Some(link.poker());
+                current.set(Some(&link));
                 let end = delivery.connection(&link);
-                *current.lock() = None;
+                current.set(None);
                 // Only a receiver that takes something is one that is there.
                 let progress = delivery.plan.progress();
                 if progress > reached {
                     (reached, lost_at, pause) = (progress, None, BACK_OFF.0);
                 }
-                if matches!(end, End::Delivered(..) | End::Stopped) {
+                if !matches!(end, End::Lost(_) | End::Denied) {
                     link.close();
                 }
                 end
@@ -165,6 +160,7 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
             End::Bye(reason) => return Err(incomplete(format!("the receiver ended: {}", escape(reason.as_bytes())))),
             End::Stopped => return Err(incomplete("sending was stopped".into())),
             End::Protocol(what) => return Err(Failure::Protocol(what)),
+            End::Failed(what) => return Err(Failure::Other(std::io::Error::other(what))),
             End::Lost(cause) => {
                 let since = *lost_at.get_or_insert_with(|| {
                     outages += 1;
@@ -190,14 +186,6 @@ fn first(to: &str, token: &Token, silence: Duration, stop: &Stop) -> Result<Link
         ConnectError::Handshake { cause: Closed::Denied, .. } => Failure::Denied(to.into()),
         e => Failure::Connect(e),
     })
-}
-
-fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(())
 }
 
 struct Delivery {
@@ -236,14 +224,14 @@ impl Delivery {
     /// Hears what has come, then sends one frame.
     fn turn(&mut self, link: &Link) -> Result<Option<End>, Closed> {
         if self.stop.is_stopped() {
-            self.say_bye(link, Some("it was stopped".into()))?;
+            self.say_bye(link, Some("it was stopped".into()));
             return Ok(Some(End::Stopped));
         }
         let mut news = false;
         while let Ok(piece) = self.pieces.try_recv() {
             if let Some(failed) = piece.failed {
-                self.say_bye(link, Some(failed.clone()))?;
-                return Ok(Some(End::Protocol(failed)));
+                self.say_bye(link, Some(failed.clone()));
+                return Ok(Some(End::Failed(failed)));
             }
             self.plan.announce(piece);
             news = true;
@@ -267,23 +255,21 @@ impl Delivery {
         if !can_send {
             return Ok(None);
         }
-        match self.plan.next() {
-            Next::Batch(batch) => {
-                self.flight.sent(batch.len() as u64, Instant::now());
-                let frame = self.shrink.frame(batch, link);
-                self.limit.take(frame.len(), Instant::now());
-                // Where it is closed, what the receiver said before counts, and is heard first.
-                let _ = link.send_now(frame);
-            }
-            Next::Nothing => {}
+        if let Some(batch) = self.plan.next() {
+            self.flight.sent(batch.len() as u64, Instant::now());
+            let frame = self.shrink.frame(batch, link);
+            self.limit.take(frame.len(), Instant::now());
+            // Where it is closed, what the receiver said before counts, and is heard first.
+            let _ = link.send_now(frame);
         }
         Ok(None)
     }
 
-    fn say_bye(&self, link: &Link, reason: Option<String>) -> Result<(), Closed> {
+    fn say_bye(&self, link: &Link, reason: Option<String>) {
         let mut batch = Batch::default();
         batch.push(&FromSender::Bye { reason });
-        link.send_now(batch.finish())
+        // It is told where it can be: that the connection is closed already changes nothing of what is told.
+        let _ = link.send_now(batch.finish());
     }
 
     fn hear(&mut self, link: &Link, mut body: &[u8]) -> Result<Option<End>, Closed> {
@@ -296,10 +282,10 @@ impl Delivery {
                 FromReceiver::Commit { totals, refused } => {
                     if !self.plan.is_confirmed(&totals) {
                         let what = "it confirms something else than was sent".to_owned();
-                        self.say_bye(link, Some(what.clone()))?;
+                        self.say_bye(link, Some(what.clone()));
                         return Ok(Some(End::Protocol(what)));
                     }
-                    self.say_bye(link, None)?;
+                    self.say_bye(link, None);
                     return Ok(Some(End::Delivered(totals, refused)));
                 }
                 FromReceiver::Bye { reason } => return Ok(Some(End::Bye(reason))),
@@ -317,7 +303,7 @@ impl Delivery {
                         self.monitor.paused_for_sender(None);
                     }
                     if let Err(what) = self.plan.hear(message) {
-                        self.say_bye(link, Some(what.into()))?;
+                        self.say_bye(link, Some(what.into()));
                         return Ok(Some(End::Protocol(what.into())));
                     }
                 }

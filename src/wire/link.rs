@@ -231,10 +231,23 @@ impl Poker {
     pub fn send_now(&self, frame: Vec<u8>) -> Result<(), Closed> {
         self.0.put(&mut self.0.state.lock(), frame)
     }
+}
 
-    /// Closes the connection at once.
-    pub fn hang_up(&self) {
-        self.0.close(Closed::Here);
+/// The connection that is open now, if one is, for whoever has something for the one that waits for it.
+#[derive(Clone, Default)]
+pub struct Current(Arc<Mutex<Option<Poker>>>);
+
+impl Current {
+    /// It is this one now, or none.
+    pub fn set(&self, link: Option<&Link>) {
+        *self.0.lock() = link.map(Link::poker);
+    }
+
+    /// As [`Poker::poke`].
+    pub fn poke(&self) {
+        if let Some(poker) = &*self.0.lock() {
+            poker.poke();
+        }
     }
 }
 

@@ -38,12 +38,7 @@ pub enum TokenError {
 impl Token {
     /// A new one, from the kernel's random numbers.
     pub fn generate() -> std::io::Result<Self> {
-        let mut secret = [0; SECRET];
-        let mut filled = 0;
-        while filled < SECRET {
-            filled += rustix::rand::getrandom(&mut secret[filled..], rustix::rand::GetRandomFlags::empty())?;
-        }
-        Ok(Token(secret))
+        super::random().map(Token)
     }
 
     /// Reads one as it was printed. Space around it does not count.
