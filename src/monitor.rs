@@ -270,6 +270,11 @@ impl Monitor {
         }
     }
 
+    /// Bytes that came from the source, and its length, where that is known.
+    pub fn source_bytes(&self) -> (u64, Option<u64>) {
+        (self.source_bytes.load(Ordering::Relaxed), self.state.lock().source_size)
+    }
+
     /// The file whose contents are arriving, or none. Called whenever something new can be seen in the tree.
     pub fn receiving(&self, file: Option<Receiving>) {
         self.update(|s| s.receiving = file);

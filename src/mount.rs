@@ -15,6 +15,7 @@ use std::thread::JoinHandle;
 use std::time::SystemTime;
 
 use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::entry::{Timestamp, escape_path};
@@ -72,6 +73,8 @@ pub struct Options {
     pub keep_spool: bool,
     /// Whether others than the owner may look in; the kernel then checks permissions.
     pub allow_other: bool,
+    /// Whether the kernel may read complete large files by itself, where it can.
+    pub passthrough: bool,
     /// The most memory that the index may take, in bytes; a quarter of the machine's where it is not said.
     pub max_index: Option<u64>,
     /// How the archive is to be read.
@@ -192,8 +195,17 @@ fn check_spool(directory: &Path, mountpoint: &Path) -> Result<(), Error> {
 impl Running {
     /// Mounts, and begins to receive.
     pub fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, Error> {
-        let Options { feed, mountpoint, spool_directory, spool_limit, keep_spool, allow_other, max_index, tar } =
-            options;
+        let Options {
+            feed,
+            mountpoint,
+            spool_directory,
+            spool_limit,
+            keep_spool,
+            allow_other,
+            passthrough,
+            max_index,
+            tar,
+        } = options;
         let mountpoint = check_mountpoint(&mountpoint)?;
         raise_open_files();
         let name = feed.name();
@@ -224,7 +236,8 @@ impl Running {
         let filesystem = Filesystem::new(store.clone())?;
         let stop = Stop::new()?;
         let closer = filesystem.closer();
-        let session = fuse::mount(filesystem, &mountpoint, &name, allow_other).map_err(|cause| Error::Mount {
+        let options = fuse::Options { allow_other, passthrough };
+        let session = fuse::mount(filesystem, &mountpoint, &name, options).map_err(|cause| Error::Mount {
             hint: hint(&cause),
             path: mountpoint.clone(),
             cause,
@@ -249,7 +262,11 @@ impl Running {
                 Box::new(move || receive::run(job))
             }
         };
-        let begun = std::thread::Builder::new().name("ingest".into()).spawn(job);
+        let read_ahead = session.read_ahead();
+        let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || {
+            job();
+            read_ahead.widen();
+        });
         match begun {
             Ok(ingest) => Ok(Running { session, ingest, handle }),
             Err(e) => {
@@ -342,6 +359,16 @@ impl Handle {
         self.store.spool().map_or(0, Spool::position)
     }
 
+    /// Bytes that are in the spool.
+    pub fn spooled(&self) -> u64 {
+        self.store.spool().map_or(0, Spool::bytes)
+    }
+
+    /// Whether a name has come more than once.
+    pub fn has_replaced(&self) -> bool {
+        self.store.index.read().has_replaced()
+    }
+
     /// Somebody waits for a path below the root: where it can come sooner, it does.
     pub fn want(&self, path: &[u8]) {
         let ino = self.store.index.read().resolve(path);
@@ -359,9 +386,18 @@ impl Handle {
     }
 }
 
-/// Detaches a mount, as root or through fusermount3.
+/// Detaches a mount, as root or through fusermount3. What is open can be read on.
 pub fn detach(mountpoint: &Path) -> io::Result<()> {
-    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::DETACH) {
+    unmount(mountpoint, UnmountFlags::DETACH)
+}
+
+/// The same for a mount whose daemon does not answer. As root, it also ends whatever waits for that.
+pub fn abandon(mountpoint: &Path) -> io::Result<()> {
+    unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::FORCE)
+}
+
+fn unmount(mountpoint: &Path, flags: UnmountFlags) -> io::Result<()> {
+    match rustix::mount::unmount(mountpoint, flags) {
         Ok(()) => Ok(()),
         Err(Errno::PERM) => {
             let output = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).output()?;

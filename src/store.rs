@@ -3,12 +3,14 @@
 //! Bytes are written before the index says that they are there, so whoever reads by what the index says reads
 //! archived bytes. Whoever waits for more is told after the index has changed.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use rustix::process::{Resource, getrlimit};
 
 use crate::index::{Arrival, Index, Ino, Place};
@@ -23,11 +25,10 @@ pub struct Store {
     pub index: RwLock<Index>,
     spool: OnceLock<Spool>,
     archive: OnceLock<Archive>,
-    /// Cloned by every handle that holds a blob open: counts them.
-    held: Arc<()>,
+    held: Mutex<Held>,
     listener: OnceLock<Listener>,
     wanted: OnceLock<Listener>,
-    over: std::sync::atomic::AtomicBool,
+    over: AtomicBool,
 }
 
 /// An archive whose contents are read in place, as it was when it was mounted.
@@ -44,17 +45,18 @@ impl Archive {
     }
 }
 
-/// Where to read a file from, taken once at open.
-#[derive(Debug)]
-pub struct Contents {
-    blob: Option<(File, Arc<()>)>,
+/// The blobs of files that readers hold, open from the first read on.
+#[derive(Default)]
+struct Held {
+    blobs: HashMap<Ino, Option<Arc<File>>>,
+    open: u64,
 }
 
 /// What a read came to.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Read {
-    /// These bytes: all that was asked for, up to the end of the file.
-    Bytes(Vec<u8>),
+    /// So many bytes: all that was asked for, up to the end of the file.
+    Bytes(usize),
     /// Not all of it is there; more is coming. Of the file, this much from its beginning is.
     NotYet {
         /// Bytes from the beginning of the file.
@@ -71,10 +73,10 @@ impl Store {
             index: RwLock::new(index),
             spool: OnceLock::new(),
             archive: OnceLock::new(),
-            held: Arc::default(),
+            held: Mutex::default(),
             listener: OnceLock::new(),
             wanted: OnceLock::new(),
-            over: std::sync::atomic::AtomicBool::new(false),
+            over: AtomicBool::new(false),
         }
     }
 
@@ -132,26 +134,65 @@ impl Store {
 
     /// The stream is over; nothing changes any more.
     pub fn set_over(&self) {
-        self.over.store(true, std::sync::atomic::Ordering::Release);
+        self.over.store(true, Ordering::Release);
+    }
+
+    /// The stream is over, and what has not arrived is cut: whoever waits for it is told.
+    pub fn cut(&self) {
+        let cut = self.index.write().cut_all();
+        self.set_over();
+        for ino in cut {
+            self.notify(ino);
+        }
     }
 
     /// Whether the stream is over.
     pub fn is_over(&self) -> bool {
-        self.over.load(std::sync::atomic::Ordering::Acquire)
+        self.over.load(Ordering::Acquire)
     }
 
-    /// What a handle keeps: the blob, where the file has one by now. When many are held, it is opened for each read:
-    /// readers must not take the descriptors that receiving needs.
-    pub fn open(&self, ino: Ino) -> io::Result<Contents> {
-        let place = self.index.read().place(ino);
+    /// A reader holds this file from now on.
+    pub fn hold(&self, ino: Ino) {
+        self.held.lock().blobs.entry(ino).or_default();
+    }
+
+    /// Nobody holds it any more.
+    pub fn let_go(&self, ino: Ino) {
+        let mut held = self.held.lock();
+        let blob = held.blobs.remove(&ino).flatten();
+        held.open -= u64::from(blob.is_some());
+    }
+
+    /// A blob, for reading.
+    pub fn open_blob(&self, number: u64) -> io::Result<File> {
+        self.spool_or_fail()?.open_blob(number)
+    }
+
+    /// The blob of a file that is read. Stays open while a reader holds the file; but when many are open, it is
+    /// opened for each read: readers must not take the descriptors that receiving needs.
+    fn blob(&self, ino: Ino, number: u64) -> io::Result<Arc<File>> {
+        if let Some(Some(open)) = self.held.lock().blobs.get(&ino) {
+            return Ok(open.clone());
+        }
+        let file = Arc::new(self.open_blob(number)?);
         let most = getrlimit(Resource::Nofile).current.map_or(u64::MAX, |limit| limit / 2);
-        let blob = match place {
-            Some(Place::Blob(number)) if (Arc::strong_count(&self.held) as u64) < most => {
-                Some((self.spool_or_fail()?.open_blob(number)?, self.held.clone()))
-            }
-            _ => None,
-        };
-        Ok(Contents { blob })
+        let mut held = self.held.lock();
+        let room = held.open < most;
+        if let Some(blob @ None) = held.blobs.get_mut(&ino)
+            && room
+        {
+            *blob = Some(file.clone());
+            held.open += 1;
+        }
+        Ok(file)
+    }
+
+    /// Whether a file is, or may come to be, in a blob.
+    pub fn may_have_blobs(&self) -> bool {
+        match self.spool.get() {
+            Some(spool) => !self.is_over() || spool.has_blobs(),
+            None => false,
+        }
     }
 
     /// The size of a file, how much of it is known from its beginning, and whether more will come.
@@ -159,8 +200,9 @@ impl Store {
         known(&self.index.read(), ino)
     }
 
-    /// Reads `len` bytes at `offset`, fewer only at the end of the file.
-    pub fn read(&self, contents: &Contents, ino: Ino, offset: u64, len: usize) -> io::Result<Read> {
+    /// Reads `len` bytes at `offset`, fewer only at the end of the file, to the beginning of `buf`, which grows as
+    /// needed.
+    pub fn read(&self, ino: Ino, offset: u64, len: usize, buf: &mut Vec<u8>) -> io::Result<Read> {
         let (place, sparse, size, known, coming) = {
             let index = self.index.read();
             let missing = || io::Error::from_raw_os_error(libc::ESTALE);
@@ -172,26 +214,25 @@ impl Store {
             return Ok(if coming { Read::NotYet { known } } else { Read::Lost });
         }
         let len = end.saturating_sub(offset) as usize;
-        let mut buf = vec![0; len];
-        if len == 0 {
-            return Ok(Read::Bytes(buf));
+        if buf.len() < len {
+            buf.resize(len, 0);
         }
+        let buf = &mut buf[..len];
         match (&place, &sparse) {
-            (Place::Empty, _) => {}
+            _ if len == 0 => {}
+            (Place::Empty, _) => buf.fill(0),
             // Blobs hold the bytes at their places in the file, holes and all.
-            (Place::Blob(number), _) => match &contents.blob {
-                Some((file, _)) => file.read_exact_at(&mut buf, offset)?,
-                None => self.spool_or_fail()?.open_blob(*number)?.read_exact_at(&mut buf, offset)?,
-            },
-            (place, None) => self.read_stored(place, &mut buf, offset)?,
+            (Place::Blob(number), _) => self.blob(ino, *number)?.read_exact_at(buf, offset)?,
+            (place, None) => self.read_stored(place, buf, offset)?,
             (place, Some(map)) => {
+                buf.fill(0);
                 for (segment, stored) in map.within(offset, len as u64) {
                     let at = (segment.offset - offset) as usize;
                     self.read_stored(place, &mut buf[at..at + segment.len as usize], stored)?;
                 }
             }
         }
-        Ok(Read::Bytes(buf))
+        Ok(Read::Bytes(len))
     }
 
     fn read_stored(&self, place: &Place, buf: &mut [u8], at: u64) -> io::Result<()> {

@@ -47,7 +47,7 @@ pub(super) fn run(options: Options, verbose: bool, restore: Option<PathBuf>) -> 
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let exit = match restoring {
         None => Exit::Complete,
-        Some(Ok(thread)) => thread.join().unwrap_or(Exit::Failed),
+        Some(Ok(restoring)) => restoring.join(),
         Some(Err(e)) => fail(format_args!("cannot start a thread: {e}")),
     };
     exit.worse(Exit::of(&monitor.status()))

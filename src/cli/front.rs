@@ -40,7 +40,7 @@ pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, Pa
                 tell(show::summary(&status));
                 let exit = match restoring {
                     None => Exit::Complete,
-                    Some(Ok(thread)) => thread.join().unwrap_or(Exit::Failed),
+                    Some(Ok(restoring)) => restoring.join(),
                     Some(Err(e)) => fail(format_args!("cannot start a thread: {e}")),
                 };
                 let exit = exit.worse(Exit::of(&status));

@@ -5,6 +5,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,12 +13,12 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::progress::Progress;
+use super::progress::{Estimate, Progress};
 use super::status::{ask, end, find, unexpected};
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
-use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Summary};
+use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
 use crate::mount::{path_below, raise_open_files};
 use crate::tarball;
 
@@ -43,10 +44,10 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         return fail(format_args!("cannot wait for signals: {e}"));
     }
     let begun = Instant::now();
-    let (exit, summary) = work(&mounted, &options, true);
+    let (exit, summary) = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
     let exit = if exit == Exit::Failed { exit } else { exit.worse(stream(&mounted, args.how.no_wait)) };
     if !args.how.dry_run {
-        tell_summary(&summary, begun);
+        tell_summary(&summary, exit, begun);
     }
     if args.how.json {
         let mut object = serde_json::json!(summary);
@@ -57,25 +58,42 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
     exit
 }
 
-/// Restores a whole mount while it receives, in a thread of its own: for `mount --materialize`.
-pub(super) fn beside(mountpoint: PathBuf, dest: PathBuf) -> io::Result<JoinHandle<Exit>> {
-    std::thread::Builder::new().name("materialize".into()).spawn(move || {
+/// Restoring beside something else, in a thread of its own.
+pub(super) struct Beside {
+    thread: JoinHandle<Exit>,
+    shown: Arc<AtomicBool>,
+}
+
+impl Beside {
+    /// Waits for it, and shows how far it is.
+    pub(super) fn join(self) -> Exit {
+        self.shown.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap_or(Exit::Failed)
+    }
+}
+
+/// Restores a whole mount while it receives: for `mount --materialize`.
+pub(super) fn beside(mountpoint: PathBuf, dest: PathBuf) -> io::Result<Beside> {
+    let shown = Arc::new(AtomicBool::new(false));
+    let show = shown.clone();
+    let thread = std::thread::Builder::new().name("materialize".into()).spawn(move || {
         let begun = Instant::now();
         let mounted = match find(&mountpoint) {
             Ok(mounted) => mounted,
             Err(message) => return fail(message),
         };
         let (exit, summary) = match options(&RestoreArgs::default(), &[], &dest) {
-            Ok(options) => work(&mounted, &options, false),
+            Ok(options) => work(&mounted, &options, &show),
             Err(message) => return fail(message),
         };
-        tell_summary(&summary, begun);
+        tell_summary(&summary, exit, begun);
         exit
-    })
+    })?;
+    Ok(Beside { thread, shown })
 }
 
-/// Restores. The exit code is that of restoring alone, not that of the stream.
-fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Summary) {
+/// Restores. The exit code is that of restoring alone, not that of the stream. Progress is shown as soon as `shown` says so.
+fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summary) {
     let origin = match origin(mounted) {
         Ok(origin) => origin,
         Err(e) => return (fail(e), Summary::default()),
@@ -83,25 +101,32 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
     raise_open_files();
     // What is made has the mode that it is made with.
     rustix::process::umask(rustix::fs::Mode::empty());
+    let archive = match &origin.contents {
+        Contents::Archive(file) => file.metadata().ok().map(|m| m.len()),
+        Contents::Spool { .. } => None,
+    };
     let report = Arc::new(Report::default());
-    let begun = Instant::now();
     let (send, ends) = channel();
     let ended = std::thread::scope(|scope| {
         let report = &report;
         scope.spawn(move || send.send(materialize::run(options, origin, report)));
-        let mut progress = show_progress.then(Progress::new);
-        loop {
-            match (ends.recv_timeout(TICK), &mut progress) {
-                (Err(RecvTimeoutError::Timeout), Some(progress)) => progress.show(|| line(report, begun)),
-                (Err(RecvTimeoutError::Timeout), None) => {}
-                (ended, progress) => {
-                    if let Some(progress) = progress {
-                        progress.clear();
-                    }
-                    break ended;
+        let mut progress = None;
+        let mut estimate = Estimate::new();
+        let begun = Instant::now();
+        let ended = loop {
+            match ends.recv_timeout(TICK) {
+                Err(RecvTimeoutError::Timeout) if shown.load(Ordering::Relaxed) => {
+                    let part = || part(mounted, archive, report);
+                    progress.get_or_insert_with(Progress::new).show(|| line(report, part(), &mut estimate, begun));
                 }
+                Err(RecvTimeoutError::Timeout) => {}
+                ended => break ended,
             }
+        };
+        if let Some(progress) = progress {
+            progress.clear();
         }
+        ended
     });
     let summary = report.summary();
     let exit = match ended {
@@ -111,6 +136,21 @@ fn work(mounted: &Mounted, options: &Options, show_progress: bool) -> (Exit, Sum
         Err(_) => fail("restoring ended with a panic"),
     };
     (exit, summary)
+}
+
+/// Which part of all that is to come has been restored, where it is known how much that is.
+fn part(mounted: &Mounted, archive: Option<u64>, report: &Report) -> Option<f64> {
+    if let Some(size) = archive {
+        return Some(report.part(size));
+    }
+    let progress = Connection::open(mounted).and_then(|c| c.ask(&Request::More { known: None }));
+    let Ok(Response::Progress { spooled, over, source: (came, size), .. }) = progress else { return None };
+    let arrived = match size {
+        _ if over => 1.0,
+        Some(size) if size > 0 => came.min(size) as f64 / size as f64,
+        _ => return None,
+    };
+    Some(arrived * report.part(spooled))
 }
 
 /// The code of the stream itself.
@@ -183,7 +223,7 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
     };
     let mounted = mounted.clone();
     let more = move |known| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known })) {
-        Ok(Response::Progress { journal, over }) => Ok(materialize::Progress { journal, over }),
+        Ok(Response::Progress { journal, over, replaced, .. }) => Ok(materialize::Progress { journal, over, replaced }),
         Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
         Err(e) => Err(io::Error::other(e)),
     };
@@ -202,19 +242,29 @@ fn stop_on_signals() -> io::Result<()> {
     Ok(())
 }
 
-fn line(report: &Report, begun: Instant) -> String {
+fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Instant) -> String {
     let summary = report.counts();
     let rate = summary.bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
+    let (part, doing) = match report.stage() {
+        Stage::Making => {
+            (part.map_or(String::new(), |part| estimate.tell(part, Instant::now())), report.current_path())
+        }
+        Stage::Syncing => (String::new(), "waiting for the disk (--no-sync leaves that out)".into()),
+        Stage::Verifying => (String::new(), "reading it back".into()),
+    };
     format!(
-        "{} entries  {}  {}/s  {}",
+        "{part}{} entries  {}  {}/s  {doing}",
         HumanCount(summary.entries + summary.unchanged + summary.kept),
         HumanBytes(summary.bytes),
         HumanBytes(rate as u64),
-        report.current_path()
     )
 }
 
-fn tell_summary(summary: &Summary, begun: Instant) {
+fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
+    // Where nothing was begun, the error has said it all.
+    if exit == Exit::Failed && *summary == Summary::default() {
+        return;
+    }
     for problem in summary.problems.iter().take(PRINTED) {
         tell(format_args!("'{}': {}", problem.path, problem.reason));
     }

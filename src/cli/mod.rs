@@ -109,6 +109,9 @@ struct MountArgs {
     /// Let other users look in, as far as the permissions of the entries allow
     #[arg(long)]
     allow_other: bool,
+    /// Serve every read ourselves: do not let the kernel read large files in the spool directly (it can for root, from Linux 6.9 on)
+    #[arg(long)]
+    no_passthrough: bool,
     /// Let names and attributes take at most so much memory [default: a quarter of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     max_index: Option<u64>,

@@ -168,6 +168,7 @@ fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, 
         spool_limit: args.spool_limit,
         keep_spool: args.keep_spool,
         allow_other: args.allow_other,
+        passthrough: !args.no_passthrough,
         max_index: args.max_index,
         tar: tarball::Options {
             concatenated: args.concatenated,

@@ -14,7 +14,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use super::{Mounted, Request, Response, Trace, directories, handover, is_private, lock};
 use crate::entry::escape_path;
-use crate::mount::detach;
+use crate::mount::abandon;
 
 /// A daemon that runs answers at once; only one that is stopped, or whose disk hangs, takes longer.
 const ANSWERS: Duration = Duration::from_secs(5);
@@ -242,7 +242,7 @@ pub fn take_away(mounted: &Mounted) -> io::Result<()> {
     // As long as they are locked, a new mount that is given the device number makes no socket that would be taken for
     // the old one.
     let locked: Vec<_> = directories.filter_map(|directory| Some((lock(&directory).ok()?, directory))).collect();
-    detach(&mounted.mountpoint)?;
+    abandon(&mounted.mountpoint)?;
     for (_, directory) in &locked {
         for kind in ["sock", "json"] {
             let _ = std::fs::remove_file(directory.join(format!("{}.{kind}", mounted.device)));

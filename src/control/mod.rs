@@ -84,6 +84,12 @@ pub enum Response {
         journal: u64,
         /// Whether it stays at that.
         over: bool,
+        /// Whether a name has come more than once.
+        replaced: bool,
+        /// Bytes that are in the spool.
+        spooled: u64,
+        /// Bytes that came from the source, and all that it has, where that is known.
+        source: (u64, Option<u64>),
     },
     /// It failed.
     Failed(String),

@@ -162,7 +162,9 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             let over = handle.monitor().verdict().is_some();
             let journal = handle.journal_length();
             if over || known.is_none_or(|known| journal > known) || !is_there(connection) {
-                break Response::Progress { journal, over };
+                let (replaced, spooled) = (handle.has_replaced(), handle.spooled());
+                let source = handle.monitor().source_bytes();
+                break Response::Progress { journal, over, replaced, spooled, source };
             }
             handle.monitor().wait_change(version, LOOK);
         },

@@ -79,6 +79,42 @@ impl EntryKind {
     }
 }
 
+/// Linux takes no longer target: PATH_MAX without the NUL.
+pub const MAX_TARGET: usize = 4095;
+
+/// Who owns what no number can name: `nobody`. (`chown` takes u32::MAX for "leave it".)
+pub const NOBODY: u32 = 65534;
+
+/// Bits that make a program run as somebody else.
+pub const SET_ID: u16 = 0o6000;
+
+/// Why bytes are no target of a symbolic link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TargetError {
+    /// There is nothing in it.
+    #[error("it is a symbolic link to nothing")]
+    Empty,
+    /// Over [`MAX_TARGET`].
+    #[error("its link target is over {MAX_TARGET} bytes long")]
+    TooLong,
+    /// It holds a NUL byte.
+    #[error("its link target has a NUL byte")]
+    Nul,
+}
+
+/// Whether a symbolic link can have this target. Wherever it leads: it is not followed.
+pub fn check_target(target: &[u8]) -> Result<(), TargetError> {
+    if target.is_empty() {
+        Err(TargetError::Empty)
+    } else if target.len() > MAX_TARGET {
+        Err(TargetError::TooLong)
+    } else if target.contains(&0) {
+        Err(TargetError::Nul)
+    } else {
+        Ok(())
+    }
+}
+
 /// A device number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Device {

@@ -3,23 +3,28 @@
 //! Nothing here knows FUSE. Reads are answered through a closure, at once or when the bytes have come; see
 //! `parking`.
 
+mod ahead;
+mod handles;
 mod killed;
 mod parking;
 
-use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use parking_lot::RwLock;
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use crate::index::{Arrival, Attributes, Index, Ino, Kind};
-use crate::store::{Contents, Store};
+use crate::index::{Arrival, Attributes, Index, Ino, Kind, Place};
+use crate::store::{Read, Store};
+use ahead::{Bringing, Step, Walks};
+use handles::Handles;
 use parking::{Parked, Parking};
+
+pub use ahead::Window;
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
 /// tools do not carry it along.
@@ -31,12 +36,23 @@ const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The answer to a read: bytes, fewer than asked for only at the end of the file.
 pub type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
 
-/// A mounted store.
-pub struct Filesystem {
+/// A mounted store. `B` stands for a blob that the kernel was given, to read it without us.
+pub struct Filesystem<B> {
     store: Arc<Store>,
     parking: Arc<Parking>,
-    handles: RwLock<HashMap<u64, (Ino, Arc<Contents>)>>,
-    next_handle: AtomicU64,
+    handles: Handles<B>,
+    walks: Mutex<Walks>,
+}
+
+/// What an open came to.
+#[derive(Debug)]
+pub enum Opened<B> {
+    /// It is read by its number, and need not be closed.
+    Free,
+    /// It is to be closed.
+    Kept,
+    /// The kernel reads this blob by itself. It is to be closed.
+    Given(Arc<B>),
 }
 
 /// What is in a directory, for one `readdir`.
@@ -58,7 +74,7 @@ pub enum Seek {
     Hole,
 }
 
-impl Filesystem {
+impl<B> Filesystem<B> {
     /// Serves `store`. From now on arrivals answer the reads that wait for them.
     pub fn new(store: Arc<Store>) -> io::Result<Self> {
         let parking = Parking::new(store.clone())?;
@@ -68,7 +84,7 @@ impl Filesystem {
                 lot.arrived(ino);
             }
         });
-        Ok(Filesystem { store, parking, handles: RwLock::default(), next_handle: AtomicU64::new(1) })
+        Ok(Filesystem { store, parking, handles: Handles::default(), walks: Mutex::default() })
     }
 
     /// What ends waiting: for whoever unmounts.
@@ -104,25 +120,86 @@ impl Filesystem {
         self.store.index.read().target(ino).map(<[u8]>::to_vec).ok_or(Errno::INVAL)
     }
 
-    /// Opens a file for reading.
-    pub fn open(&self, ino: Ino) -> Result<u64, Errno> {
-        let contents = self.store.open(ino).map_err(errno)?;
-        let handle = self.next_handle.fetch_add(1, Ordering::Relaxed);
-        self.handles.write().insert(handle, (ino, Arc::new(contents)));
-        Ok(handle)
+    /// Whether an open can matter: not when every file is read by its number.
+    pub fn is_open_needed(&self) -> bool {
+        self.store.may_have_blobs()
     }
 
-    /// Closes it.
-    pub fn release(&self, handle: u64) {
-        self.handles.write().remove(&handle);
+    /// Opens a file for reading. A complete blob is offered to `give`, which gives it to the kernel if that can
+    /// take it; not while handles are open of which we serve the reads.
+    pub fn open(&self, ino: Ino, give: impl FnOnce(&File) -> Option<B>) -> Result<Opened<B>, Errno> {
+        let (arrival, place) = {
+            let index = self.store.index.read();
+            index.arrival(ino).zip(index.place(ino)).ok_or(Errno::NOENT)?
+        };
+        let give = || match (arrival, &place) {
+            (Arrival::Complete, Place::Blob(number)) => {
+                let blob = self.store.open_blob(*number).map_err(errno).ok()?;
+                give(&blob)
+            }
+            _ => None,
+        };
+        match (arrival, &place) {
+            (Arrival::Complete, Place::Empty | Place::Archive(_) | Place::Journal(_) | Place::Memory(_)) => {
+                Ok(Opened::Free)
+            }
+            _ => Ok(self.handles.open(ino, give, || self.store.hold(ino))),
+        }
+    }
+
+    /// Closes what was [kept](Opened::Kept).
+    pub fn close(&self, ino: Ino) {
+        self.handles.close(ino, || self.store.let_go(ino));
     }
 
     /// Reads for the task `reader`, now or when the bytes have come.
-    pub fn read(&self, handle: u64, offset: u64, len: usize, reader: u32, reply: Reply) {
-        let Some((ino, contents)) = self.handles.read().get(&handle).cloned() else {
-            return reply(Err(Errno::BADF));
+    pub fn read(&self, ino: Ino, offset: u64, len: usize, reader: u32, reply: Reply) {
+        self.parking.read(Parked { ino, offset, len, reader, reply });
+    }
+
+    /// A file is read from its beginning. Which small ones behind it are worth bringing to the kernel before it asks;
+    /// none while entries arrive: then a page may be locked by a read that waits.
+    pub fn ahead(&self, ino: Ino, offset: u64) -> Option<Window> {
+        if offset > 0 || !self.is_over() || self.small(ino).flatten().is_none() {
+            return None;
+        }
+        self.walks.lock().read(ino)
+    }
+
+    /// Hands the contents of the files of a window to `bring`, until that says that it has enough.
+    pub fn bring(&self, window: Window, mut bring: impl FnMut(Ino, &[u8]) -> bool) {
+        let mut bringing = Bringing::new(window);
+        let mut buf = Vec::new();
+        loop {
+            let ino = bringing.next(self.walks.lock().position(&window));
+            match bringing.step(self.small(ino)) {
+                Step::LeaveOut => {}
+                Step::Done => break,
+                Step::Bring => match self.store.read(ino, 0, ahead::LARGEST as usize, &mut buf) {
+                    Ok(Read::Bytes(len)) if bring(ino, &buf[..len]) => {}
+                    // Whoever reads it is told what is wrong with it.
+                    _ => break,
+                },
+            }
+        }
+        let (mark, end) = bringing.result();
+        self.walks.lock().brought(&window, mark, end);
+    }
+
+    /// A window that is not brought.
+    pub fn forgo(&self, window: &Window) {
+        self.walks.lock().forgone(window);
+    }
+
+    /// The size of a small file that is complete and read by us; None behind the last inode.
+    fn small(&self, ino: Ino) -> Option<Option<u64>> {
+        let index = self.store.index.read();
+        let attributes = index.attributes(ino)?;
+        let small = attributes.kind == Kind::File && (1..=ahead::LARGEST).contains(&attributes.size);
+        let ours = || {
+            index.arrival(ino) == Some(Arrival::Complete) && !matches!(index.place(ino), None | Some(Place::Blob(_)))
         };
-        self.parking.read(Parked { ino, contents, offset, len, reader, reply });
+        Some((small && ours()).then_some(attributes.size))
     }
 
     /// Calls `add` for the entries of a directory behind `cookie`, `.` and `..` first, until it says that

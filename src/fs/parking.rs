@@ -11,6 +11,7 @@
 //! For a page that it asks for again the kernel waits in the request itself, and there no signal ends the reader.
 //! So reads whose reader is being killed are looked for, and failed; whoever else waits for the same page asks anew.
 
+use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
@@ -23,7 +24,7 @@ use rustix::io::Errno;
 use super::killed::is_being_killed;
 use super::{Reply, errno};
 use crate::index::Ino;
-use crate::store::{Contents, Read, Store};
+use crate::store::{Read, Store};
 
 /// The unit in which the kernel caches contents.
 const PAGE: u64 = 4096;
@@ -32,10 +33,15 @@ const PAGE: u64 = 4096;
 /// Ctrl-C, and hardly work.
 const LOOK: Duration = Duration::from_millis(100);
 
+thread_local! {
+    /// What is read on its way to the kernel. A reply of a megabyte would else be mapped, cleared and unmapped each
+    /// time, which takes longer than to read it.
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
 /// A read, and where its answer goes.
 pub(super) struct Parked {
     pub(super) ino: Ino,
-    pub(super) contents: Arc<Contents>,
     pub(super) offset: u64,
     pub(super) len: usize,
     /// The task that reads; 0 when it is not known.
@@ -92,13 +98,17 @@ impl Parking {
 
     /// Answers now, or when the bytes have come.
     pub(super) fn read(&self, read: Parked) {
+        BUFFER.with_borrow_mut(|buf| self.read_into(read, buf));
+    }
+
+    fn read_into(&self, read: Parked, buf: &mut Vec<u8>) {
         loop {
-            match self.store.read(&read.contents, read.ino, read.offset, read.len) {
-                Ok(Read::Bytes(bytes)) => {
+            match self.store.read(read.ino, read.offset, read.len, buf) {
+                Ok(Read::Bytes(len)) => {
                     if read.len as u64 <= PAGE && !self.store.is_over() {
                         self.lot.lock().less_came(read.ino, read.offset);
                     }
-                    return (read.reply)(Ok(&bytes));
+                    return (read.reply)(Ok(&buf[..len]));
                 }
                 Ok(Read::Lost) => return (read.reply)(Err(Errno::IO)),
                 Err(e) => return (read.reply)(Err(errno(e))),

@@ -1,17 +1,21 @@
 //! Requests in fuser's types to calls of [`Filesystem`], and back.
 
 use std::ffi::OsStr;
+use std::fs::File;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::SyncSender;
 use std::time::{Duration, SystemTime};
 
 use fuser::{
-    Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig, LockOwner,
-    OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyXattr, Request,
+    BackingId, Errno, FileAttr, FileHandle, FileType, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, ReplyAttr, ReplyData, ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek,
+    ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
 use crate::entry::{Device, Timestamp};
-use crate::fs::{Filesystem, Seek};
+use crate::fs::{Filesystem, Opened, Seek, Window};
 use crate::index::{Attributes, Ino, Kind};
 
 /// The kernel's unit of `st_blocks`, whatever the block size.
@@ -20,15 +24,57 @@ const BLOCK: u64 = 512;
 /// What is told as the preferred size of reads, and the unit of `statfs`.
 const PAGE: u32 = 4096;
 
+/// The preferred size of reads of a directory: the C library makes its buffer as large, and the kernel asks for as
+/// much at once. Large enough for a thousand names with their attributes.
+const DIRECTORY: u32 = 256 << 10;
+
+/// No handle: the number of the inode is enough.
+const FREE: FileHandle = FileHandle(0);
+
+/// A handle that is to be closed.
+const KEPT: FileHandle = FileHandle(1);
+
 pub(super) struct Adapter {
-    filesystem: Filesystem,
+    filesystem: Arc<Filesystem<BackingId>>,
+    /// Where what will be read soon is told.
+    ahead: SyncSender<Window>,
     /// Whether the kernel checks permissions, for everybody: then it does ACLs too.
     checked: bool,
+    /// Whether the kernel may read blobs by itself.
+    passthrough: AtomicBool,
+    /// Whether the kernel leaves opens away when the first was answered with ENOSYS; of directories too.
+    no_open: bool,
+    no_opendir: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(filesystem: Filesystem, checked: bool) -> Self {
-        Adapter { filesystem, checked }
+    pub(super) fn new(
+        filesystem: Arc<Filesystem<BackingId>>,
+        ahead: SyncSender<Window>,
+        checked: bool,
+        passthrough: bool,
+    ) -> Self {
+        let passthrough = AtomicBool::new(passthrough);
+        Adapter { filesystem, ahead, checked, passthrough, no_open: false, no_opendir: false }
+    }
+
+    /// Gives a blob to the kernel, where that takes it.
+    fn give(&self, reply: &ReplyOpen, blob: &File) -> Option<BackingId> {
+        if !self.passthrough.load(Ordering::Relaxed) {
+            return None;
+        }
+        let given = reply.open_backing(blob);
+        match given {
+            Ok(id) => Some(id),
+            Err(e) => {
+                // It is root's alone, and not for every filesystem: that will not change.
+                if !matches!(e.raw_os_error(), Some(libc::ENOMEM | libc::ENFILE)) {
+                    log::info!("the kernel does not read the spool by itself: {e}");
+                    self.passthrough.store(false, Ordering::Relaxed);
+                }
+                None
+            }
+        }
     }
 }
 
@@ -81,7 +127,7 @@ fn file_attr(a: &Attributes) -> FileAttr {
         uid: a.uid,
         gid: a.gid,
         rdev: a.device.map_or(0, encode_device),
-        blksize: PAGE,
+        blksize: if a.kind == Kind::Directory { DIRECTORY } else { PAGE },
         flags: 0,
     }
 }
@@ -93,14 +139,23 @@ impl fuser::Filesystem for Adapter {
     fn init(&mut self, _: &Request, config: &mut KernelConfig) -> io::Result<()> {
         let mut wanted = InitFlags::FUSE_ASYNC_READ
             | InitFlags::FUSE_DO_READDIRPLUS
-            | InitFlags::FUSE_READDIRPLUS_AUTO
             | InitFlags::FUSE_PARALLEL_DIROPS
             | InitFlags::FUSE_CACHE_SYMLINKS
             | InitFlags::FUSE_MAX_PAGES;
         if self.checked {
             wanted |= InitFlags::FUSE_POSIX_ACL;
         }
-        let _ = config.add_capabilities(wanted & config.capabilities());
+        let capabilities = config.capabilities();
+        let passthrough = self.passthrough.get_mut();
+        *passthrough &= self.filesystem.is_open_needed() && capabilities.contains(InitFlags::FUSE_PASSTHROUGH);
+        if *passthrough {
+            wanted |= InitFlags::FUSE_PASSTHROUGH;
+            // The spool must not be stacked itself; then this mount can still be the lower layer of an overlay.
+            let _ = config.set_max_stack_depth(1);
+        }
+        self.no_open = capabilities.contains(InitFlags::FUSE_NO_OPEN_SUPPORT);
+        self.no_opendir = capabilities.contains(InitFlags::FUSE_NO_OPENDIR_SUPPORT);
+        let _ = config.add_capabilities(wanted & capabilities);
         // The kernel lets so many asynchronous reads wait before it holds back all others.
         let _ = config.set_max_background(u16::MAX);
         let _ = config.set_congestion_threshold(u16::MAX);
@@ -130,11 +185,15 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        match self.filesystem.open(Ino(ino.0)) {
-            // Contents never change: what is in the page cache stays right.
-            Ok(handle) => {
-                reply.opened(FileHandle(handle), FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH);
-            }
+        if self.no_open && !self.filesystem.is_open_needed() {
+            return reply.error(Errno::ENOSYS);
+        }
+        // Contents never change: what is in the page cache stays right.
+        let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
+        match self.filesystem.open(Ino(ino.0), |blob| self.give(&reply, blob)) {
+            Ok(Opened::Free) => reply.opened(FREE, flags),
+            Ok(Opened::Kept) => reply.opened(KEPT, flags),
+            Ok(Opened::Given(blob)) => reply.opened_passthrough(KEPT, FopenFlags::FOPEN_NOFLUSH, &blob),
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -142,8 +201,8 @@ impl fuser::Filesystem for Adapter {
     fn read(
         &self,
         request: &Request,
-        _: INodeNo,
-        fh: FileHandle,
+        ino: INodeNo,
+        _: FileHandle,
         offset: u64,
         size: u32,
         _: OpenFlags,
@@ -154,34 +213,46 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),
         });
-        self.filesystem.read(fh.0, offset, size as usize, request.pid(), reply);
+        // Said first, so that nobody brings what is being read.
+        let window = self.filesystem.ahead(Ino(ino.0), offset);
+        self.filesystem.read(Ino(ino.0), offset, size as usize, request.pid(), reply);
+        if let Some(window) = window
+            && self.ahead.try_send(window).is_err()
+        {
+            self.filesystem.forgo(&window);
+        }
     }
 
     fn flush(&self, _: &Request, _: INodeNo, _: FileHandle, _: LockOwner, reply: ReplyEmpty) {
-        reply.ok();
+        // The kernel does not ask again.
+        reply.error(Errno::ENOSYS);
     }
 
     fn release(
         &self,
         _: &Request,
-        _: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         _: OpenFlags,
         _: Option<LockOwner>,
         _: bool,
         reply: ReplyEmpty,
     ) {
-        self.filesystem.release(fh.0);
+        if fh == KEPT {
+            self.filesystem.close(Ino(ino.0));
+        }
         reply.ok();
     }
 
     fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
-        let flags = if self.filesystem.is_over() {
-            FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE
+        if !self.filesystem.is_over() {
+            reply.opened(FREE, FopenFlags::empty());
+        } else if self.no_opendir {
+            // From now on the kernel opens directories without asking, with the flags below.
+            reply.error(Errno::ENOSYS);
         } else {
-            FopenFlags::empty()
-        };
-        reply.opened(FileHandle(0), flags);
+            reply.opened(FREE, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+        }
     }
 
     fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

@@ -5,28 +5,58 @@ mod adapter;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, sync_channel};
 
-use fuser::{BackgroundSession, Config, MountOption, SessionACL};
-use rustix::fs::{Mode, OFlags};
+use fuser::{BackgroundSession, BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fs::Filesystem;
+use crate::fs::{Filesystem, Window};
 use adapter::Adapter;
 
 /// So many threads take requests. Reads that wait hold none of them.
 const THREADS: usize = 4;
 
+/// So many windows of files to bring may wait.
+const WINDOWS: usize = 4;
+
+/// How far the kernel reads ahead in a file, once nothing arrives any more: as much as it asks for at once
+/// (`fs.fuse.max_pages_limit`). Its own 128 KiB make four times as many requests of us as are good for large files; but
+/// a read beyond what has arrived has to be asked for again page by page, so it is too much before.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// How to mount.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Whether others than the owner may look in; the kernel then checks permissions.
+    pub allow_other: bool,
+    /// Whether the kernel may read complete blobs by itself, where it can: with CAP_SYS_ADMIN, from Linux 6.9 on.
+    pub passthrough: bool,
+}
+
+/// A blob that the kernel was given.
+pub type Given = BackingId;
+
 /// A mounted filesystem.
 pub struct Session {
     session: BackgroundSession,
+    read_ahead: ReadAhead,
+}
+
+/// How far the kernel reads ahead in the files of a mount.
+#[derive(Clone, Debug)]
+pub struct ReadAhead {
+    setting: PathBuf,
 }
 
 /// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
 ///
 /// The kernel is asked first; where it takes mounts from root only, fusermount3 is.
-pub fn mount(filesystem: Filesystem, mountpoint: &Path, source: &str, allow_other: bool) -> io::Result<Session> {
+pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, options: Options) -> io::Result<Session> {
+    let Options { allow_other, passthrough } = options;
     let source = source_name(source);
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
@@ -34,7 +64,9 @@ pub fn mount(filesystem: Filesystem, mountpoint: &Path, source: &str, allow_othe
     if allow_other {
         config.acl = SessionACL::All;
     }
-    let adapter = Adapter::new(filesystem, allow_other);
+    let filesystem = Arc::new(filesystem);
+    let (ahead, windows) = sync_channel(WINDOWS);
+    let adapter = Adapter::new(filesystem.clone(), ahead, allow_other, passthrough);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
@@ -54,7 +86,32 @@ pub fn mount(filesystem: Filesystem, mountpoint: &Path, source: &str, allow_othe
         }
         Err(e) => return Err(e.into()),
     };
-    Ok(Session { session: session.spawn()? })
+    let notifier = session.notifier();
+    let begin = || {
+        let read_ahead = ReadAhead::of(mountpoint)?;
+        // It ends with the adapter, and holds the device no longer than that.
+        std::thread::Builder::new().name("ahead".into()).spawn(move || bring(&filesystem, &windows, &notifier))?;
+        Ok(Session { session: session.spawn()?, read_ahead })
+    };
+    begin().inspect_err(|_| {
+        let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+    })
+}
+
+/// Brings files to the kernel that it will be asked for. The kernel makes this wait for pages that are being read;
+/// therefore it is a thread of its own, which nobody waits for, which holds no lock meanwhile, and which keeps its
+/// distance from readers: were the daemon killed right then, the kernel would not see it end before somebody
+/// takes the mount away by force (umount(2), `MNT_FORCE`).
+fn bring(filesystem: &Filesystem<Given>, windows: &Receiver<Window>, notifier: &Notifier) {
+    for window in windows {
+        filesystem.bring(window, |ino, contents| match notifier.store(INodeNo(ino.0), 0, contents) {
+            Ok(()) => true,
+            Err(e) => {
+                log::debug!("the kernel does not take contents of {}: {e}", ino.0);
+                false
+            }
+        });
+    }
 }
 
 /// What fuser does as root too, but for the type: `fuse.restorefs` tells our mounts from others.
@@ -72,7 +129,28 @@ fn mount_directly(mountpoint: &Path, source: &str, allow_other: bool) -> Result<
     Ok(device)
 }
 
+impl ReadAhead {
+    /// Asks the kernel only: nobody answers requests yet.
+    fn of(mountpoint: &Path) -> Result<Self, Errno> {
+        let device = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+        let device = format!("{}:{}", device.stx_dev_major, device.stx_dev_minor);
+        Ok(ReadAhead { setting: Path::new("/sys/class/bdi").join(device).join("read_ahead_kb") })
+    }
+
+    /// Widens it for files that are opened from now on. It is for root to set; without, it stays as it is.
+    pub fn widen(&self) {
+        if let Err(e) = std::fs::write(&self.setting, READ_AHEAD_KIB.to_string()) {
+            log::info!("the kernel reads ahead as far as it does: cannot write '{}': {e}", self.setting.display());
+        }
+    }
+}
+
 impl Session {
+    /// How far the kernel reads ahead in it.
+    pub fn read_ahead(&self) -> ReadAhead {
+        self.read_ahead.clone()
+    }
+
     /// Waits until nothing holds the mount any more.
     pub fn join(self) -> io::Result<()> {
         self.session.join()

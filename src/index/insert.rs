@@ -295,6 +295,7 @@ impl Index {
             self.inodes[ino.row()].nlink += 1;
         }
         if let Some(d) = old {
+            self.replaced = true;
             let before = Ino(u64::from(std::mem::replace(&mut self.dentries[d as usize].ino, ino.0 as u32)));
             if self.inodes[before.row()].kind == Kind::Directory {
                 self.inodes[parent.row()].nlink -= 1;

@@ -181,6 +181,8 @@ pub struct Index {
     /// Where the entry before went; the next one mostly goes there too.
     last_parent: (Vec<u8>, Ino),
     owner: (u32, u32),
+    /// A name has been bound to something else than before.
+    replaced: bool,
     /// Memory of what has no row of fixed length.
     bytes: u64,
     contents: u64,
@@ -207,6 +209,7 @@ impl Index {
             waiting_links: 0,
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),
+            replaced: false,
             bytes: 0,
             contents: 0,
         };
@@ -232,6 +235,11 @@ impl Index {
     /// Hard links that wait for their target.
     pub fn waiting(&self) -> usize {
         self.waiting_links
+    }
+
+    /// Whether a name has come more than once, and means something else than before.
+    pub fn has_replaced(&self) -> bool {
+        self.replaced
     }
 
     /// Stored bytes of all files that ever had a name.

@@ -46,11 +46,7 @@ pub fn run(job: Job) {
     let (store, monitor) = (job.store.clone(), job.monitor.clone());
     // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
     if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
-        let cut = store.index.write().cut_all();
-        store.set_over();
-        for ino in cut {
-            store.notify(ino);
-        }
+        store.cut();
         monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
     }
 }

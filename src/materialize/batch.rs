@@ -1,15 +1,16 @@
 //! Entries that are made together: first everything that stands for itself, by several threads and in any order, then
 //! the hard links.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 
 use parking_lot::Mutex;
 
-use super::create::{Creator, Link, Task, is_fatal};
-use crate::entry::escape;
+use super::create::{Creator, Task, is_fatal};
+use super::links::Link;
+use crate::entry::{EntryPath, escape};
 use crate::index::Ino;
 
 /// So many entries are made together.
@@ -29,6 +30,8 @@ pub(super) struct Batch {
     pub(super) bytes: usize,
     /// What they hold open.
     pub(super) directories: HashSet<Ino>,
+    /// The names that second names are made from, the same for all of an inode: none waits for another of them.
+    pub(super) firsts: HashMap<Ino, EntryPath>,
 }
 
 impl Batch {
@@ -52,49 +55,75 @@ pub(super) fn explain(cause: &io::Error) -> String {
     }
 }
 
-/// Makes batches, one after the other.
+/// Makes batches, one after the other. Of each is told which second names could not be made, and need the contents.
 pub(super) fn execute(
     batches: &Receiver<Batch>,
-    done: &SyncSender<()>,
+    done: &SyncSender<Vec<Link>>,
     creator: &Creator,
     fatal: &Mutex<Option<(String, io::Error)>>,
 ) {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
     let stop = AtomicBool::new(false);
-    let judge = |path: &[u8], made: io::Result<()>| {
-        let Err(cause) = made else { return };
-        if is_fatal(&cause) {
+    let judge = |path: &[u8], made: io::Result<bool>| match made {
+        Ok(made) => made,
+        Err(cause) if is_fatal(&cause) => {
             stop.store(true, Ordering::Relaxed);
             fatal.lock().get_or_insert((escape(path), cause));
-        } else {
+            true
+        }
+        Err(cause) => {
             creator.report.problem(path, explain(&cause));
+            true
         }
     };
     for batch in batches {
-        let next = AtomicUsize::new(0);
-        let work = || {
+        share_out(threads, batch.tasks, &stop, |task| {
+            judge(task.item.entry.path.as_bytes(), creator.create(&task).map(|()| true));
+        });
+        let without = Mutex::new(Vec::new());
+        share_out(threads, batch.links, &stop, |link| {
+            if judge(link.path.as_bytes(), creator.link(&link)) {
+                creator.report.done(0);
+            } else {
+                without.lock().push(link);
+            }
+        });
+        let _ = done.send(without.into_inner());
+    }
+}
+
+/// Does the same with each of many things, by several threads. Each begins with a part of its own: neighbours are
+/// mostly in one directory, where the kernel lets in one at a time.
+fn share_out<T: Send>(threads: usize, things: Vec<T>, stop: &AtomicBool, each: impl Fn(T) + Sync) {
+    let part = things.len().div_ceil(threads).max(SHARE);
+    let mut things = things.into_iter();
+    let mut parts = Vec::new();
+    while things.len() > 0 {
+        parts.push(Mutex::new(things.by_ref().take(part).collect::<Vec<_>>().into_iter()));
+    }
+    let work = |own: usize| {
+        let mut share = Vec::with_capacity(SHARE);
+        for n in 0..parts.len() {
+            let part = &parts[(own + n) % parts.len()];
             loop {
-                let from = next.fetch_add(SHARE, Ordering::Relaxed);
-                let Some(share) = batch.tasks.get(from..).filter(|share| !share.is_empty()) else { return };
-                for task in share.iter().take(SHARE) {
+                share.extend(part.lock().by_ref().take(SHARE));
+                if share.is_empty() {
+                    break;
+                }
+                for thing in share.drain(..) {
                     if stop.load(Ordering::Relaxed) {
                         return;
                     }
-                    judge(task.item.entry.path.as_bytes(), creator.create(task));
+                    each(thing);
                 }
             }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..threads.min(batch.tasks.len().div_ceil(SHARE)) {
-                scope.spawn(work);
-            }
-            work();
-        });
-        for link in &batch.links {
-            if !stop.load(Ordering::Relaxed) {
-                judge(link.path.as_bytes(), creator.link(link));
-            }
         }
-        let _ = done.send(());
-    }
+    };
+    std::thread::scope(|scope| {
+        let work = &work;
+        for own in 1..parts.len() {
+            scope.spawn(move || work(own));
+        }
+        work(0);
+    });
 }

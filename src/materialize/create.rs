@@ -13,18 +13,18 @@ use std::sync::atomic::Ordering;
 
 use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, fstat, linkat, makedev, mknodat, openat, renameat,
-    renameat_with, statat, symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, makedev, mknodat, openat, renameat, renameat_with, statat,
+    symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::metadata::{Owners, apply, apply_at, drop_acl_at, drop_acls};
+use super::metadata::{Held, Owners, apply, drop_acls};
 use super::replay::Item;
 use super::report::Report;
 use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata, SparseMap};
-use crate::index::Place;
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
+use crate::index::{Kind, Place};
 
 /// What all workers need.
 pub(super) struct Creator {
@@ -48,15 +48,8 @@ pub(super) struct Task {
     pub(super) inherits: bool,
     /// What has the name now was made by us just before: it is replaced whatever was said of overwriting.
     pub(super) replaces_ours: bool,
-}
-
-/// A second name for what is there.
-pub(super) struct Link {
-    pub(super) from: (Arc<OwnedFd>, CString),
-    pub(super) dir: Arc<OwnedFd>,
-    pub(super) name: CString,
-    pub(super) path: EntryPath,
-    pub(super) replaces_ours: bool,
+    /// What has the name now may be an earlier version that looks the same.
+    pub(super) doubtful: bool,
 }
 
 /// What would be done with an entry.
@@ -88,15 +81,15 @@ impl Creator {
         let made = match self.first(dir, name, task) {
             Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
                 let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                let taken = if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, entry, &there)? };
-                match taken {
+                match if task.replaces_ours { Taken::Replace } else { self.taken(dir, name, task, &there)? } {
                     Taken::Right => {
-                        self.mend(dir, name, entry, &there)?;
                         self.report.unchanged.fetch_add(1, Ordering::Relaxed);
+                        self.report.done(entry.kind.stored_len());
                         return Ok(());
                     }
                     Taken::Keep => {
-                        self.keep(&task.item.entry.path);
+                        self.keep(&entry.path);
+                        self.report.done(entry.kind.stored_len());
                         return Ok(());
                     }
                     Taken::Replace => self.replace(dir, name, &there, |new| self.make(dir, new, task)),
@@ -104,6 +97,7 @@ impl Creator {
             }
             made => made,
         };
+        self.report.done(0);
         made?;
         self.report.entries.fetch_add(1, Ordering::Relaxed);
         Ok(())
@@ -130,37 +124,6 @@ impl Creator {
         Ok(moved?)
     }
 
-    /// Makes a second name.
-    pub(super) fn link(&self, link: &Link) -> io::Result<()> {
-        let (dir, name) = (link.dir.as_fd(), &*link.name);
-        let from = (link.from.0.as_fd(), &*link.from.1);
-        let make = |name: &CStr| linkat(from.0, from.1, dir, name, AtFlags::empty()).map_err(io::Error::from);
-        match make(name) {
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
-                let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
-                let wanted = statat(from.0, from.1, AtFlags::SYMLINK_NOFOLLOW)?;
-                if (there.st_dev, there.st_ino) == (wanted.st_dev, wanted.st_ino) {
-                    self.report.unchanged.fetch_add(1, Ordering::Relaxed);
-                    return Ok(());
-                }
-                let time = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
-                let keep = match self.overwrite {
-                    Overwrite::Never => true,
-                    Overwrite::IfNewer => time(&wanted) <= time(&there),
-                    Overwrite::IfChanged | Overwrite::Always => false,
-                };
-                if keep && !link.replaces_ours {
-                    self.keep(&link.path);
-                    return Ok(());
-                }
-                self.replace(dir, name, &there, make)?;
-            }
-            made => made?,
-        }
-        self.report.entries.fetch_add(1, Ordering::Relaxed);
-        Ok(())
-    }
-
     /// Stands for the place of a path in the target. None: it has none there.
     pub(super) fn key(&self, path: &EntryPath) -> Option<u64> {
         let mut hasher = DefaultHasher::new();
@@ -170,7 +133,7 @@ impl Creator {
         Some(hasher.finish())
     }
 
-    fn keep(&self, path: &EntryPath) {
+    pub(super) fn keep(&self, path: &EntryPath) {
         self.report.kept.fetch_add(1, Ordering::Relaxed);
         self.kept.lock().extend(self.key(path));
     }
@@ -185,11 +148,12 @@ impl Creator {
         let Task { item, inherits, .. } = task;
         let Entry { path, kind, metadata } = &*item.entry;
         let (owners, report) = (&self.owners, &*self.report);
-        let at = |symlink: bool| {
-            if *inherits && !symlink {
-                drop_acl_at(dir, name)?;
+        let at = |kind, device| {
+            let held = Held::made(dir, name, kind, device)?;
+            if *inherits && kind != FileType::Symlink {
+                held.drop_acl()?;
             }
-            apply_at(dir, name, metadata, symlink, owners, path.as_bytes(), report)
+            held.apply(metadata, owners, path.as_bytes(), report)
         };
         match kind {
             EntryKind::File { size, sparse } => {
@@ -207,20 +171,21 @@ impl Creator {
             }
             EntryKind::Symlink { target } => {
                 symlinkat(&**target, dir, name)?;
-                at(true)
+                at(FileType::Symlink, 0)
             }
             EntryKind::CharDevice { device } | EntryKind::BlockDevice { device } => {
                 let kind = match kind {
                     EntryKind::CharDevice { .. } => FileType::CharacterDevice,
                     _ => FileType::BlockDevice,
                 };
-                mknodat(dir, name, kind, first_mode(metadata), makedev(device.major, device.minor))?;
-                at(false)
+                let device = makedev(device.major, device.minor);
+                mknodat(dir, name, kind, first_mode(metadata), device)?;
+                at(kind, device)
             }
             EntryKind::Fifo | EntryKind::Socket => {
                 let kind = if *kind == EntryKind::Fifo { FileType::Fifo } else { FileType::Socket };
                 mknodat(dir, name, kind, first_mode(metadata), 0)?;
-                at(false)
+                at(kind, 0)
             }
             // Made elsewhere.
             EntryKind::Directory | EntryKind::HardLink { .. } => Ok(()),
@@ -228,7 +193,7 @@ impl Creator {
     }
 
     /// Beside what is there, then over it.
-    fn replace(
+    pub(super) fn replace(
         &self,
         dir: BorrowedFd<'_>,
         name: &CStr,
@@ -260,30 +225,47 @@ impl Creator {
         if entry.kind == EntryKind::Directory && FileType::from_raw_mode(there.st_mode) == FileType::Directory {
             return Ok(Action::Leave);
         }
-        Ok(match self.taken(dir, name, entry, &there)? {
+        Ok(match self.looks(dir, name, entry, &there)? {
             Taken::Right => Action::Leave,
             Taken::Keep => Action::Keep,
             Taken::Replace => Action::Replace,
         })
     }
 
-    /// What to do about `there`, which has the name of `entry`.
-    fn taken(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<Taken> {
+    /// What to do about `there`, which has the name of `entry`, as far as can be told by looking at it.
+    fn looks(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<Taken> {
         let mtime = entry.metadata.mtime;
-        let their_time = (there.st_mtime, i64::try_from(there.st_mtime_nsec).unwrap_or_default());
-        let our_time = (mtime.seconds(), i64::from(mtime.nanos()));
+        let (ours, theirs) = ((mtime.seconds(), i64::from(mtime.nanos())), time_of(there));
         Ok(match self.overwrite {
             Overwrite::Never => Taken::Keep,
             Overwrite::Always => Taken::Replace,
-            Overwrite::IfNewer if our_time <= their_time => Taken::Keep,
+            Overwrite::IfNewer if ours <= theirs => Taken::Keep,
             Overwrite::IfNewer => Taken::Replace,
             // The time is set last: what has it has everything else.
-            Overwrite::IfChanged if our_time == their_time && same(dir, name, entry, there)? => {
+            Overwrite::IfChanged if ours == theirs && same(dir, name, entry, there)? => {
                 // With more than one name it may be somebody else's too, and is not ours to change.
                 if there.st_nlink > 1 && self.differs(entry, there) { Taken::Replace } else { Taken::Right }
             }
             Overwrite::IfChanged => Taken::Replace,
         })
+    }
+
+    /// The same for what is to be made; what is otherwise right is mended.
+    fn taken(&self, dir: BorrowedFd<'_>, name: &CStr, task: &Task, there: &Stat) -> io::Result<Taken> {
+        let entry = &*task.item.entry;
+        Ok(match self.looks(dir, name, entry, there)? {
+            Taken::Right if task.doubtful && !self.holds(dir, name, &task.item)? => Taken::Replace,
+            Taken::Right if !self.mend(dir, name, entry, there)? => Taken::Replace,
+            taken => taken,
+        })
+    }
+
+    /// Whether the contents of a file are those that were packed.
+    fn holds(&self, dir: BorrowedFd<'_>, name: &CStr, item: &Item) -> io::Result<bool> {
+        let EntryKind::File { size, sparse } = &item.entry.kind else { return Ok(true) };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(dir, name, flags, Mode::empty())?);
+        self.contents.are_in(&file, &item.place, sparse.as_deref(), *size)
     }
 
     /// Whether the owner or the mode of `there` is not that of `entry`.
@@ -294,55 +276,93 @@ impl Creator {
             || !symlink && there.st_mode & 0o7777 != u32::from(self.owners.mode(metadata))
     }
 
-    /// Owner and mode of what is otherwise right.
-    fn mend(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<()> {
-        if !self.differs(entry, there) {
-            return Ok(());
-        }
-        let metadata = &entry.metadata;
-        let symlink = matches!(entry.kind, EntryKind::Symlink { .. });
-        let (path, report) = (entry.path.as_bytes(), &*self.report);
-        if let EntryKind::File { .. } = entry.kind {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let fd = openat(dir, name, flags, Mode::empty())?;
-            let now = fstat(&fd)?;
-            if (now.st_dev, now.st_ino, now.st_nlink) == (there.st_dev, there.st_ino, there.st_nlink) {
-                apply(fd.as_fd(), metadata, &self.owners, false, path, report)?;
+    /// Owner, mode and attributes of what is otherwise right. False: it has other names too, perhaps elsewhere, so
+    /// another has to take its place. What the target does not take is reported each time.
+    fn mend(&self, dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Result<bool> {
+        let (metadata, path, report) = (&entry.metadata, entry.path.as_bytes(), &*self.report);
+        let differs = self.differs(entry, there);
+        if differs || !metadata.xattrs.is_empty() {
+            let held = Held::found(dir, name, there)?;
+            let lacking: Vec<_> = metadata.xattrs.iter().filter(|(name, value)| !held.has(name, value)).collect();
+            if there.st_nlink <= 1 && (differs || !lacking.is_empty()) {
+                held.apply(metadata, &self.owners, path, report)?;
+                return Ok(true);
             }
-            return Ok(());
+            if !lacking.is_empty() && self.can_have(dir, there, &lacking, path)? {
+                return Ok(false);
+            }
         }
-        apply_at(dir, name, metadata, symlink, &self.owners, path, report)
+        self.owners.tell(metadata, path, report);
+        Ok(true)
+    }
+
+    /// Whether something like `there` could have one of these attributes. Where not, they are reported: nothing would be
+    /// won by making it again.
+    fn can_have(&self, dir: BorrowedFd<'_>, there: &Stat, lacking: &[(&[u8], &[u8])], path: &[u8]) -> io::Result<bool> {
+        let kind = FileType::from_raw_mode(there.st_mode);
+        let temporary = self.temporary.next();
+        match kind {
+            FileType::Symlink => symlinkat(".", dir, &*temporary)?,
+            _ => mknodat(dir, &*temporary, kind, Mode::RUSR | Mode::WUSR, there.st_rdev)?,
+        }
+        let nobody = Report::default();
+        let taken = Held::made(dir, &temporary, kind, there.st_rdev).and_then(|probe| {
+            for report in [&nobody, &*self.report] {
+                for (name, value) in lacking {
+                    if probe.set(name, value, path, report)? {
+                        return Ok(true);
+                    }
+                }
+            }
+            Ok(false)
+        });
+        unlinkat(dir, &*temporary, AtFlags::empty())?;
+        taken
     }
 
     fn fill(&self, file: &File, size: u64, sparse: Option<&SparseMap>, item: &Item) -> io::Result<()> {
-        let Some(map) = sparse else {
-            match &item.bytes {
-                Some(bytes) => file.write_all_at(bytes.get(), 0)?,
-                None if size > 0 => self.contents.copy(&item.place, 0, file, 0, size)?,
-                None => {}
-            }
-            self.report.bytes.fetch_add(size, Ordering::Relaxed);
-            return Ok(());
-        };
+        let whole = [Segment { offset: 0, len: size }];
+        let segments = sparse.map_or(&whole[..], SparseMap::segments);
         let mut stored = 0;
-        for segment in map.segments() {
+        for segment in segments.iter().filter(|segment| segment.len > 0) {
             match &item.bytes {
                 Some(bytes) => {
                     let from = stored as usize;
                     file.write_all_at(&bytes.get()[from..from + segment.len as usize], segment.offset)?;
+                    self.report.wrote(segment.len);
                 }
                 None => {
                     // A blob has them at their offsets in the file.
                     let from = if matches!(item.place, Place::Blob(_)) { segment.offset } else { stored };
-                    self.contents.copy(&item.place, from, file, segment.offset, segment.len)?;
+                    let wrote = &|n| self.report.wrote(n);
+                    self.contents.copy(&item.place, from, file, segment.offset, segment.len, wrote)?;
                 }
             }
             stored += segment.len;
         }
-        file.set_len(size)?;
-        self.report.bytes.fetch_add(stored, Ordering::Relaxed);
+        if sparse.is_some() {
+            file.set_len(size)?;
+        }
         Ok(())
     }
+}
+
+/// A kind, as the kernel says it.
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::CharDevice => FileType::CharacterDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::Fifo => FileType::Fifo,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+/// The time of last modification.
+pub(super) fn time_of(stat: &Stat) -> (i64, i64) {
+    (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default())
 }
 
 /// Nobody but us until it has its owner.

@@ -8,6 +8,8 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{Mode, OFlags, open};
 
 use super::create::Creator;
+use super::latest::Latest;
+use super::replay::Item;
 use super::{Action, Error, Options};
 use crate::entry::{Entry, EntryPath, escape};
 use crate::index::{Index, Ino, Inserted};
@@ -17,12 +19,14 @@ pub(super) struct DryRun<'a> {
     pub(super) options: &'a Options,
     pub(super) creator: &'a Creator,
     pub(super) index: Index,
+    pub(super) latest: Option<Latest>,
     pub(super) tell: fn(&EntryPath, Action),
 }
 
 impl DryRun<'_> {
     /// Tells of an entry, and of the links that have waited for it.
-    pub(super) fn take(&mut self, entry: &Entry) -> Result<(), Error> {
+    pub(super) fn take(&mut self, item: &Item) -> Result<(), Error> {
+        let entry = &*item.entry;
         let mut bound: Vec<(EntryPath, Ino)> = Vec::new();
         let inserted = self.index.insert(entry, &mut |late| {
             bound.extend(late.bound.ok().map(|ino| (late.link.clone(), ino)));
@@ -34,7 +38,9 @@ impl DryRun<'_> {
             let Some(a) = self.index.attributes(ino) else { continue };
             let stripped = path.components().count() <= self.options.strip;
             let new = a.kind == crate::index::Kind::Directory || self.options.selection.is_new(a.mtime);
-            if stripped || !new || !self.options.selection.wants(&path) {
+            let key = (self.options.strip > 0).then(|| self.creator.key(&path)).flatten();
+            let superseded = self.latest.as_ref().is_some_and(|latest| latest.supersedes(&path, key, ino));
+            if stripped || !new || superseded || !self.options.selection.wants(&path) {
                 continue;
             }
             let action = self.action(&path, entry);

@@ -3,19 +3,20 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
-    AtFlags, CWD, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat, chownat, fchmod,
-    fchown, fremovexattr, fsetxattr, fstatvfs, futimens, openat, removexattr, setxattr, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
+    chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, fstatvfs, futimens, getxattr, linkat, openat, removexattr,
+    setxattr, utimensat,
 };
 use rustix::io::Errno;
 
 use super::report::Report;
-use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, Timestamp};
+use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, SET_ID, Timestamp};
 
-/// Bits that make a program run as somebody else.
-const SET_ID: u16 = 0o6000;
+/// An ACL of owner, group and others alone.
+const MINIMAL_ACL: usize = 4 + 3 * 8;
 
 /// Whose files are made.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +54,13 @@ impl Owners {
         (self.root && wanted != self.own).then_some(wanted)
     }
 
+    /// Reports what belongs to us instead of its owner.
+    pub(super) fn tell(&self, metadata: &Metadata, path: &[u8], report: &Report) {
+        if !self.root && self.of(metadata) != self.own {
+            report.owner_left(path);
+        }
+    }
+
     /// The mode that an entry gets: programs of others do not become ours.
     pub(super) fn mode(&self, metadata: &Metadata) -> u16 {
         if self.root || self.of(metadata) == self.own { metadata.mode } else { metadata.mode & !SET_ID }
@@ -84,9 +92,8 @@ pub(super) fn apply(
     let give = if made_now { owners.change(metadata) } else { owners.root.then(|| owners.of(metadata)) };
     if let Some((uid, gid)) = give {
         fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
-    } else if owners.of(metadata) != owners.own {
-        report.owner_left(path);
     }
+    owners.tell(metadata, path, report);
     if !made_now || owners.needs_mode(metadata) {
         fchmod(fd, Mode::from_raw_mode(owners.mode(metadata).into()))?;
     }
@@ -97,35 +104,95 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Everything, for what cannot be opened: a symbolic link, a device, a FIFO.
-pub(super) fn apply_at(
-    dir: BorrowedFd<'_>,
-    name: &CStr,
-    metadata: &Metadata,
-    symlink: bool,
-    owners: &Owners,
-    path: &[u8],
-    report: &Report,
-) -> io::Result<()> {
-    if owners.root {
-        let (uid, gid) = owners.of(metadata);
-        chownat(dir, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
-    } else if owners.of(metadata) != owners.own {
-        report.owner_left(path);
-    }
-    if !symlink || !metadata.xattrs.is_empty() {
-        // The link in /proc leads to this very inode, whatever the name has become.
+/// What has been made, or was found, held whatever becomes of its name meanwhile: a symbolic link, a device, a FIFO,
+/// which cannot be opened to be read, or a file that need not be.
+pub(super) struct Held {
+    fd: OwnedFd,
+    /// Leads to this very inode, for the calls that take no descriptor of this kind.
+    link: String,
+    pub(super) stat: Stat,
+}
+
+impl Held {
+    pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
         let fd = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-        if !symlink {
-            chmodat(CWD, &*link, Mode::from_raw_mode(owners.mode(metadata).into()), AtFlags::empty())?;
+        let stat = fstat(&fd)?;
+        Ok(Held { link: format!("/proc/self/fd/{}", fd.as_raw_fd()), fd, stat })
+    }
+
+    /// What we have just made under this name: of this kind, and nowhere else. Whoever may write into the directory can
+    /// have put something else there, a second name of what lies outside above all.
+    pub(super) fn made(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, device: u64) -> io::Result<Self> {
+        let held = Held::open(dir, name)?;
+        let Stat { st_mode, st_rdev, st_nlink, .. } = held.stat;
+        if FileType::from_raw_mode(st_mode) != kind || st_rdev != device || st_nlink > 1 {
+            return Err(changed_hands());
+        }
+        Ok(held)
+    }
+
+    /// What was found under this name.
+    pub(super) fn found(dir: BorrowedFd<'_>, name: &CStr, there: &Stat) -> io::Result<Self> {
+        let held = Held::open(dir, name)?;
+        let which = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_nlink);
+        if which(&held.stat) == which(there) { Ok(held) } else { Err(changed_hands()) }
+    }
+
+    /// Everything.
+    pub(super) fn apply(&self, metadata: &Metadata, owners: &Owners, path: &[u8], report: &Report) -> io::Result<()> {
+        let (uid, gid) = owners.of(metadata);
+        if owners.root && (self.stat.st_uid, self.stat.st_gid) != (uid, gid) {
+            chownat(&self.fd, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
+        }
+        owners.tell(metadata, path, report);
+        if FileType::from_raw_mode(self.stat.st_mode) != FileType::Symlink {
+            chmodat(CWD, &*self.link, Mode::from_raw_mode(owners.mode(metadata).into()), AtFlags::empty())?;
         }
         for (name, value) in metadata.xattrs.iter() {
-            attribute(fd.as_fd(), name, path, report, |name| setxattr(&*link, name, value, XattrFlags::empty()))?;
+            self.set(name, value, path, report)?;
+        }
+        let times = times(metadata);
+        match utimensat(&self.fd, "", &times, AtFlags::EMPTY_PATH) {
+            // Before Linux 5.8 it takes no descriptor of this kind.
+            Err(Errno::INVAL | Errno::NOENT) => utimensat(CWD, &*self.link, &times, AtFlags::empty())?,
+            set => set?,
+        }
+        Ok(())
+    }
+
+    /// Whether an attribute is there as it was packed.
+    pub(super) fn has(&self, name: &[u8], value: &[u8]) -> bool {
+        let mut there = vec![0; value.len() + 1];
+        match getxattr(&*self.link, name, &mut there[..]) {
+            Ok(n) => there[..n] == *value,
+            // An ACL that says no more than the mode does is not kept.
+            Err(Errno::NODATA) => is_acl(name) && value.len() <= MINIMAL_ACL,
+            Err(_) => false,
         }
     }
-    utimensat(dir, name, &times(metadata), AtFlags::SYMLINK_NOFOLLOW)?;
-    Ok(())
+
+    /// Sets an attribute. Whether the target has taken it; where not, that is reported.
+    pub(super) fn set(&self, name: &[u8], value: &[u8], path: &[u8], report: &Report) -> io::Result<bool> {
+        attribute(self.fd.as_fd(), name, path, report, |name| setxattr(&*self.link, name, value, XattrFlags::empty()))
+    }
+
+    /// Takes away the ACL that a directory has given to what was made in it.
+    pub(super) fn drop_acl(&self) -> io::Result<()> {
+        dropped(removexattr(&*self.link, ACL_ACCESS))
+    }
+
+    /// One more name for it.
+    pub(super) fn link(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+        match linkat(&self.fd, "", dir, name, AtFlags::EMPTY_PATH) {
+            // Without the right to do so by descriptor.
+            Err(Errno::NOENT) => Ok(linkat(CWD, &*self.link, dir, name, AtFlags::SYMLINK_FOLLOW)?),
+            linked => Ok(linked?),
+        }
+    }
+}
+
+fn changed_hands() -> io::Error {
+    io::Error::other("something else has taken its place while it was restored")
 }
 
 /// Takes away the ACLs that a directory has given to what was made in it.
@@ -136,12 +203,6 @@ pub(super) fn drop_acls(fd: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// The same for what cannot be opened.
-pub(super) fn drop_acl_at(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
-    let fd = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-    dropped(removexattr(format!("/proc/self/fd/{}", fd.as_raw_fd()), ACL_ACCESS))
-}
-
 fn dropped(removed: rustix::io::Result<()>) -> io::Result<()> {
     match removed {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
@@ -149,24 +210,24 @@ fn dropped(removed: rustix::io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// An attribute that the target or our rights do not take is named, and no reason to stop.
+/// An attribute that the target or our rights do not take is named, and no reason to stop. Whether it was taken.
 fn attribute(
     fd: BorrowedFd<'_>,
     name: &[u8],
     path: &[u8],
     report: &Report,
     set: impl FnOnce(&[u8]) -> rustix::io::Result<()>,
-) -> io::Result<()> {
+) -> io::Result<bool> {
     match set(name) {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(true),
         Err(e @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG | Errno::RANGE)) => {
             report.attribute_left(name, path, e);
-            Ok(())
+            Ok(false)
         }
         // More than a block of attributes does not fit into some file systems, and that is not a full disk.
         Err(e @ (Errno::NOSPC | Errno::DQUOT)) if !is_acl(name) && !is_full(fd) => {
             report.attribute_left(name, path, e);
-            Ok(())
+            Ok(false)
         }
         Err(e) => Err(e.into()),
     }

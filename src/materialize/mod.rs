@@ -11,6 +11,8 @@ mod batch;
 mod contents;
 mod create;
 mod dry_run;
+mod latest;
+mod links;
 mod metadata;
 mod replay;
 mod report;
@@ -25,6 +27,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 
 use parking_lot::Mutex;
@@ -35,6 +38,7 @@ use crate::tarball;
 use batch::{Batch, execute};
 use create::Creator;
 use dry_run::DryRun;
+use latest::Latest;
 use metadata::{Names, Owners};
 use replay::{Archive, Item, Journal, Replay};
 use restore::Restore;
@@ -43,7 +47,7 @@ use temporary::TemporaryNames;
 
 pub use contents::Contents;
 pub use create::Action;
-pub use report::{Problem, Report, Summary};
+pub use report::{Problem, Report, Stage, Summary};
 pub use select::{Error as SelectError, Selection};
 
 /// What becomes of a name that is taken.
@@ -91,6 +95,8 @@ pub struct Progress {
     pub journal: u64,
     /// Whether it is over.
     pub over: bool,
+    /// Whether a name has come more than once.
+    pub replaced: bool,
 }
 
 /// Where the entries come from.
@@ -151,10 +157,14 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         kept: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
-    let index = Index::new(uid.as_raw(), gid.as_raw(), Default::default());
+    let new_index = || Index::new(uid.as_raw(), gid.as_raw(), Default::default());
+    let latest = first_pass(options, &creator, &mut replay, &mut *more, tar, new_index).map_err(Error::Replay)?;
+    let index = new_index();
     if let Some(tell) = options.dry_run {
-        let mut dry = DryRun { options, creator: &creator, index, tell };
-        return pump(&mut replay, &mut *more, options.follow, |item| item.map_or(Ok(()), |item| dry.take(&item.entry)));
+        let mut dry = DryRun { options, creator: &creator, index, latest, tell };
+        return pump(&mut replay, &mut *more, options.follow, report, |item| {
+            item.map_or(Ok(()), |item| dry.take(&item))
+        });
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
     let target = Target::open(&options.target).map_err(failed)?;
@@ -169,6 +179,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         let mut restore = Restore {
             options,
             index,
+            latest,
             target,
             creator,
             report,
@@ -176,6 +187,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             batch: Batch::default(),
             send,
             finished,
+            handed: 0,
             under_way: 0,
             firsts: HashMap::new(),
             stripped: HashMap::new(),
@@ -184,7 +196,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             parent: (Vec::new(), Ino::ROOT),
         };
         restore.target.is_root(Ino::ROOT);
-        pump(&mut replay, &mut *more, options.follow, |item| match item {
+        pump(&mut replay, &mut *more, options.follow, report, |item| match item {
             Some(item) => restore.take(item),
             None => restore.flush(false),
         })?;
@@ -194,10 +206,51 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             report.problem(path, "there is no such entry");
         }
         if options.sync {
+            report.set_stage(Stage::Syncing);
             rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
         }
-        if options.verify { restore.verify() } else { Ok(()) }
+        if options.verify {
+            report.set_stage(Stage::Verifying);
+            restore.verify()?;
+        }
+        Ok(())
     })
+}
+
+/// What the names mean in the end, where some of what is there by now has come more than once.
+fn first_pass(
+    options: &Options,
+    creator: &Creator,
+    replay: &mut Replay,
+    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
+    tar: tarball::Options,
+    new_index: impl Fn() -> Index,
+) -> io::Result<Option<Latest>> {
+    let mut progress = more(None)?;
+    let mut again = match (&*replay, &creator.contents) {
+        (Replay::Archive(_), Contents::Archive(file)) => {
+            // All of it is there. It costs the daemon no more to look than it would cost us.
+            if options.strip == 0 && !progress.over {
+                progress = more(Some(u64::MAX))?;
+            }
+            Replay::Archive(Box::new(Archive::new(file.clone(), tar)?))
+        }
+        (Replay::Journal(_), Contents::Spool { journal, .. }) => {
+            let mut journal = Journal::new(journal.clone());
+            journal.length = progress.journal;
+            Replay::Journal(journal)
+        }
+        _ => return Ok(None),
+    };
+    // Of names that are the same only without their first components the daemon knows nothing.
+    if !progress.replaced && options.strip == 0 {
+        return Ok(None);
+    }
+    let mut latest = Latest::new(new_index());
+    while let Some(item) = again.next_item()? {
+        latest.take(&item, options, |path| creator.key(path));
+    }
+    Ok(Some(latest))
 }
 
 /// Gives one entry after the other, as they come; nothing when it is going to wait for more.
@@ -205,6 +258,7 @@ fn pump(
     replay: &mut Replay,
     more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
     follow: bool,
+    report: &Report,
     mut take: impl FnMut(Option<Item>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut over = false;
@@ -215,8 +269,10 @@ fn pump(
             over = progress.over;
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
+            report.position.store(replay.position(), Ordering::Relaxed);
             take(Some(item))?;
         }
+        report.position.store(replay.position(), Ordering::Relaxed);
         take(None)?;
         if over || matches!(replay, Replay::Archive(_)) {
             while let Some(cut) = replay.rest() {

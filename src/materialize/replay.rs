@@ -65,6 +65,14 @@ impl Replay {
         }
     }
 
+    /// How much of the spool, or of the archive, has been read or passed over.
+    pub(super) fn position(&self) -> u64 {
+        match self {
+            Replay::Journal(journal) => journal.position() + journal.blobs,
+            Replay::Archive(archive) => archive.at,
+        }
+    }
+
     /// One after the other, what is not there as a whole, and will never be.
     pub(super) fn rest(&mut self) -> Option<Item> {
         match self {
@@ -85,6 +93,8 @@ pub(super) struct Journal {
     /// What of `chunk` has been given.
     used: usize,
     entries: u64,
+    /// Bytes in blobs of the entries that have been given.
+    blobs: u64,
     /// Contents come in any order, and not each directly behind its entry.
     catalogue: bool,
     /// Entries whose contents have not come, by their numbers.
@@ -113,6 +123,7 @@ impl Journal {
             chunk: Arc::default(),
             used: 0,
             entries: 0,
+            blobs: 0,
             catalogue: false,
             pending: BTreeMap::new(),
             held: None,
@@ -186,6 +197,7 @@ impl Journal {
             }
             Record::End { id, received, complete } => {
                 let pending = self.pending.remove(&id)?;
+                self.blobs += received;
                 Some(match pending.blob {
                     Some(number) if complete => Item::new(pending.entry, Place::Blob(number)),
                     _ => pending.lost(received),

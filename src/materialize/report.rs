@@ -1,7 +1,7 @@
 //! What has been done, and what could not be: counted by several threads, told once.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -19,7 +19,32 @@ pub struct Report {
     pub(super) kept: AtomicU64,
     pub(super) bytes: AtomicU64,
     left: AtomicU64,
+    /// What has been made or left as it is, of what has been read: see [`weight`].
+    pub(super) done: AtomicU64,
+    pub(super) read: AtomicU64,
+    /// Bytes of the spool or the archive that the entries came from which have been read.
+    pub(super) position: AtomicU64,
+    stage: AtomicU8,
     state: Mutex<State>,
+}
+
+/// What is being done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Entries are made.
+    Making,
+    /// They are brought to the disk.
+    Syncing,
+    /// They are read back and compared.
+    Verifying,
+}
+
+/// Making a file takes as long as writing about so many bytes.
+const ENTRY: u64 = 8 << 10;
+
+/// How much work an entry with so many stored bytes is.
+pub(super) fn weight(stored: u64) -> u64 {
+    stored.saturating_add(ENTRY)
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +117,35 @@ impl Report {
 
     pub(super) fn owner_left(&self, _: &[u8]) {
         self.state.lock().owners += 1;
+    }
+
+    /// Something is done with an entry; of its bytes so many had not been counted.
+    pub(super) fn done(&self, stored: u64) {
+        self.done.fetch_add(weight(stored), Ordering::Relaxed);
+    }
+
+    /// So many bytes of contents have been written.
+    pub(super) fn wrote(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_stage(&self, stage: Stage) {
+        self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    /// What is being done.
+    pub fn stage(&self) -> Stage {
+        [Stage::Making, Stage::Syncing, Stage::Verifying]
+            .into_iter()
+            .find(|stage| *stage as u8 == self.stage.load(Ordering::Relaxed))
+            .unwrap_or(Stage::Making)
+    }
+
+    /// Which part is restored of a spool or an archive of `size` bytes, as it is by now: from 0 to 1.
+    pub fn part(&self, size: u64) -> f64 {
+        let part = |some: &AtomicU64, all: u64| some.load(Ordering::Relaxed).min(all) as f64 / all.max(1) as f64;
+        part(&self.position, size) * part(&self.done, self.read.load(Ordering::Relaxed))
     }
 
     pub(super) fn current(&self, path: &[u8]) {

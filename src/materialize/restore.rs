@@ -11,9 +11,11 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use parking_lot::Mutex;
 
 use super::batch::{Batch, explain};
-use super::create::{Creator, Link, Task, is_fatal};
+use super::create::{Creator, Task, is_fatal};
+use super::latest::Latest;
+use super::links::{Link, What};
 use super::replay::Item;
-use super::report::Report;
+use super::report::{Report, weight};
 use super::target::Target;
 use super::{Error, Options, metadata};
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
@@ -31,7 +33,11 @@ pub(super) struct Restore<'a> {
     pub(super) fatal: &'a Mutex<Option<(String, io::Error)>>,
     pub(super) batch: Batch,
     pub(super) send: SyncSender<Batch>,
-    pub(super) finished: Receiver<()>,
+    pub(super) finished: Receiver<Vec<Link>>,
+    /// What is superseded, where that is known.
+    pub(super) latest: Option<Latest>,
+    /// Entries that have been put into batches.
+    pub(super) handed: u64,
     /// Batches that have been sent and are not finished.
     pub(super) under_way: usize,
     /// Where the contents of an inode are that was restored by another name than its first.
@@ -49,6 +55,17 @@ pub(super) struct Restore<'a> {
 impl Restore<'_> {
     /// The next entry: into the index, and into the batch.
     pub(super) fn take(&mut self, item: Item) -> Result<(), Error> {
+        let stored = item.entry.kind.stored_len();
+        self.report.read.fetch_add(weight(stored), Ordering::Relaxed);
+        let before = self.handed;
+        self.bind(item)?;
+        if self.handed == before {
+            self.report.done(stored);
+        }
+        Ok(())
+    }
+
+    fn bind(&mut self, item: Item) -> Result<(), Error> {
         if self.batch.is_full(self.target.most_open()) {
             self.flush(false)?;
         }
@@ -73,7 +90,7 @@ impl Restore<'_> {
                 }
             }
             EntryKind::Directory => {
-                if self.options.selection.wants(&path) {
+                if self.options.selection.wants(&path) && !self.is_superseded(&path, ino) {
                     self.directory(&path, replaced)?;
                 }
             }
@@ -88,8 +105,11 @@ impl Restore<'_> {
                         },
                     );
                 }
-                if self.options.selection.wants(&path) && self.options.selection.is_new(item.entry.metadata.mtime) {
-                    self.task(item, replaced)?;
+                if self.options.selection.wants(&path)
+                    && self.options.selection.is_new(item.entry.metadata.mtime)
+                    && !self.is_superseded(&path, ino)
+                {
+                    self.task(ino, item, replaced)?;
                 }
             }
         }
@@ -105,13 +125,15 @@ impl Restore<'_> {
     /// Whether what is to be made takes the place of something that we made: `before`, or what has the same name when
     /// leading components are left away. That has to be there before it can be replaced.
     fn takes_place(&mut self, path: &EntryPath, before: Option<Ino>, ino: Ino) -> Result<bool, Error> {
-        let mut before = before.filter(|&before| before != ino);
-        if let Some(key) = self.creator.key(path)
-            && self.options.strip > 0
+        let mut before = before.filter(|&before| before != ino && !self.is_superseded(path, before));
+        if self.options.strip > 0
+            && let Some(key) = self.creator.key(path)
             && self.options.selection.wants(path)
         {
             let directory = |ino| self.index.attributes(ino).is_some_and(|a| a.kind == Kind::Directory);
-            let other = self.stripped.insert(key, ino).filter(|&other| other != ino);
+            let latest = self.latest.as_ref();
+            let superseded = |other| latest.is_some_and(|latest| latest.supersedes_key(key, other));
+            let other = self.stripped.insert(key, ino).filter(|&other| other != ino && !superseded(other));
             before = before.or(other.filter(|&other| !directory(other) || !directory(ino)));
         }
         if before.is_none() {
@@ -124,8 +146,14 @@ impl Restore<'_> {
         Ok(!self.creator.has_kept(path))
     }
 
+    /// Whether this path means something else in the end.
+    fn is_superseded(&self, path: &EntryPath, ino: Ino) -> bool {
+        let key = || (self.options.strip > 0).then(|| self.creator.key(path)).flatten();
+        self.latest.as_ref().is_some_and(|latest| latest.supersedes(path, key(), ino))
+    }
+
     /// Something with contents of its own.
-    pub(super) fn task(&mut self, item: Item, replaces_ours: bool) -> Result<(), Error> {
+    pub(super) fn task(&mut self, ino: Ino, item: Item, replaces_ours: bool) -> Result<(), Error> {
         let path = item.entry.path.clone();
         if let Some(received) = item.lost {
             let stored = item.entry.kind.stored_len();
@@ -135,7 +163,9 @@ impl Restore<'_> {
         let Some((dir, name)) = self.place(&path)? else { return Ok(()) };
         self.batch.bytes += item.bytes.as_ref().map_or(0, |bytes| bytes.get().len());
         let inherits = self.target.inherits(self.parent.1);
-        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours });
+        let doubtful = self.latest.as_ref().is_some_and(|latest| latest.is_doubtful(ino));
+        self.handed += 1;
+        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful });
         Ok(())
     }
 
@@ -143,7 +173,7 @@ impl Restore<'_> {
     fn link(&mut self, path: &EntryPath, target: &EntryPath, ino: Ino, replaces_ours: bool) -> Result<(), Error> {
         let selection = &self.options.selection;
         let Some(attributes) = self.index.attributes(ino) else { return Ok(()) };
-        if !selection.wants(path) || !selection.is_new(attributes.mtime) {
+        if !selection.wants(path) || !selection.is_new(attributes.mtime) || self.is_superseded(path, ino) {
             return Ok(());
         }
         if let Some(crate::index::Arrival::Truncated { received }) = self.index.arrival(ino) {
@@ -151,33 +181,52 @@ impl Restore<'_> {
                 .problem(path.as_bytes(), format!("only {received} of its {} bytes have arrived", attributes.stored));
             return Ok(());
         }
-        let first = match self.firsts.get(&ino) {
-            Some(first) if self.is_at(first, ino) => Some(first.clone()),
+        let first = match (self.batch.firsts.get(&ino), self.firsts.get(&ino)) {
+            (Some(first), _) => Some(first.clone()),
+            (_, Some(first)) if self.is_at(first, ino) => Some(first.clone()),
             _ if selection.wants(target) && self.is_at(target, ino) => Some(target.clone()),
             _ => None,
         };
-        let first = match first {
-            Some(first) => first,
-            None => {
-                // Its first name is not restored: this one gets the contents.
-                self.firsts.insert(ino, path.clone());
-                let Some(item) = self.copy_of(ino, path) else { return Ok(()) };
-                return self.task(item, replaces_ours);
-            }
+        let Some(first) = first else {
+            // Its first name is not restored: this one gets the contents.
+            self.firsts.insert(ino, path.clone());
+            let Some(item) = self.copy_of(ino, path) else { return Ok(()) };
+            return self.task(ino, item, replaces_ours);
         };
         let Some(from) = self.place(&first)? else { return Ok(()) };
         let Some((dir, name)) = self.place(path)? else { return Ok(()) };
-        self.batch.links.push(Link { from, dir, name, path: path.clone(), replaces_ours });
+        let Some(metadata) = self.metadata(ino) else { return Ok(()) };
+        let what = What {
+            kind: attributes.kind,
+            size: attributes.size,
+            mtime: attributes.mtime,
+            owner: self.creator.owners.of(&metadata),
+        };
+        self.batch.firsts.insert(ino, first.clone());
+        self.handed += 1;
+        self.batch.links.push(Link { ino, from, first, dir, name, path: path.clone(), replaces_ours, what });
         Ok(())
     }
 
+    /// What has the first name is something else. The second gets the contents, and further ones are made from that.
+    fn without_first(&mut self, link: Link) -> Result<(), Error> {
+        let Link { ino, first, path, replaces_ours, .. } = link;
+        match self.firsts.get(&ino) {
+            Some(other) if *other != first => self.link(&path, &first, ino, replaces_ours),
+            _ => {
+                self.firsts.insert(ino, path.clone());
+                let Some(item) = self.copy_of(ino, &path) else { return Ok(()) };
+                self.task(ino, item, replaces_ours)
+            }
+        }
+    }
+
     /// Whether a path, if it is restored at all, is a name of this inode by now.
-    fn is_at(&self, path: &EntryPath, ino: Ino) -> bool {
+    pub(super) fn is_at(&self, path: &EntryPath, ino: Ino) -> bool {
         self.index.resolve(path.as_bytes()) == Some(ino)
-            && self
-                .creator
-                .key(path)
-                .is_some_and(|key| self.options.strip == 0 || self.stripped.get(&key) == Some(&ino))
+            && !self.is_superseded(path, ino)
+            && (self.options.strip == 0
+                || self.creator.key(path).is_some_and(|key| self.stripped.get(&key) == Some(&ino)))
     }
 
     /// The entry that an inode came from, under another name.
@@ -289,21 +338,28 @@ impl Restore<'_> {
 
     /// Hands over what is gathered; with `wait`, until it and all before it are made.
     pub(super) fn flush(&mut self, wait: bool) -> Result<(), Error> {
-        if !self.batch.tasks.is_empty() || !self.batch.links.is_empty() {
-            if let Some(task) = self.batch.tasks.last() {
-                self.report.current(task.item.entry.path.as_bytes());
+        loop {
+            if !self.batch.tasks.is_empty() || !self.batch.links.is_empty() {
+                if let Some(task) = self.batch.tasks.last() {
+                    self.report.current(task.item.entry.path.as_bytes());
+                }
+                // The other side lives as long as we do.
+                let _ = self.send.send(std::mem::take(&mut self.batch));
+                self.under_way += 1;
             }
-            // The other side lives as long as we do.
-            let _ = self.send.send(std::mem::take(&mut self.batch));
-            self.under_way += 1;
-        }
-        while self.under_way > 0 && (wait || self.under_way > 1) {
-            let _ = self.finished.recv();
-            self.under_way -= 1;
-        }
-        match self.fatal.lock().take() {
-            Some((path, cause)) => Err(Error::Entry { path, cause }),
-            None => Ok(()),
+            while self.under_way > 0 && (wait || self.under_way > 1) {
+                let without = self.finished.recv().unwrap_or_default();
+                self.under_way -= 1;
+                for link in without {
+                    self.without_first(link)?;
+                }
+            }
+            if let Some((path, cause)) = self.fatal.lock().take() {
+                return Err(Error::Entry { path, cause });
+            }
+            if !wait || self.batch.tasks.is_empty() && self.batch.links.is_empty() {
+                return Ok(());
+            }
         }
     }
 

@@ -4,18 +4,16 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::AsFd;
 
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, getxattr, openat, readlinkat, statat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, openat, readlinkat, statat};
 
 use super::Error;
+use super::create::{file_type, time_of};
+use super::metadata::Held;
 use super::restore::Restore;
 use crate::entry::{EntryPath, Metadata};
 use crate::index::{Arrival, Attributes, Ino, Kind};
-
-/// So much is compared at a time.
-const PIECE: usize = 1 << 20;
 
 impl Restore<'_> {
     /// Compares everything that was to be restored. What differs is a problem.
@@ -61,8 +59,9 @@ impl Restore<'_> {
         if attributes.kind == Kind::Directory {
             return self.target.has(attributes.ino);
         }
-        // What has not arrived has been told.
+        // What has not arrived has been told, and what has been replaced, as leading components are left away, is gone.
         self.options.selection.wants(&path)
+            && self.is_at(&path, attributes.ino)
             && self.options.selection.is_new(attributes.mtime)
             && self.index.arrival(attributes.ino) == Some(Arrival::Complete)
     }
@@ -89,36 +88,28 @@ impl Restore<'_> {
         if seen != (there.st_dev, there.st_ino) {
             return Ok(Some("it is no hard link to its other names"));
         }
-        let flags = match a.kind {
-            Kind::File => OFlags::RDONLY | OFlags::NONBLOCK,
-            _ => OFlags::PATH,
-        };
-        let fd = openat(&dir, &**name, flags | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
-        if let Some(what) = compare_attributes(std::os::fd::AsFd::as_fd(&fd), &metadata)? {
-            return Ok(Some(what));
+        if !metadata.xattrs.is_empty() {
+            let held = Held::found(dir.as_fd(), name, &there)?;
+            if !metadata.xattrs.iter().all(|(name, value)| held.has(name, value)) {
+                return Ok(Some("an extended attribute differs"));
+            }
         }
         match a.kind {
             Kind::Symlink => {
                 let target = readlinkat(&dir, &**name, Vec::new())?;
                 Ok((Some(target.as_bytes()) != self.index.target(a.ino)).then_some("its target differs"))
             }
-            Kind::File => self.compare_contents(&File::from(fd), a),
+            Kind::File => {
+                let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                self.compare_contents(&File::from(openat(&dir, &**name, flags, Mode::empty())?), a)
+            }
             _ => Ok(None),
         }
     }
 
     fn compare_stat(&self, a: &Attributes, metadata: &Metadata, there: &Stat) -> Option<&'static str> {
-        let kind = match a.kind {
-            Kind::File => FileType::RegularFile,
-            Kind::Directory => FileType::Directory,
-            Kind::Symlink => FileType::Symlink,
-            Kind::CharDevice => FileType::CharacterDevice,
-            Kind::BlockDevice => FileType::BlockDevice,
-            Kind::Fifo => FileType::Fifo,
-            Kind::Socket => FileType::Socket,
-        };
         let owners = &self.creator.owners;
-        if FileType::from_raw_mode(there.st_mode) != kind {
+        if FileType::from_raw_mode(there.st_mode) != file_type(a.kind) {
             return Some("it is of another kind");
         }
         if a.kind != Kind::Symlink && there.st_mode & 0o7777 != u32::from(owners.mode(metadata)) {
@@ -127,8 +118,7 @@ impl Restore<'_> {
         if owners.root && (there.st_uid, there.st_gid) != owners.of(metadata) {
             return Some("its owner differs");
         }
-        let mtime = (there.st_mtime, i64::try_from(there.st_mtime_nsec).unwrap_or_default());
-        if mtime != (metadata.mtime.seconds(), i64::from(metadata.mtime.nanos())) {
+        if time_of(there) != (metadata.mtime.seconds(), i64::from(metadata.mtime.nanos())) {
             return Some("its time differs");
         }
         if a.kind == Kind::File && u64::try_from(there.st_size) != Ok(a.size) {
@@ -142,46 +132,7 @@ impl Restore<'_> {
         // From the disk, not from what the kernel remembers of having written.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
         let Some(place) = self.index.place(a.ino) else { return Ok(None) };
-        let sparse = self.index.sparse(a.ino);
-        let blob = matches!(place, crate::index::Place::Blob(_));
-        let source = if a.stored > 0 { Some(self.creator.contents.open(&place)?) } else { None };
-        let read = |buf: &mut [u8], from: u64| match &source {
-            Some((file, begin)) => file.read_exact_at(buf, begin + from),
-            None => Ok(()),
-        };
-        let (mut packed, mut restored) = (vec![0; PIECE], vec![0; PIECE]);
-        let mut at = 0;
-        while at < a.size {
-            let n = usize::try_from(a.size - at).unwrap_or(PIECE).min(PIECE);
-            let (packed, restored) = (&mut packed[..n], &mut restored[..n]);
-            match sparse {
-                Some(map) if !blob => {
-                    packed.fill(0);
-                    for (segment, stored) in map.within(at, n as u64) {
-                        let from = (segment.offset - at) as usize;
-                        read(&mut packed[from..from + segment.len as usize], stored)?;
-                    }
-                }
-                _ => read(packed, at)?,
-            }
-            file.read_exact_at(restored, at)?;
-            if packed != restored {
-                return Ok(Some("its contents differ"));
-            }
-            at += n as u64;
-        }
-        Ok(None)
+        let same = self.creator.contents.are_in(file, &place, self.index.sparse(a.ino).map(|map| &**map), a.size)?;
+        Ok((!same).then_some("its contents differ"))
     }
-}
-
-fn compare_attributes(fd: BorrowedFd<'_>, metadata: &Metadata) -> io::Result<Option<&'static str>> {
-    let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
-    for (name, value) in metadata.xattrs.iter() {
-        let mut there = vec![0; value.len() + 1];
-        match getxattr(&*link, name, &mut there[..]) {
-            Ok(n) if there[..n] == *value => {}
-            _ => return Ok(Some("an extended attribute differs")),
-        }
-    }
-    Ok(None)
 }

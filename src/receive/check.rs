@@ -1,15 +1,6 @@
 //! What of an entry the types do not say already, by the same rules as for archives.
 
-use crate::entry::{Entry, EntryKind, EntryPath};
-
-/// Linux takes no longer target: PATH_MAX without the NUL.
-const MAX_TARGET: usize = 4095;
-
-/// Whose user and group numbers Linux does not have.
-const NOBODY: u32 = 65534;
-
-/// Bits that make a program run as somebody else.
-const SET_ID: u16 = 0o6000;
+use crate::entry::{Entry, EntryKind, EntryPath, NOBODY, SET_ID, check_target};
 
 /// Names of users and groups are no longer.
 const MAX_OWNER: usize = 255;
@@ -17,17 +8,17 @@ const MAX_OWNER: usize = 255;
 /// What becomes of an entry.
 pub(super) enum Checked {
     Right(Entry),
-    Mended(Entry, &'static str),
-    Refused(EntryPath, &'static str),
+    Mended(Entry, String),
+    Refused(EntryPath, String),
 }
 
 pub(super) fn check(mut entry: Entry) -> Checked {
     let refusal = match &entry.kind {
-        EntryKind::File { size, .. } if *size > i64::MAX as u64 => Some("no file can be as long as it says"),
-        EntryKind::File { size, sparse: Some(map) } if map.size() != *size => Some("its sparse map is of another size"),
-        EntryKind::Symlink { target } if target.is_empty() => Some("its link target is empty"),
-        EntryKind::Symlink { target } if target.len() > MAX_TARGET => Some("its link target is over 4095 bytes long"),
-        EntryKind::Symlink { target } if target.contains(&0) => Some("its link target has a NUL byte"),
+        EntryKind::File { size, .. } if *size > i64::MAX as u64 => Some("no file can be as long as it says".into()),
+        EntryKind::File { size, sparse: Some(map) } if map.size() != *size => {
+            Some("its sparse map is of another size".into())
+        }
+        EntryKind::Symlink { target } => check_target(target).err().map(|e| e.to_string()),
         _ => None,
     };
     if let Some(reason) = refusal {
@@ -43,7 +34,7 @@ pub(super) fn check(mut entry: Entry) -> Checked {
             *id = if *id == u32::MAX { NOBODY } else { *id };
         }
         m.mode &= !SET_ID;
-        return Checked::Mended(entry, "its owner is a number that Linux does not have: 65534 instead");
+        return Checked::Mended(entry, format!("its owner is no number that Linux has: {NOBODY} is taken"));
     }
     Checked::Right(entry)
 }

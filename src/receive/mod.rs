@@ -5,7 +5,10 @@
 //! is back. Whoever reads what has not come has the sender send that first. `sink` has what becomes of the messages.
 
 mod check;
+mod contents;
 mod sink;
+#[cfg(test)]
+mod tests;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -21,7 +24,7 @@ use crate::monitor::{Monitor, SenderStatus, Sending, Verdict};
 use crate::record;
 use crate::source::Stop;
 use crate::store::Store;
-use crate::wire::{self, Batch, Closed, FromReceiver, FromSender, Link, Listener, MAX_HOST, Poker};
+use crate::wire::{self, Batch, Closed, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
 use sink::{Sink, Stopped};
 
 /// A sender says at once who it is.
@@ -50,17 +53,10 @@ pub fn run(job: Job) {
     let (store, monitor) = (job.store.clone(), job.monitor.clone());
     // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
     if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
-        let cut = store.index.write().cut_all();
-        store.set_over();
-        for ino in cut {
-            store.notify(ino);
-        }
+        store.cut();
         monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
     }
 }
-
-/// Interrupts whoever waits for the connection that is open now, if one is.
-type Current = Arc<Mutex<Option<Poker>>>;
 
 fn receive(job: Job) {
     let Job { listener, store, monitor, stop, max_index } = job;
@@ -69,14 +65,10 @@ fn receive(job: Job) {
         Ok(done) => done,
         Err(e) => return ended(format!("cannot begin to receive: {e}")),
     };
-    let current: Current = Arc::default();
+    let current = Current::default();
     let poke = {
         let current = current.clone();
-        move || {
-            if let Some(poker) = &*current.lock() {
-                poker.poke();
-            }
-        }
+        move || current.poke()
     };
     let arrivals = match listener.serve([stop.clone(), done.clone()], poke.clone()) {
         Ok(arrivals) => arrivals,
@@ -147,14 +139,19 @@ impl Receive {
                 },
             };
             let peer = link.peer();
-            *self.current.lock() = Some(link.poker());
+            self.current.set(Some(&link));
             let ended = self.connection(&link);
-            *self.current.lock() = None;
+            self.current.set(None);
             self.status.connected = false;
             match ended {
                 Ok(Next::Done) => return None,
                 Ok(Next::Other(other)) => {
-                    self.say_bye(link, "another connection with the same token has taken its place");
+                    // The one that is there now does not wait for one that may be dead.
+                    let reason = "another connection with the same token has taken its place";
+                    let bye = std::thread::Builder::new().name("bye".into()).spawn(move || say_bye(link, reason));
+                    if let Err(e) = bye {
+                        log::debug!("a connection is closed without a word: {e}");
+                    }
                     next = Some(other);
                 }
                 Ok(Next::Again(cause)) => {
@@ -175,16 +172,11 @@ impl Receive {
                         // Who waits here is told first.
                         self.conclude(verdict);
                     }
-                    self.say_bye(link, &reason);
+                    say_bye(link, &reason);
                     return None;
                 }
             }
         }
-    }
-
-    fn say_bye(&self, link: Link, reason: &str) {
-        let _ = link.send_now(frame(&[FromReceiver::Bye { reason: reason.into() }]));
-        link.close();
     }
 
     /// Waits for somebody with the token.
@@ -242,18 +234,19 @@ impl Receive {
 
     /// One connection from its beginning to its end.
     fn connection(&mut self, link: &Link) -> Result<Next, Verdict> {
-        if let Some(next) = self.hello(link)? {
-            return Ok(next);
-        }
+        let greeting = match self.hello(link)? {
+            Ok(greeting) => greeting,
+            Err(next) => return Ok(next),
+        };
         let mut answers = Vec::new();
         let mut told = Instant::now();
+        let mut consumed = greeting;
         loop {
             let wants = std::mem::take(&mut *self.wants.lock());
             answers.extend(wants.into_iter().filter_map(|ino| self.sink.want(ino)));
             if !answers.is_empty() {
-                if let Err(closed) = link.send_now(frame(&answers)) {
-                    return Ok(Next::Again(closed.to_string()));
-                }
+                // Where it is closed, what came before counts: it is told when all of that has been taken.
+                let _ = link.send_now(frame(&answers));
                 answers.clear();
             }
             if self.stop.is_stopped() {
@@ -278,21 +271,24 @@ impl Receive {
             if let Some(next) = self.body(link, &body, &mut answers)? {
                 return Ok(next);
             }
+            consumed += body.len() as u64;
+            answers.push(FromReceiver::Consumed { bytes: consumed });
+            link.recycle(body);
         }
     }
 
-    /// Who is there, and how far they are.
-    fn hello(&mut self, link: &Link) -> Result<Option<Next>, Verdict> {
+    /// Who is there, and how far they are. How long their greeting was.
+    fn hello(&mut self, link: &Link) -> Result<Result<u64, Next>, Verdict> {
         let deadline = Instant::now() + HELLO;
         let body = loop {
             match link.receive(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Some(body)) => break body,
                 Ok(None) if self.stop.is_stopped() => return Err(self.stopped().unwrap_or(Verdict::Complete)),
                 Ok(None) if Instant::now() >= deadline => {
-                    return Ok(Some(Next::Again("the sender did not say who it is".into())));
+                    return Ok(Err(Next::Again("the sender did not say who it is".into())));
                 }
                 Ok(None) => {}
-                Err(closed) => return Ok(Some(Next::Again(closed.to_string()))),
+                Err(closed) => return Ok(Err(Next::Again(closed.to_string()))),
             }
         };
         let Ok((FromSender::Hello { session, mut host }, &[], length)) = record::decode::<FromSender>(&body) else {
@@ -316,8 +312,8 @@ impl Receive {
         }
         self.tell_status();
         match link.send_now(frame(&[FromReceiver::Welcome { catalogue }])) {
-            Ok(()) => Ok(None),
-            Err(closed) => Ok(Some(Next::Again(closed.to_string()))),
+            Ok(()) => Ok(Ok(length as u64)),
+            Err(closed) => Ok(Err(Next::Again(closed.to_string()))),
         }
     }
 
@@ -409,6 +405,11 @@ impl Receive {
         self.tell_status();
         self.monitor.end(verdict);
     }
+}
+
+fn say_bye(link: Link, reason: &str) {
+    let _ = link.send_now(frame(&[FromReceiver::Bye { reason: reason.into() }]));
+    link.close();
 }
 
 fn corrupt(what: &str) -> Verdict {

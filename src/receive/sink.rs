@@ -13,9 +13,9 @@ use crate::index::{Arrival, Ino, Inserted, Place};
 use crate::monitor::{Monitor, Receiving};
 use crate::record::{self, Record};
 use crate::source::Stop;
-use crate::spool::{self, BLOB_THRESHOLD, Blob, Spool};
+use crate::spool::{self, BLOB_THRESHOLD, Blob};
 use crate::store::Store;
-use crate::wire::{Fate, FromReceiver, FromSender, Hash, MAX_DATA, Position, SMALL, Session, Totals};
+use crate::wire::{FromReceiver, FromSender, Hash, Position, SMALL, Session, Totals};
 
 use super::check::{Checked, check};
 
@@ -52,21 +52,21 @@ impl From<spool::Error> for Stopped {
     }
 }
 
-type Outcome<T = ()> = Result<T, Stopped>;
+pub(super) type Outcome<T = ()> = Result<T, Stopped>;
 
-fn violation<T>(what: impl Into<String>) -> Outcome<T> {
+pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Stopped::Violation(Violation(what.into())))
 }
 
 /// No entry: of a hard link, or of what was refused.
-const NONE: u32 = 0;
+pub(super) const NONE: u32 = 0;
 
 /// No number in this session.
 const UNNAMED: u32 = u32::MAX;
 
 /// How far an entry's contents are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
     /// Nothing of them has come.
     Awaited,
     /// `parts` has more.
@@ -77,41 +77,44 @@ enum State {
 
 /// What is known of an inode beside the index.
 #[derive(Clone, Copy, Debug)]
-struct Known {
+pub(super) struct Known {
     /// Of its entry, as it was encoded.
     digest: u64,
     /// Number of its entry in the journal.
-    journal: u32,
+    pub(super) journal: u32,
     /// Number of its entry in this session.
-    id: u32,
-    state: State,
+    pub(super) id: u32,
+    pub(super) state: State,
 }
 
 /// A file of which a part is there.
-struct Part {
-    path: Vec<u8>,
-    stored: u64,
-    checked: u64,
-    received: u64,
-    hasher: blake3::Hasher,
+pub(super) struct Part {
+    pub(super) path: Vec<u8>,
+    pub(super) stored: u64,
+    pub(super) checked: u64,
+    pub(super) received: u64,
+    pub(super) hasher: blake3::Hasher,
     /// What was hashed so far was not what the sender hashed.
-    differs: bool,
-    blob: Option<(Blob, Option<Arc<SparseMap>>)>,
+    pub(super) differs: bool,
+    pub(super) blob: Option<(Blob, Option<Arc<SparseMap>>)>,
 }
 
 /// A small file whose end has to follow.
-struct Small {
-    id: u64,
-    hash: Hash,
-    len: u64,
-    place: Place,
+pub(super) struct Small {
+    pub(super) id: u64,
+    pub(super) hash: Hash,
+    pub(super) len: u64,
+    pub(super) place: Place,
 }
 
+/// A sender that is started again, after everything had come, with another tree.
+const CHANGED_SINCE: &str = "everything had come already, and its tree has changed since: make another mount for it";
+
 /// Whom to tell that there is no room.
-type Waits = Arc<dyn Fn() + Send + Sync>;
+pub(super) type Waits = Arc<dyn Fn() + Send + Sync>;
 
 /// An entry that is to go into the index.
-struct Op {
+pub(super) struct Op {
     id: u32,
     entry: Box<Entry>,
     digest: u64,
@@ -119,37 +122,39 @@ struct Op {
 
 /// The store, as a sender fills it.
 pub(super) struct Sink {
-    store: Arc<Store>,
-    monitor: Arc<Monitor>,
-    stop: Stop,
+    pub(super) store: Arc<Store>,
+    pub(super) monitor: Arc<Monitor>,
+    pub(super) stop: Stop,
     max_index: u64,
     /// Told again and again while there is no room.
-    waits: Option<Waits>,
+    pub(super) waits: Option<Waits>,
     /// Records for the journal.
-    frames: Vec<u8>,
+    pub(super) frames: Vec<u8>,
     /// Entries in the journal.
     journaled: u32,
     session: Option<Session>,
     /// There was another session before: what it brought may be named again.
     again: bool,
     /// The inode of each entry of this session.
-    slots: Vec<u32>,
+    pub(super) slots: Vec<u32>,
     /// By inode.
-    known: Vec<Known>,
-    parts: HashMap<u32, Part>,
-    small: Option<Small>,
+    pub(super) known: Vec<Known>,
+    pub(super) parts: HashMap<u32, Part>,
+    pub(super) small: Option<Small>,
     /// Entries of this body that are not in the index yet.
-    ops: Vec<Op>,
-    late: Vec<(Ino, Option<Place>, Arrival)>,
+    pub(super) ops: Vec<Op>,
+    pub(super) late: Vec<(Ino, Option<Place>, Arrival)>,
     hasher: blake3::Hasher,
     totals: Totals,
     complete: bool,
     /// Files of this session whose contents are not over.
-    awaited: u64,
-    wanted: BTreeSet<u32>,
+    pub(super) awaited: u64,
+    pub(super) wanted: BTreeSet<u32>,
     refused: u64,
     /// Stored bytes of files that are over.
-    received: u64,
+    pub(super) received: u64,
+    /// Everything was there, and whoever looks may remember it.
+    finished: bool,
 }
 
 impl Sink {
@@ -180,6 +185,7 @@ impl Sink {
             wanted: BTreeSet::new(),
             refused: 0,
             received: 0,
+            finished: false,
         }
     }
 
@@ -217,7 +223,7 @@ impl Sink {
         (self.awaited, self.totals.bytes.saturating_sub(self.totals_received()))
     }
 
-    fn totals_received(&self) -> u64 {
+    pub(super) fn totals_received(&self) -> u64 {
         self.received + self.parts.values().map(|part| part.received).sum::<u64>()
     }
 
@@ -280,7 +286,9 @@ impl Sink {
             }
             FromSender::Problem { path, reason } => {
                 self.catalogue(encoded)?;
-                self.refuse(&path, reason);
+                if !self.finished {
+                    self.refuse(&path, reason);
+                }
                 Ok(())
             }
             FromSender::CatalogueEnd(totals) => self.catalogue_end(totals, answers),
@@ -303,7 +311,7 @@ impl Sink {
         Ok(())
     }
 
-    fn refuse(&mut self, path: &[u8], reason: impl ToString) {
+    pub(super) fn refuse(&mut self, path: &[u8], reason: impl ToString) {
         self.refused += 1;
         self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
     }
@@ -334,8 +342,11 @@ impl Sink {
                 return Ok(());
             }
         };
-        if self.again && self.is_known(&entry, digest, id)? {
+        if self.again && self.is_known(&entry, digest, id) {
             return Ok(());
+        }
+        if self.finished {
+            return violation(CHANGED_SINCE);
         }
         let record = Record::Entry(entry.into());
         record::encode(&record, &[], &mut self.frames);
@@ -348,12 +359,21 @@ impl Sink {
     }
 
     /// Whether a session before has brought the very same entry.
-    fn is_known(&mut self, entry: &Entry, digest: u64, id: u64) -> Outcome<bool> {
-        let ino = self.store.index.read().resolve(entry.path.as_bytes());
-        let is_link = matches!(entry.kind, EntryKind::HardLink { .. });
-        let Some(ino) = ino.filter(|_| !is_link) else { return Ok(false) };
+    fn is_known(&mut self, entry: &Entry, digest: u64, id: u64) -> bool {
+        let (ino, target) = {
+            let index = self.store.index.read();
+            let target = match &entry.kind {
+                EntryKind::HardLink { target } => Some(index.resolve(target.as_bytes())),
+                _ => None,
+            };
+            (index.resolve(entry.path.as_bytes()), target)
+        };
+        let Some(ino) = ino else { return false };
+        if let Some(target) = target {
+            return target == Some(ino);
+        }
         let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == digest) else {
-            return Ok(false);
+            return false;
         };
         known.id = id as u32;
         let over = known.state == State::Over;
@@ -362,7 +382,7 @@ impl Sink {
             self.awaited -= 1;
             self.received += entry.kind.stored_len();
         }
-        Ok(true)
+        true
     }
 
     fn catalogue_end(&mut self, totals: Totals, answers: &mut Vec<FromReceiver>) -> Outcome {
@@ -373,7 +393,7 @@ impl Sink {
         if !self.complete {
             self.complete = true;
             if self.again {
-                self.name_what_is_gone();
+                self.name_what_is_gone()?;
             }
         }
         let mut ranges: Vec<(u64, u64)> = Vec::new();
@@ -398,7 +418,7 @@ impl Sink {
     }
 
     /// What an earlier session brought and this one has not stays, and is named.
-    fn name_what_is_gone(&mut self) {
+    fn name_what_is_gone(&mut self) -> Outcome {
         let mut gone = Vec::new();
         let mut cut = Vec::new();
         {
@@ -429,219 +449,30 @@ impl Sink {
                 }
             }
         }
-        for path in gone {
-            self.refuse(&path, "it is not at the sender any more; what came of it stays");
-        }
         for ino in cut {
             self.store.notify(ino);
         }
+        if self.finished && !gone.is_empty() {
+            return violation(CHANGED_SINCE);
+        }
+        for path in gone {
+            self.refuse(&path, "it is not at the sender any more; what came of it stays");
+        }
+        Ok(())
     }
 
-    fn ino(&self, id: u64) -> Outcome<u32> {
+    pub(super) fn ino(&self, id: u64) -> Outcome<u32> {
         match usize::try_from(id).ok().and_then(|id| self.slots.get(id)) {
             Some(&ino) => Ok(ino),
             None => violation("contents of an entry that was not announced"),
         }
     }
 
-    fn begin_file(&mut self, id: u64, path: Vec<u8>) -> Outcome {
-        self.commit()?;
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
-        let known = self.known[ino as usize];
-        let stored = self.stored(ino);
-        match known.state {
-            State::Over => return violation("contents of a file that is over"),
-            State::Part => {}
-            State::Awaited if stored == 0 => return violation("contents of an entry that has none"),
-            State::Awaited => {
-                let part = Part {
-                    path,
-                    stored,
-                    checked: 0,
-                    received: 0,
-                    hasher: blake3::Hasher::new(),
-                    differs: false,
-                    blob: None,
-                };
-                self.parts.insert(ino, part);
-                self.known[ino as usize].state = State::Part;
-            }
-        }
-        Ok(())
-    }
-
-    fn data(&mut self, id: u64, offset: u64, bytes: &[u8]) -> Outcome {
-        if bytes.is_empty() || bytes.len() > MAX_DATA {
-            return violation(format!("{} bytes of contents at once", bytes.len()));
-        }
-        if !self.ops.is_empty() {
-            self.commit()?;
-        }
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
-        let stored = self.stored(ino);
-        let len = bytes.len() as u64;
-        if offset.checked_add(len).is_none_or(|end| end > stored) {
-            return violation("more contents than were announced");
-        }
-        match self.known[ino as usize].state {
-            State::Over => violation("contents of a file that is over"),
-            State::Awaited => {
-                if stored >= SMALL || offset > 0 || self.is_sparse(ino) {
-                    return violation("contents of a file that has not begun");
-                }
-                let base = self.store.spool().map_or(0, Spool::position);
-                let record = Record::Data { id: self.known[ino as usize].journal.into(), offset: 0 };
-                let at = base + record::encode(&record, bytes, &mut self.frames) as u64;
-                let hash = *blake3::hash(bytes).as_bytes();
-                self.small = Some(Small { id, hash, len, place: Place::Journal(at) });
-                self.monitor.add_bytes(len);
-                Ok(())
-            }
-            State::Part => self.piece(id, ino, offset, bytes),
-        }
-    }
-
-    /// A piece of a file that has a blob.
-    fn piece(&mut self, id: u64, ino: u32, offset: u64, bytes: &[u8]) -> Outcome {
-        let Some(spool) = self.store.spool() else { return Ok(()) };
-        let Some(part) = self.parts.get_mut(&ino) else { return Ok(()) };
-        if offset != part.received {
-            return violation(format!("contents from {offset} on, where {} bytes are there", part.received));
-        }
-        let stopped = stopped(&self.stop, &self.waits);
-        if part.blob.is_none() {
-            let (size, map) = {
-                let index = self.store.index.read();
-                (index.attributes(Ino(ino.into())).map_or(0, |a| a.size), index.sparse(Ino(ino.into())).cloned())
-            };
-            let blob = match spool.create_blob(map.is_some().then_some(size), &stopped) {
-                Ok(blob) => blob,
-                Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
-                    let path = std::mem::take(&mut part.path);
-                    self.parts.remove(&ino);
-                    return self.leave_out(id, ino, &path, format!("no file of {size} bytes: {cause}"));
-                }
-                Err(e) => return Err(e.into()),
-            };
-            let number = blob.number();
-            part.blob = Some((blob, map));
-            self.store.index.write().set_place(Ino(ino.into()), Place::Blob(number));
-            let record = Record::Blob { id: self.known[ino as usize].journal.into(), number };
-            record::encode(&record, &[], &mut self.frames);
-        }
-        if let Some((blob, map)) = &mut part.blob {
-            match map {
-                None => spool.write_blob(blob, bytes, offset, &stopped)?,
-                Some(map) => {
-                    let mut rest = bytes;
-                    for segment in map.place(offset, bytes.len() as u64) {
-                        let (piece, after) = rest.split_at(segment.len as usize);
-                        spool.write_blob(blob, piece, segment.offset, &stopped)?;
-                        rest = after;
-                    }
-                }
-            }
-        }
-        part.hasher.update(bytes);
-        part.received += bytes.len() as u64;
-        self.late.push((Ino(ino.into()), None, Arrival::Arriving { received: part.received }));
-        self.monitor.add_bytes(bytes.len() as u64);
-        Ok(())
-    }
-
-    /// The spool cannot have a file: what comes of it is dropped.
-    fn leave_out(&mut self, id: u64, ino: u32, path: &[u8], reason: String) -> Outcome {
-        self.known[ino as usize].state = State::Over;
-        self.slots[id as usize] = NONE;
-        self.awaited -= 1;
-        self.wanted.remove(&ino);
-        self.late.push((Ino(ino.into()), None, Arrival::Truncated { received: 0 }));
-        self.refuse(path, format!("its contents are left out: {reason}"));
-        Ok(())
-    }
-
-    fn check(&mut self, id: u64, upto: u64, hash: Hash) -> Outcome {
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
-        let Some(part) = self.parts.get_mut(&ino) else { return violation("a hash of contents that are not there") };
-        if part.received != upto {
-            return violation("a hash of other contents than are there");
-        }
-        part.differs |= part.hasher.finalize() != hash;
-        part.hasher.reset();
-        part.checked = upto;
-        Ok(())
-    }
-
-    fn end(&mut self, id: u64, hash: Hash, fate: Fate) -> Outcome {
-        if !self.ops.is_empty() {
-            self.commit()?;
-        }
-        let ino = self.ino(id)?;
-        let small = self.small.take();
-        if ino == NONE {
-            return Ok(());
-        }
-        let stored = self.stored(ino);
-        let known = &mut self.known[ino as usize];
-        if known.state == State::Over || stored == 0 {
-            return violation("the end of a file that is over");
-        }
-        known.state = State::Over;
-        let journal = u64::from(known.journal);
-        self.awaited -= 1;
-        self.wanted.remove(&ino);
-        let part = self.parts.remove(&ino);
-        let (received, right, place) = match (small, &part) {
-            (Some(small), _) => (small.len, small.hash == hash, Some(small.place)),
-            (None, Some(part)) => (part.received, !part.differs && part.hasher.finalize() == hash, None),
-            (None, None) => (0, true, None),
-        };
-        let path = match &fate {
-            Fate::Changed { path } | Fate::Short { path, .. } => path.clone(),
-            Fate::Whole => part.map_or_else(Vec::new, |part| part.path),
-        };
-        let mut complete = received == stored;
-        match fate {
-            Fate::Whole if !complete => return violation("the end of a file before all of it came"),
-            Fate::Whole if !right => {
-                complete = false;
-                self.refuse(&path, "its contents have another hash than at the sender");
-            }
-            Fate::Whole => {}
-            Fate::Changed { .. } if !complete => return violation("the end of a file before all of it came"),
-            Fate::Changed { .. } => {
-                self.store.index.write().set_changed(Ino(ino.into()));
-                self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
-            }
-            Fate::Short { reason, .. } => {
-                complete = false;
-                self.refuse(&path, reason);
-            }
-        }
-        let arrival = if complete { Arrival::Complete } else { Arrival::Truncated { received } };
-        // Of a small file that is whole the journal says enough with its contents.
-        if place.is_none() || !complete {
-            record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
-        }
-        self.received += received;
-        self.late.push((Ino(ino.into()), place, arrival));
-        Ok(())
-    }
-
-    fn stored(&self, ino: u32) -> u64 {
+    pub(super) fn stored(&self, ino: u32) -> u64 {
         self.store.index.read().attributes(Ino(ino.into())).map_or(0, |a| a.stored)
     }
 
-    fn is_sparse(&self, ino: u32) -> bool {
+    pub(super) fn is_sparse(&self, ino: u32) -> bool {
         self.store.index.read().sparse(Ino(ino.into())).is_some()
     }
 
@@ -669,7 +500,7 @@ impl Sink {
     }
 
     /// Writes what is gathered, then makes it visible, then tells who waits.
-    fn commit(&mut self) -> Outcome {
+    pub(super) fn commit(&mut self) -> Outcome {
         if let (Some(spool), false) = (self.store.spool(), self.frames.is_empty()) {
             spool.append(&self.frames, &stopped(&self.stop, &self.waits))?;
         }
@@ -763,6 +594,7 @@ impl Sink {
             self.frames.clear();
             spool.sync()?;
         }
+        self.finished = true;
         Ok(self.commit_message())
     }
 
@@ -785,15 +617,8 @@ impl Sink {
         }
         self.frames.clear();
         let mut refused = Vec::new();
-        let cut = {
-            let mut index = self.store.index.write();
-            index.finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
-            index.cut_all()
-        };
-        self.store.set_over();
-        for ino in cut {
-            self.store.notify(ino);
-        }
+        self.store.index.write().finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
+        self.store.cut();
         for (path, refusal) in refused {
             self.refuse(&path, refusal);
         }
@@ -807,7 +632,7 @@ impl Part {
 }
 
 /// For the spool, while it waits for room.
-fn stopped(stop: &Stop, waits: &Option<Waits>) -> impl Fn() -> bool + use<> {
+pub(super) fn stopped(stop: &Stop, waits: &Option<Waits>) -> impl Fn() -> bool + use<> {
     let (stop, waits) = (stop.clone(), waits.clone());
     move || {
         if let Some(waits) = &waits {

@@ -7,11 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-
 use super::catalogue::{self, Piece};
+use super::flight::Flight;
 use super::limit::Limit;
-use super::plan::{Next, Plan};
+use super::plan::Plan;
 use super::shrink::Shrink;
 use crate::entry::escape;
 use crate::monitor::Monitor;
@@ -19,7 +18,7 @@ use crate::record;
 use crate::source::Stop;
 use crate::tree::Walk;
 use crate::wire::{
-    Batch, Closed, ConnectError, FromReceiver, FromSender, Link, Poker, Session, Token, Totals, connect,
+    self, Batch, Closed, ConnectError, Current, FromReceiver, FromSender, Link, Session, Token, Totals, connect,
 };
 
 /// It is looked so often whether there is something to do, where nobody says so.
@@ -99,21 +98,18 @@ enum End {
     Bye(String),
     Stopped,
     Protocol(String),
+    /// We cannot go on.
+    Failed(String),
 }
 
 /// Delivers. Returns when the receiver has confirmed everything.
 pub fn run(job: Job) -> Result<Delivered, Failure> {
     let Job { walk, to, token, host, silence, retry, rate, compress, monitor, stop } = job;
-    let mut session = Session::default();
-    fill_random(&mut session)?;
-    let current: Arc<Mutex<Option<Poker>>> = Arc::default();
+    let session: Session = wire::random()?;
+    let current = Current::default();
     let poke = {
         let current = current.clone();
-        move || {
-            if let Some(poker) = &*current.lock() {
-                poker.poke();
-            }
-        }
+        move || current.poke()
     };
     stop.on_stop(poke.clone());
     let mut link = Some(first(&to, &token, silence, &stop)?);
@@ -125,6 +121,7 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
         session,
         host,
         limit: Limit::new(rate, Instant::now()),
+        flight: Flight::new(Instant::now()),
         shrink: Shrink::new(compress),
         monitor,
         stop,
@@ -136,15 +133,15 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
     loop {
         let end = match link.take().map_or_else(|| connect(&to, &token, silence, &delivery.stop), Ok) {
             Ok(link) => {
-                *current.lock() = Some(link.poker());
+                current.set(Some(&link));
                 let end = delivery.connection(&link);
-                *current.lock() = None;
+                current.set(None);
                 // Only a receiver that takes something is one that is there.
                 let progress = delivery.plan.progress();
                 if progress > reached {
                     (reached, lost_at, pause) = (progress, None, BACK_OFF.0);
                 }
-                if matches!(end, End::Delivered(..) | End::Stopped) {
+                if !matches!(end, End::Lost(_) | End::Denied) {
                     link.close();
                 }
                 end
@@ -163,6 +160,7 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
             End::Bye(reason) => return Err(incomplete(format!("the receiver ended: {}", escape(reason.as_bytes())))),
             End::Stopped => return Err(incomplete("sending was stopped".into())),
             End::Protocol(what) => return Err(Failure::Protocol(what)),
+            End::Failed(what) => return Err(Failure::Other(std::io::Error::other(what))),
             End::Lost(cause) => {
                 let since = *lost_at.get_or_insert_with(|| {
                     outages += 1;
@@ -190,20 +188,13 @@ fn first(to: &str, token: &Token, silence: Duration, stop: &Stop) -> Result<Link
     })
 }
 
-fn fill_random(bytes: &mut [u8]) -> std::io::Result<()> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(())
-}
-
 struct Delivery {
     plan: Plan,
     pieces: Receiver<Piece>,
     session: Session,
     host: String,
     limit: Limit,
+    flight: Flight,
     shrink: Shrink,
     monitor: Arc<Monitor>,
     stop: Stop,
@@ -214,8 +205,10 @@ impl Delivery {
     fn connection(&mut self, link: &Link) -> End {
         self.plan.disconnected();
         self.shrink.begin(link);
+        self.flight = Flight::new(Instant::now());
         let mut hello = Batch::default();
         hello.push(&FromSender::Hello { session: self.session, host: self.host.clone() });
+        self.flight.sent(hello.len() as u64, Instant::now());
         if let Err(closed) = link.send_now(hello.finish()) {
             return lost(closed);
         }
@@ -231,14 +224,14 @@ impl Delivery {
     /// Hears what has come, then sends one frame.
     fn turn(&mut self, link: &Link) -> Result<Option<End>, Closed> {
         if self.stop.is_stopped() {
-            self.say_bye(link, Some("it was stopped".into()))?;
+            self.say_bye(link, Some("it was stopped".into()));
             return Ok(Some(End::Stopped));
         }
         let mut news = false;
         while let Ok(piece) = self.pieces.try_recv() {
             if let Some(failed) = piece.failed {
-                self.say_bye(link, Some(failed.clone()))?;
-                return Ok(Some(End::Protocol(failed)));
+                self.say_bye(link, Some(failed.clone()));
+                return Ok(Some(End::Failed(failed)));
             }
             self.plan.announce(piece);
             news = true;
@@ -247,10 +240,11 @@ impl Delivery {
             }
         }
         let pause = self.limit.wait(Instant::now());
-        let can_send = pause.is_zero() && link.has_room() && self.plan.has_something();
+        let ready = pause.is_zero() && self.flight.has_room() && self.plan.has_something();
+        let can_send = ready && link.has_room();
         let body = if can_send || news {
             link.receive(Duration::ZERO)?
-        } else if pause.is_zero() && self.plan.has_something() {
+        } else if ready {
             link.receive_or_room(LOOK)?
         } else {
             link.receive(if pause.is_zero() { LOOK } else { pause.min(LOOK) })?
@@ -261,21 +255,21 @@ impl Delivery {
         if !can_send {
             return Ok(None);
         }
-        match self.plan.next() {
-            Next::Batch(batch) => {
-                let frame = self.shrink.frame(batch, link);
-                self.limit.take(frame.len(), Instant::now());
-                link.send_now(frame)?;
-            }
-            Next::Nothing => {}
+        if let Some(batch) = self.plan.next() {
+            self.flight.sent(batch.len() as u64, Instant::now());
+            let frame = self.shrink.frame(batch, link);
+            self.limit.take(frame.len(), Instant::now());
+            // Where it is closed, what the receiver said before counts, and is heard first.
+            let _ = link.send_now(frame);
         }
         Ok(None)
     }
 
-    fn say_bye(&self, link: &Link, reason: Option<String>) -> Result<(), Closed> {
+    fn say_bye(&self, link: &Link, reason: Option<String>) {
         let mut batch = Batch::default();
         batch.push(&FromSender::Bye { reason });
-        link.send_now(batch.finish())
+        // It is told where it can be: that the connection is closed already changes nothing of what is told.
+        let _ = link.send_now(batch.finish());
     }
 
     fn hear(&mut self, link: &Link, mut body: &[u8]) -> Result<Option<End>, Closed> {
@@ -288,13 +282,18 @@ impl Delivery {
                 FromReceiver::Commit { totals, refused } => {
                     if !self.plan.is_confirmed(&totals) {
                         let what = "it confirms something else than was sent".to_owned();
-                        self.say_bye(link, Some(what.clone()))?;
+                        self.say_bye(link, Some(what.clone()));
                         return Ok(Some(End::Protocol(what)));
                     }
-                    self.say_bye(link, None)?;
+                    self.say_bye(link, None);
                     return Ok(Some(End::Delivered(totals, refused)));
                 }
                 FromReceiver::Bye { reason } => return Ok(Some(End::Bye(reason))),
+                FromReceiver::Consumed { bytes } => {
+                    if !self.flight.taken(bytes, Instant::now()) {
+                        return Ok(Some(End::Protocol("it has taken what was not sent".into())));
+                    }
+                }
                 FromReceiver::Waiting { reason } => {
                     let reason = reason.map(|reason| format!("the receiver waits: {}", escape(reason.as_bytes())));
                     self.monitor.paused_for_sender(reason);
@@ -304,7 +303,7 @@ impl Delivery {
                         self.monitor.paused_for_sender(None);
                     }
                     if let Err(what) = self.plan.hear(message) {
-                        self.say_bye(link, Some(what.into()))?;
+                        self.say_bye(link, Some(what.into()));
                         return Ok(Some(End::Protocol(what.into())));
                     }
                 }

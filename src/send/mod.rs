@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod delivery;
+mod flight;
 mod limit;
 mod plan;
 mod report;

@@ -19,12 +19,6 @@ const BATCH: usize = MAX_DATA;
 /// So many bytes of the catalogue wait for the receiver to have them.
 const AHEAD: usize = 8 << 20;
 
-/// The next thing to do.
-pub(super) enum Next {
-    Batch(Batch),
-    Nothing,
-}
-
 /// A file whose contents are to be sent.
 struct File {
     /// Number of its entry.
@@ -264,10 +258,10 @@ impl Plan {
         }
     }
 
-    /// The next batch.
-    pub(super) fn next(&mut self) -> Next {
+    /// The next batch, where there is something to send.
+    pub(super) fn next(&mut self) -> Option<Batch> {
         if self.stage == Stage::Greeting {
-            return Next::Nothing;
+            return None;
         }
         while let Some(n) = self.wanted.pop_front() {
             if self.files[n].over {
@@ -278,16 +272,16 @@ impl Plan {
             if !self.files[n].over {
                 self.wanted.push_back(n);
             }
-            return Next::Batch(batch);
+            return Some(batch);
         }
         match self.stage {
             Stage::Catalogue => self.next_of_catalogue(),
             Stage::Contents => self.next_in_order(),
-            Stage::Greeting | Stage::Announced | Stage::Done => Next::Nothing,
+            Stage::Greeting | Stage::Announced | Stage::Done => None,
         }
     }
 
-    fn next_of_catalogue(&mut self) -> Next {
+    fn next_of_catalogue(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         let at = self.unconfirmed.partition_point(|piece| piece.first + piece.count <= self.sent_records);
         for piece in self.unconfirmed.range(at..) {
@@ -305,10 +299,10 @@ impl Plan {
             batch.push(&FromSender::CatalogueEnd(totals));
             self.stage = Stage::Announced;
         }
-        if batch.is_empty() { Next::Nothing } else { Next::Batch(batch) }
+        (!batch.is_empty()).then_some(batch)
     }
 
-    fn next_in_order(&mut self) -> Next {
+    fn next_in_order(&mut self) -> Option<Batch> {
         let mut batch = Batch::default();
         while batch.len() < BATCH {
             while self.files.get(self.cursor).is_some_and(|file| file.over) {
@@ -332,7 +326,7 @@ impl Plan {
                 break;
             }
         }
-        Next::Batch(batch)
+        Some(batch)
     }
 
     fn is_small(&self, n: usize) -> bool {

@@ -151,7 +151,7 @@ impl Spool {
     /// Begins a blob, waiting for room. A file with holes gets its `size` now, since holes are never written; any
     /// other grows, since a size that is only claimed may be more than the disk takes.
     pub fn create_blob(&self, size: Option<u64>, stopped: &dyn Fn() -> bool) -> Result<Blob, Error> {
-        let number = self.blobs.fetch_add(1, Ordering::Relaxed);
+        let number = self.blobs.fetch_add(1, Ordering::Release);
         let path = self.blob_path(number);
         let file = self.when_there_is_room(&path, stopped, || {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
@@ -183,6 +183,11 @@ impl Spool {
     /// The journal, to be read only, and the directory of the blobs.
     pub fn reopen(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         Ok((File::open(self.path.join("journal"))?.into(), File::open(self.path.join("blobs"))?.into()))
+    }
+
+    /// Whether any blob was begun.
+    pub fn has_blobs(&self) -> bool {
+        self.blobs.load(Ordering::Acquire) > 0
     }
 
     /// A blob, for reading.

@@ -1,6 +1,7 @@
 //! The system calls that rustix does not have. The only `unsafe` of the project.
 #![allow(unsafe_code)]
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
@@ -26,6 +27,44 @@ pub fn fork() -> io::Result<Fork> {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
         _ => Ok(Fork::Parent),
+    }
+}
+
+/// `listxattrat(2)` of Linux 6.13, of a name in an open directory, without following it. None where the kernel does not
+/// have it. The names go to `names`, each with its NUL; returns how many bytes these are.
+pub fn listxattrat(dir: BorrowedFd<'_>, name: &CStr, names: &mut [u8]) -> Option<io::Result<usize>> {
+    const SYS_LISTXATTRAT: libc::c_long = 465;
+    // Some count from elsewhere.
+    if !cfg!(any(
+        all(target_arch = "x86_64", target_pointer_width = "64"),
+        target_arch = "aarch64",
+        target_arch = "arm",
+        target_arch = "riscv64",
+        target_arch = "powerpc64",
+        target_arch = "s390x",
+        target_arch = "loongarch64"
+    )) {
+        return None;
+    }
+    // SAFETY: the kernel writes to `names` only, and no more than its length; the other pointer is to a string with its
+    // NUL. The types are those that the kernel has: int, const char *, unsigned int, char *, size_t.
+    let n = unsafe {
+        libc::syscall(
+            SYS_LISTXATTRAT,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW as libc::c_uint,
+            names.as_mut_ptr(),
+            names.len(),
+        )
+    };
+    match usize::try_from(n) {
+        Ok(n) => Some(Ok(n)),
+        Err(_) => match io::Error::last_os_error() {
+            // A seccomp filter that does not know of it forbids it.
+            e if matches!(e.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) => None,
+            e => Some(Err(e)),
+        },
     }
 }
 

@@ -9,14 +9,9 @@ use super::header::Header;
 use super::pax::{MAX_PROBLEMS, MORE_PROBLEMS, Values};
 use super::{Event, Options};
 use crate::entry::{
-    ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, SparseMap, Timestamp, Xattrs, escape,
+    ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, NOBODY, SET_ID, SparseMap, Timestamp,
+    Xattrs, check_target, escape,
 };
-
-/// Linux takes no longer target: PATH_MAX without the NUL.
-const MAX_TARGET: usize = 4095;
-
-/// Who owns what no number can name: `nobody`. (`chown` takes u32::MAX for "leave it".)
-const NOBODY: u32 = 65534;
 
 /// What the headers before a member say of it.
 #[derive(Debug, Default)]
@@ -145,13 +140,7 @@ impl<'a> Builder<'a, '_> {
             }
             b'2' => {
                 let target = self.raw_link();
-                if target.is_empty() {
-                    return Err("it is a symbolic link to nothing".into());
-                } else if target.len() > MAX_TARGET {
-                    return Err(format!("its link target is over {MAX_TARGET} bytes long"));
-                } else if target.contains(&0) {
-                    return Err("its link target has a NUL byte".into());
-                }
+                check_target(&target).map_err(|e| e.to_string())?;
                 EntryKind::Symlink { target: target.into() }
             }
             b'3' => EntryKind::CharDevice { device: self.device(raw_path) },
@@ -196,8 +185,8 @@ impl<'a> Builder<'a, '_> {
         let (uid, gid) = match (id(uid), id(gid)) {
             (Some(uid), Some(gid)) => (uid, gid),
             (uid, gid) => {
-                let dropped = if mode & 0o6000 != 0 { ", setuid and setgid are dropped" } else { "" };
-                mode &= !0o6000;
+                let dropped = if mode & SET_ID != 0 { ", setuid and setgid are dropped" } else { "" };
+                mode &= !SET_ID;
                 self.warn(path, format!("its owner is no number that Linux has: {NOBODY} is taken{dropped}"));
                 (uid.unwrap_or(NOBODY), gid.unwrap_or(NOBODY))
             }

@@ -11,12 +11,18 @@ use rustix::fs::{flistxattr, getxattr, listxattr, llistxattr};
 use rustix::io::Errno;
 
 use crate::entry::{ACL_ACCESS, ACL_DEFAULT, MAX_XATTR_NAMES, MAX_XATTR_VALUE, Xattrs, escape};
+use crate::sys::listxattrat;
+
+/// Enough to see whether there are any: the kernel gets memory for as much as we have room for.
+const FEW: usize = 256;
 
 /// Reads them, and has the room for that.
 pub(super) struct Reader {
     names: Vec<u8>,
     value: Vec<u8>,
     path: Vec<u8>,
+    /// The kernel may list them by a name in a directory; before 6.13 the way through /proc is needed.
+    by_name: bool,
     /// File systems that have none.
     without: Vec<u64>,
 }
@@ -27,6 +33,7 @@ impl Reader {
             names: vec![0; MAX_XATTR_NAMES],
             value: vec![0; MAX_XATTR_VALUE],
             path: Vec::new(),
+            by_name: true,
             without: Vec::new(),
         }
     }
@@ -36,8 +43,15 @@ impl Reader {
         if self.without.contains(&device) {
             return Ok(false);
         }
+        if self.by_name {
+            if let Some(listed) = listxattrat(dir, name, &mut self.names[..FEW]) {
+                let errno = |e| Errno::from_io_error(&e).unwrap_or(Errno::IO);
+                return self.any_of(listed.map_err(errno), device);
+            }
+            self.by_name = false;
+        }
         self.proc_path(dir, Some(name));
-        let listed = llistxattr(&*self.path, &mut self.names[..]);
+        let listed = llistxattr(&*self.path, &mut self.names[..FEW]);
         self.any_of(listed, device)
     }
 
@@ -46,13 +60,14 @@ impl Reader {
         if self.without.contains(&device) {
             return Ok(false);
         }
-        let listed = flistxattr(fd, &mut self.names[..]);
+        let listed = flistxattr(fd, &mut self.names[..FEW]);
         self.any_of(listed, device)
     }
 
     fn any_of(&mut self, listed: rustix::io::Result<usize>, device: u64) -> Result<bool, String> {
         match listed {
             Ok(n) => Ok(n > 0),
+            Err(Errno::RANGE) => Ok(true),
             Err(Errno::OPNOTSUPP) => {
                 self.without.push(device);
                 Ok(false)
@@ -105,4 +120,30 @@ impl Reader {
 /// What else is in `system.` is made up by a file system, for itself.
 fn is_taken(name: &[u8]) -> bool {
     !name.is_empty() && (!name.starts_with(b"system.") || name == ACL_ACCESS || name == ACL_DEFAULT)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn both_ways_see_the_same() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("with"), "").unwrap();
+        std::fs::write(dir.path().join("without"), "").unwrap();
+        std::os::unix::fs::symlink("with", dir.path().join("link")).unwrap();
+        let none = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(dir.path().join("with"), "user.x", b"value", none).unwrap();
+        let fd = std::fs::File::open(dir.path()).unwrap();
+        for by_name in [true, false] {
+            let mut reader = Reader { by_name, ..Reader::new() };
+            let mut any = |name| reader.has_any(fd.as_fd(), name, 1);
+            assert_eq!(
+                [any(c"with"), any(c"without"), any(c"link"), any(c"none")].map(Result::unwrap),
+                [true, false, false, false]
+            );
+        }
+    }
 }

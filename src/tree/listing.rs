@@ -11,8 +11,8 @@ use rustix::fs::RawDir;
 #[derive(Debug, Default)]
 pub(super) struct Listing {
     names: Vec<u8>,
-    /// Where each begins; it ends with its NUL.
-    starts: Vec<usize>,
+    /// Where each begins and ends, its NUL included.
+    places: Vec<(usize, usize)>,
     next: usize,
 }
 
@@ -28,25 +28,26 @@ impl Listing {
             }
         }
         let names = &listing.names;
-        listing.starts.sort_unstable_by_key(|&start| until_nul(&names[start..]));
+        listing.places.sort_unstable_by_key(|&(start, end)| &names[start..end]);
         Ok(listing)
     }
 
     fn push(&mut self, name: &CStr) {
-        self.starts.push(self.names.len());
+        let start = self.names.len();
         self.names.extend_from_slice(name.to_bytes_with_nul());
+        self.places.push((start, self.names.len()));
     }
 
     /// The next one.
     pub(super) fn next(&mut self) -> Option<&CStr> {
-        let start = *self.starts.get(self.next)?;
+        let &(start, end) = self.places.get(self.next)?;
         self.next += 1;
-        CStr::from_bytes_until_nul(&self.names[start..]).ok()
+        CStr::from_bytes_with_nul(&self.names[start..end]).ok()
     }
 
     /// Whether there is such a name.
     pub(super) fn has(&self, name: &CStr) -> bool {
-        self.starts.binary_search_by_key(&name.to_bytes(), |&start| until_nul(&self.names[start..])).is_ok()
+        self.places.binary_search_by_key(&name.to_bytes_with_nul(), |&(start, end)| &self.names[start..end]).is_ok()
     }
 
     /// Forgets all but this one.
@@ -54,8 +55,4 @@ impl Listing {
         *self = Listing::default();
         self.push(name);
     }
-}
-
-fn until_nul(bytes: &[u8]) -> &[u8] {
-    CStr::from_bytes_until_nul(bytes).map_or(bytes, CStr::to_bytes)
 }

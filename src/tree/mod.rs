@@ -6,7 +6,7 @@
 //!
 //! Others may change the tree meanwhile. What is named by a component is never followed through a link; what has
 //! vanished, or cannot be read, is a [`Step::Problem`]; and [`Contents`] can tell whether they are still what was
-//! announced. Neither FIFOs nor devices are ever opened.
+//! announced. What is known to be a FIFO or a device is never opened.
 //!
 //! Extended attributes, and contents, are reached through `/proc/self/fd`, which has to be mounted.
 

@@ -7,12 +7,15 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, Stat, fstat, openat};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::directories::{DirId, Directories};
 use crate::entry::{EntryPath, SparseMap, Timestamp};
+
+/// How things are looked at: themselves, and what is there only.
+pub(super) const LOOK: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
 
 /// Where the contents of a file are, and what they were when the walk came by.
 ///
@@ -84,12 +87,15 @@ impl Opener {
     /// [`Contents::is_unchanged`] says so after the last read.
     pub fn open(&self, origin: &Origin) -> Result<Contents, OpenError> {
         let directory = self.directories.open(origin.directory).map_err(why)?;
-        let place = open_place(directory.as_fd(), &origin.name).map_err(why)?;
-        let stat = fstat(&place).map_err(io::Error::from)?;
-        if (stat.st_dev, stat.st_ino) != origin.inode() || !is_file(&stat) {
+        let is_it = |stat: &Stat| (stat.st_dev, stat.st_ino) == origin.inode() && is_file(stat);
+        let stat = statat(&directory, &*origin.name, LOOK).map_err(why)?;
+        if !is_it(&stat) {
             return Err(OpenError::Replaced);
         }
-        let file = File::from(open_file(place.as_fd(), &stat)?);
+        let file = File::from(self.open_name(directory.as_fd(), &origin.name, &stat).map_err(why)?);
+        if !is_it(&fstat(&file).map_err(io::Error::from)?) {
+            return Err(OpenError::Replaced);
+        }
         Ok(Contents {
             file,
             size: origin.size,
@@ -97,9 +103,7 @@ impl Opener {
             ctime: (origin.ctime_seconds, origin.ctime_nanos),
         })
     }
-}
 
-impl Opener {
     /// What a file is sent as.
     pub fn path(&self, origin: &Origin) -> Vec<u8> {
         // Whatever was announced has a path.
@@ -107,6 +111,28 @@ impl Opener {
         let name = origin.name.to_bytes();
         if directory.is_root() { name.to_vec() } else { [directory.as_bytes(), name].join(&b'/') }
     }
+
+    /// Opens a regular file by its name. Whoever swaps it in this very moment can have something else opened, but not
+    /// read; O_NONBLOCK keeps a FIFO from being waited for.
+    fn open_name(&self, directory: BorrowedFd<'_>, name: &CStr, stat: &Stat) -> io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        // Only the owner, and root, may leave the time of access alone.
+        let noatime = if may_leave_atime(stat) { OFlags::NOATIME } else { OFlags::empty() };
+        match openat(directory, name, flags | noatime, Mode::empty()) {
+            // Root without the right to, or somebody else has a lease on it: that is to be waited for.
+            Err(Errno::PERM | Errno::AGAIN) => {
+                let place = open_place(directory, name)?;
+                let stat = fstat(&place)?;
+                if is_file(&stat) { open_file(place.as_fd(), &stat) } else { Err(Errno::LOOP.into()) }
+            }
+            opened => Ok(opened?),
+        }
+    }
+}
+
+fn may_leave_atime(stat: &Stat) -> bool {
+    let us = geteuid();
+    us.is_root() || us.as_raw() == stat.st_uid
 }
 
 fn why(e: impl Into<io::Error>) -> OpenError {
@@ -127,13 +153,11 @@ pub(super) fn open_place(directory: BorrowedFd<'_>, name: &CStr) -> rustix::io::
     openat(directory, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
 }
 
-/// Opens the regular file that a place stands for. (It cannot have become anything else: an inode keeps its type.)
+/// Opens the regular file that a place stands for: an inode keeps its type, so it can be nothing else.
 pub(super) fn open_file(place: BorrowedFd<'_>, stat: &Stat) -> io::Result<OwnedFd> {
     let link = format!("/proc/self/fd/{}", place.as_raw_fd());
     let flags = OFlags::RDONLY | OFlags::NOCTTY | OFlags::CLOEXEC;
-    // Only the owner, and root, may leave the time of access alone.
-    let us = geteuid();
-    if us.is_root() || us.as_raw() == stat.st_uid {
+    if may_leave_atime(stat) {
         match openat(CWD, &*link, flags | OFlags::NOATIME, Mode::empty()) {
             Err(Errno::PERM) => {}
             opened => return Ok(opened?),

@@ -9,14 +9,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, major, minor, openat, readlinkat, statat};
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, major, minor, openat, readlinkat, statat};
 use rustix::io::Errno;
 
 use super::attributes::Reader;
 use super::directories::{DIRECTORY, DirId, Directories};
 use super::listing::Listing;
 use super::names::{Stripped, sent_as, split};
-use super::origin::{ctime, is_file, open_file, open_place};
+use super::origin::{LOOK, ctime, is_file, open_file, open_place};
 use super::{Error, Opener, Options, Origin, Step, holes};
 use crate::entry::{Device, Entry, EntryKind, EntryPath, Metadata, PathError, Timestamp, Xattrs, escape};
 use crate::pattern::Patterns;
@@ -30,8 +30,6 @@ const LISTING: usize = 32 << 10;
 /// What a valid `CACHEDIR.TAG` begins with (bford.info/cachedir).
 const TAG: &[u8] = b"Signature: 8a477f597d28d172789f06886806bc55";
 const TAG_NAME: &CStr = c"CACHEDIR.TAG";
-
-const LOOK: AtFlags = AtFlags::SYMLINK_NOFOLLOW.union(AtFlags::NO_AUTOMOUNT);
 
 /// Goes through what is to be sent.
 pub struct Walk {

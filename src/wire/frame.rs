@@ -92,44 +92,62 @@ impl Batch {
     }
 }
 
-/// Bytes as they come, to bodies of frames. Takes no more memory than has come.
+/// Bytes as they come, to bodies of frames. Takes no more memory than has come, but for what a frame says that it is
+/// decompressed.
 #[derive(Debug, Default)]
 pub struct Frames {
-    buf: Vec<u8>,
-    at: usize,
+    header: [u8; HEADER],
+    /// What of the header is there.
+    headed: usize,
+    body: Vec<u8>,
 }
 
-impl Frames {
-    /// Takes what has come.
-    pub fn push(&mut self, bytes: &[u8]) {
-        if self.at > 0 && self.at >= self.buf.len() / 2 {
-            self.buf.drain(..self.at);
-            self.at = 0;
-        }
-        self.buf.extend_from_slice(bytes);
-    }
+/// Of a body that has only begun, so much is got at once.
+const AT_ONCE: usize = 1 << 20;
 
-    /// The next body that is there as a whole; an empty one says that the peer is alive.
-    pub fn next_body(&mut self) -> Result<Option<Vec<u8>>, FrameError> {
-        let rest = &self.buf[self.at..];
-        let Some(header) = rest.first_chunk::<HEADER>() else { return Ok(None) };
+impl Frames {
+    /// Takes what belongs to the next frame from the front of `input`. Its body, where it is there as a whole; an empty one
+    /// says that the peer is alive.
+    pub fn next_body(&mut self, input: &mut &[u8]) -> Result<Option<Vec<u8>>, FrameError> {
+        if self.headed < HEADER {
+            let (taken, rest) = input.split_at(input.len().min(HEADER - self.headed));
+            self.header[self.headed..self.headed + taken.len()].copy_from_slice(taken);
+            self.headed += taken.len();
+            *input = rest;
+            if self.headed < HEADER {
+                return Ok(None);
+            }
+        }
+        let header = &self.header;
         let length = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let raw = u32::from_le_bytes([header[4], header[5], header[6], header[7]]) as usize;
         if length.max(raw) > MAX_BODY {
             return Err(FrameError::TooLong(length.max(raw)));
         }
-        let Some(body) = rest.get(HEADER..HEADER + length) else { return Ok(None) };
-        let body = if raw == 0 {
-            body.to_vec()
-        } else {
-            let body = zstd::bulk::decompress(body, raw).map_err(|_| FrameError::Damaged)?;
-            if body.len() != raw {
-                return Err(FrameError::Damaged);
-            }
-            body
-        };
-        self.at += HEADER + length;
-        Ok(Some(body))
+        if self.body.capacity() == 0 {
+            self.body.reserve_exact(length.min(AT_ONCE));
+        }
+        let (taken, rest) = input.split_at(input.len().min(length - self.body.len()));
+        self.body.extend_from_slice(taken);
+        *input = rest;
+        if self.body.len() < length {
+            return Ok(None);
+        }
+        self.headed = 0;
+        let body = std::mem::take(&mut self.body);
+        if raw == 0 {
+            return Ok(Some(body));
+        }
+        let body = zstd::bulk::decompress(&body, raw).map_err(|_| FrameError::Damaged)?;
+        if body.len() == raw { Ok(Some(body)) } else { Err(FrameError::Damaged) }
+    }
+
+    /// A body that has been used: the next one is put into it.
+    pub fn recycle(&mut self, mut body: Vec<u8>) {
+        if self.body.capacity() == 0 && body.capacity() <= AT_ONCE {
+            body.clear();
+            self.body = body;
+        }
     }
 }
 
@@ -152,10 +170,9 @@ mod tests {
         for piece in [1, 2, 3, 7, 8, 9, 1000] {
             let mut frames = Frames::default();
             let mut bodies = Vec::new();
-            for bytes in stream.chunks(piece) {
-                frames.push(bytes);
-                while let Some(body) = frames.next_body().unwrap() {
-                    bodies.push(body);
+            for mut bytes in stream.chunks(piece) {
+                while !bytes.is_empty() {
+                    bodies.extend(frames.next_body(&mut bytes).unwrap());
                 }
             }
             assert_eq!(bodies, [b"plain".to_vec(), Vec::new(), vec![7; 10_000]]);
@@ -165,16 +182,14 @@ mod tests {
     #[test]
     fn lies_are_told() {
         let mut frames = Frames::default();
-        frames.push(&[0xff; HEADER]);
-        assert_eq!(frames.next_body(), Err(FrameError::TooLong(u32::MAX as usize)));
+        assert_eq!(frames.next_body(&mut &[0xff; HEADER][..]), Err(FrameError::TooLong(u32::MAX as usize)));
         let mut batch = Batch::default();
         batch.push_encoded(&[7; 1000]);
         for raw in [1u32, 999, 1001] {
             let mut bytes = batch.compress().unwrap();
             bytes[4..8].copy_from_slice(&raw.to_le_bytes());
             let mut frames = Frames::default();
-            frames.push(&bytes);
-            assert_eq!(frames.next_body(), Err(FrameError::Damaged), "{raw}");
+            assert_eq!(frames.next_body(&mut &bytes[..]), Err(FrameError::Damaged), "{raw}");
         }
         assert!(Batch::default().is_empty());
     }

@@ -26,6 +26,9 @@ const OUTBOX: usize = 512 << 10;
 /// More than so many bytes do not wait to be taken; then nothing is read.
 const INBOX: usize = 2 << 20;
 
+/// So many bodies are kept to be used again.
+const SPARE: usize = 4;
+
 /// So much is read from the socket at a time.
 const READ: usize = 256 << 10;
 
@@ -85,6 +88,8 @@ struct State {
     outbox_bytes: usize,
     inbox: VecDeque<Vec<u8>>,
     inbox_bytes: usize,
+    /// Bodies that have been used.
+    spare: Vec<Vec<u8>>,
     poked: bool,
     /// What is in the outbox is to be sent, and then it is to be closed.
     closing: Option<Instant>,
@@ -174,6 +179,14 @@ impl Link {
         }
     }
 
+    /// Gives back a body that has been used: the memory of large ones is dear.
+    pub fn recycle(&self, body: Vec<u8>) {
+        let mut state = self.shared.state.lock();
+        if state.spare.len() < SPARE {
+            state.spare.push(body);
+        }
+    }
+
     /// For whoever has something for the one that waits in [`Link::receive`].
     pub fn poker(&self) -> Poker {
         Poker(self.shared.clone())
@@ -218,10 +231,23 @@ impl Poker {
     pub fn send_now(&self, frame: Vec<u8>) -> Result<(), Closed> {
         self.0.put(&mut self.0.state.lock(), frame)
     }
+}
 
-    /// Closes the connection at once.
-    pub fn hang_up(&self) {
-        self.0.close(Closed::Here);
+/// The connection that is open now, if one is, for whoever has something for the one that waits for it.
+#[derive(Clone, Default)]
+pub struct Current(Arc<Mutex<Option<Poker>>>);
+
+impl Current {
+    /// It is this one now, or none.
+    pub fn set(&self, link: Option<&Link>) {
+        *self.0.lock() = link.map(Link::poker);
+    }
+
+    /// As [`Poker::poke`].
+    pub fn poke(&self) {
+        if let Some(poker) = &*self.0.lock() {
+            poker.poke();
+        }
     }
 }
 
@@ -453,31 +479,30 @@ impl Pump {
 
     /// Hands over what is whole. Tells whether more may be read.
     fn take_plaintext(&mut self) -> Result<bool, Closed> {
+        let mut room = true;
+        let mut reader = self.connection.reader();
         loop {
-            let mut reader = self.connection.reader();
-            let n = match io::BufRead::fill_buf(&mut reader) {
-                Ok([]) => break,
-                Ok(bytes) => {
-                    self.frames.push(bytes);
-                    bytes.len()
-                }
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+            let mut bytes = match io::BufRead::fill_buf(&mut reader) {
+                Ok([]) => return Ok(room),
+                Ok(bytes) => bytes,
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(room),
                 Err(e) => return Err(lost(e)),
             };
+            let n = bytes.len();
+            while !bytes.is_empty() {
+                let body = self.frames.next_body(&mut bytes).map_err(|e| Closed::Broken(e.to_string()))?;
+                let Some(body) = body.filter(|body| !body.is_empty()) else { continue };
+                let mut state = self.shared.state.lock();
+                state.inbox_bytes += body.len();
+                state.inbox.push_back(body);
+                room = state.inbox_bytes <= INBOX;
+                if let Some(spare) = state.spare.pop() {
+                    self.frames.recycle(spare);
+                }
+                self.shared.changed.notify_all();
+            }
             io::BufRead::consume(&mut reader, n);
         }
-        let mut room = true;
-        while let Some(body) = self.frames.next_body().map_err(|e| Closed::Broken(e.to_string()))? {
-            if body.is_empty() {
-                continue;
-            }
-            let mut state = self.shared.state.lock();
-            state.inbox_bytes += body.len();
-            state.inbox.push_back(body);
-            room = state.inbox_bytes <= INBOX;
-            self.shared.changed.notify_all();
-        }
-        Ok(room)
     }
 }
 

@@ -145,6 +145,11 @@ pub enum FromReceiver {
         /// Records.
         catalogue: u64,
     },
+    /// So many bytes of this connection's bodies are taken.
+    Consumed {
+        /// Decompressed.
+        bytes: u64,
+    },
     /// Of these entries (first, and how many) all is there that there will be.
     Whole {
         /// In order, not overlapping.

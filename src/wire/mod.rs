@@ -11,8 +11,18 @@ mod token;
 
 pub use connect::{Arrival, ConnectError, Listener, TRIES, connect};
 pub use frame::{Batch, FrameError, Frames, MAX_BODY};
-pub use link::{Closed, Link, Poker};
+pub use link::{Closed, Current, Link, Poker};
 pub use message::{
     Fate, FromReceiver, FromSender, Hash, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,
 };
 pub use token::{Token, TokenError};
+
+/// From the kernel's random numbers.
+pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let mut filled = 0;
+    while filled < N {
+        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
+    }
+    Ok(bytes)
+}

@@ -38,27 +38,20 @@ pub enum TokenError {
 impl Token {
     /// A new one, from the kernel's random numbers.
     pub fn generate() -> std::io::Result<Self> {
-        let mut secret = [0; SECRET];
-        let mut filled = 0;
-        while filled < SECRET {
-            filled += rustix::rand::getrandom(&mut secret[filled..], rustix::rand::GetRandomFlags::empty())?;
-        }
-        Ok(Token(secret))
+        super::random().map(Token)
     }
 
     /// Reads one as it was printed. Space around it does not count.
     pub fn parse(text: &str) -> Result<Self, TokenError> {
         let text = text.trim().to_ascii_lowercase();
         let digits = text.strip_prefix(PREFIX).ok_or(TokenError::Prefix)?.replace('-', "");
-        let bytes = base32().decode(digits.as_bytes()).map_err(|e| match e.kind {
-            data_encoding::DecodeKind::Length => TokenError::Length(digits.len()),
-            _ => TokenError::Digit,
-        })?;
-        let (secret, check) = bytes.split_at_checked(SECRET).ok_or(TokenError::Length(digits.len()))?;
-        if check.len() != CHECKSUM {
-            return Err(TokenError::Length(digits.len()));
+        let length = digits.chars().count();
+        if length != DIGITS {
+            return Err(TokenError::Length(length));
         }
-        let token = Token(secret.try_into().map_err(|_| TokenError::Length(digits.len()))?);
+        let bytes = base32().decode(digits.as_bytes()).map_err(|_| TokenError::Digit)?;
+        let (secret, check) = bytes.split_first_chunk().ok_or(TokenError::Length(length))?;
+        let token = Token(*secret);
         if check == token.checksum() { Ok(token) } else { Err(TokenError::Checksum) }
     }
 

@@ -42,7 +42,11 @@ fn wrong_usage_is_told_before_anything_is_mounted() {
         fails(&restorefs(args, &[]), 2);
     }
     contains(&fails(&restorefs(&["mount"], &[point]), 2), &["SOURCE"]);
-    contains(&fails(&restorefs(&["mount", "--listen", "0"], &[point]), 2), &["--plain"]);
+    contains(&fails(&restorefs(&["mount", "--listen", "0", "-"], &[point]), 2), &["mount point only"]);
+    let both = restorefs(&["mount", "--listen", "0", "--plain", "--token-file", "token"], &[point]);
+    contains(&fails(&both, 2), &["--token-file", "--plain"]);
+    contains(&fails(&restorefs(&["mount", "--token-file", "token", "-"], &[point]), 2), &["--listen"]);
+    contains(&fails(&restorefs(&["mount", "--listen", "0", "--timeout", "1"], &[point]), 2), &["seconds from 6"]);
     contains(&fails(&restorefs(&["mount", "--plain", "-"], &[point]), 2), &["--listen"]);
     contains(&fails(&restorefs(&["mount", "--listen", "0", "--plain", "-"], &[point]), 2), &["mount point only"]);
     contains(&fails(&restorefs(&["mount", "--listen", "no such host:1", "--plain"], &[point]), 2), &["no such host:1"]);
@@ -325,7 +329,7 @@ fn an_ordinary_user_with_fusermount3() {
         unset XDG_RUNTIME_DIR
         as() { setpriv --reuid "$1" --regid "$1" --clear-groups bash -euc "$2"; }
         as 65534 'cat x.tar | ./restorefs mount -d --spool . - mnt; ./restorefs wait mnt; ./restorefs status mnt
-                  cat mnt/small; readlink mnt/link; getfattr --only-values -n user.restorefs.state mnt/large'
+                  tar xOf x.tar --wildcards "*large" | cmp - mnt/large; cat mnt/small; readlink mnt/link; getfattr --only-values -n user.restorefs.state mnt/large'
         echo
         ./restorefs status mnt | sed 's/^/root: /'
         as 65533 './restorefs status mnt 2>&1 || echo "denied with $?"'

@@ -18,7 +18,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("filter", &["monitor", "source"]),
     ("tarball", &["entry"]),
     // From a directory to entries, to an archive, and to a receiver.
-    ("tree", &["entry", "pattern"]),
+    ("tree", &["sys", "entry", "pattern"]),
     ("wire", &["sys", "entry", "record"]),
     ("send", &["entry", "monitor", "record", "source", "tarball", "tree", "wire"]),
     // Where they are kept.

@@ -13,6 +13,7 @@ use restorefs::tarball;
 
 use super::{From, at_each, end, is_told, source};
 use crate::support::members::{Member, is_shown, members};
+use crate::support::mount::passthrough_wanted;
 use crate::support::{HANGS, needs_fuse, small};
 
 /// The kernel takes contents by the page.
@@ -38,6 +39,7 @@ impl Mounted {
             spool_limit: None,
             keep_spool: false,
             allow_other: false,
+            passthrough: passthrough_wanted(),
             max_index: None,
             tar: tarball::Options::default(),
         };

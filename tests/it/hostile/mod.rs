@@ -194,9 +194,9 @@ impl Received {
     }
 
     fn read(&self, ino: Ino, offset: u64, len: usize) -> Option<Vec<u8>> {
-        let contents = self.store.open(ino).unwrap();
-        match self.store.read(&contents, ino, offset, len).unwrap() {
-            Read::Bytes(bytes) => Some(bytes),
+        let mut buf = Vec::new();
+        match self.store.read(ino, offset, len, &mut buf).unwrap() {
+            Read::Bytes(n) => Some(buf[..n].to_vec()),
             Read::Lost => None,
             Read::NotYet { .. } => panic!("it waits, and the stream is over"),
         }

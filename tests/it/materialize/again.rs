@@ -65,8 +65,9 @@ fn what_is_right_is_left_alone_and_what_is_not_is_mended() {
 fn overwriting_as_it_was_asked() {
     needs_fuse!();
     let members: Vec<_> = ["newer", "older", "same", "other", "missing"].map(|name| file(name, b"packed")).into();
-    let link = member(EntryType::Link, "second", "same", TIME, b"");
-    let (_dir, mount, dest) = archive(&[members.concat(), link]);
+    let link = |name, first| member(EntryType::Link, name, first, TIME, b"");
+    let links = [link("second", "same"), link("third", "newer"), link("fourth", "newer")].concat();
+    let (_dir, mount, dest) = archive(&[members.concat(), links]);
     let outcome = |overwrite: &str| -> Vec<String> {
         shell(&dest, "rm -rf *");
         for (name, contents, time) in [
@@ -81,6 +82,11 @@ fn overwriting_as_it_was_asked() {
         }
         materialize(&mount, &dest, &["--overwrite", overwrite]).with(0);
         assert_eq!(fs::read(dest.join("missing")).unwrap(), b"packed");
+        // Second names of what is kept have what was packed, and are not names of what somebody else has put there.
+        let inode = |name: &str| dest.join(name).metadata().unwrap().ino();
+        assert_eq!(fs::read(dest.join("third")).unwrap(), b"packed");
+        assert_eq!(inode("third"), inode("fourth"));
+        assert_eq!(inode("third") == inode("newer"), fs::read(dest.join("newer")).unwrap() == b"packed");
         let replaced = |name: &&&str| {
             let contents = fs::read(dest.join(name)).unwrap();
             assert!(contents == b"packed" || contents.starts_with(b"disk"));

@@ -1,16 +1,26 @@
 //! The same name several times in an archive: on disk is what the mount shows, whatever it took the place of.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use tar::EntryType::{Directory, Link, Regular, Symlink};
 
-use super::{archive, materialize};
+use super::{archive, look, materialize, start, wait};
 use crate::support::compare::same_tree;
-use crate::support::feed::{link, member, whole};
-use crate::support::needs_fuse;
+use crate::support::feed::{end, link, member, whole};
+use crate::support::mount::Mount;
+use crate::support::{needs_fuse, shell, wait_until};
 
 const TIME: u64 = 1_000_000_000;
+
+/// Everything but directories, whose times may be set again.
+fn files(dest: &Path) -> BTreeMap<PathBuf, String> {
+    let mut all = look(dest);
+    all.retain(|path, _| !path.symlink_metadata().unwrap().is_dir());
+    all
+}
 
 #[test]
 fn what_comes_later_wins() {
@@ -63,8 +73,11 @@ fn what_comes_later_wins() {
     same_tree(&mount.point, &dest);
     assert_eq!(fs::read(dest.join("same")).unwrap(), b"later");
     assert_eq!(dest.join("a").metadata().unwrap().nlink(), 3);
-    // Again, and over what it is not.
-    materialize(&mount, &dest, &[]).with(0);
+    // Again: nothing is made only to be replaced. And over what it is not.
+    let before = files(&dest);
+    let again = materialize(&mount, &dest, &[]).with(0);
+    assert_eq!((again.count("entries"), again.count("left_out")), (0, 0), "{}", again.text);
+    assert_eq!(files(&dest), before);
     same_tree(&mount.point, &dest);
     for name in ["same", "a", "b", "late"] {
         fs::write(dest.join(name), b"another").unwrap();
@@ -99,6 +112,74 @@ fn what_is_kept_is_not_replaced_by_the_second_of_two() {
         }
         assert_eq!(fs::read(dest.join("missing")).unwrap(), b"second");
         fs::remove_file(dest.join("missing")).unwrap();
+    }
+    mount.unmount();
+}
+
+#[test]
+fn versions_that_look_the_same() {
+    needs_fuse!();
+    let members = [
+        whole("a", b"first"),
+        member(Link, "b", "a", TIME, b""),
+        whole("a", b"later"),
+        member(Link, "c", "b", TIME, b""),
+        whole("alone", b"first"),
+        whole("alone", b"later"),
+    ];
+    let (_dir, mount, dest) = archive(&members);
+    let check = |dest: &Path| {
+        let read = |name: &str| fs::read_to_string(dest.join(name)).unwrap();
+        assert_eq!(["a", "b", "c", "alone"].map(read), ["later", "first", "first", "later"]);
+        let inode = |name: &str| dest.join(name).metadata().unwrap().ino();
+        assert_eq!(inode("b"), inode("c"));
+        assert_ne!(inode("a"), inode("b"));
+    };
+    for overwrite in ["if-changed", "never", "if-newer", "always"] {
+        materialize(&mount, &dest, &["--overwrite", overwrite]).with(0);
+        check(&dest);
+    }
+    let again = materialize(&mount, &dest, &[]).with(0);
+    assert_eq!((again.count("entries"), again.count("unchanged")), (0, 4));
+    // As a run leaves it that was killed before the later versions came.
+    let first = "rm -f *; echo -n first >a; ln a b; echo -n first >alone; touch -d @1000000000 a alone";
+    shell(&dest, first);
+    materialize(&mount, &dest, &[]).with(0);
+    check(&dest);
+    mount.unmount();
+    // The same while more is still to come, and what comes then replaces what was right so far.
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let send = |stdin: &mut std::process::ChildStdin, bytes: &[u8]| std::io::Write::write_all(stdin, bytes).unwrap();
+    send(&mut stdin, &members.concat());
+    mount.wait_for("alone");
+    shell(&dest, first);
+    let running = start(&mount, &dest, &[]);
+    wait_until("it has come so far", || (fs::read(dest.join("alone")).unwrap() == b"later").then_some(()));
+    check(&dest);
+    send(&mut stdin, &[whole("a", b"third"), member(Link, "d", "a", TIME, b""), end()].concat());
+    wait(running).with(0);
+    assert_eq!(["a", "b", "d"].map(|name| fs::read_to_string(dest.join(name)).unwrap()), ["third", "first", "third"]);
+    drop(stdin);
+    mount.unmount();
+}
+
+#[test]
+fn names_that_are_the_same_without_their_first_components() {
+    needs_fuse!();
+    let (_dir, mount, dest) = archive(&[
+        whole("x/f", b"first"),
+        whole("y/f", b"later"),
+        whole("x/g", b"x"),
+        member(Directory, "y/g", "", TIME, b""),
+        member(Link, "x/h", "x/f", TIME, b""),
+        member(Link, "y/h", "y/f", TIME, b""),
+    ]);
+    for (entries, unchanged) in [(3, 0), (0, 3)] {
+        let ended = materialize(&mount, &dest, &["--strip-components", "1", "--verify"]).with(0);
+        assert_eq!((ended.count("entries"), ended.count("unchanged")), (entries, unchanged), "{}", ended.text);
+        assert_eq!(fs::read(dest.join("f")).unwrap(), b"later");
+        assert!(dest.join("g").is_dir());
+        assert_eq!(dest.join("h").metadata().unwrap().ino(), dest.join("f").metadata().unwrap().ino());
     }
     mount.unmount();
 }

@@ -1,17 +1,17 @@
 //! Somebody swaps directories for links to elsewhere, while they are written into.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use tar::EntryType::{Directory, Link, Regular, Symlink};
+use tar::EntryType::{Directory, Fifo, Link, Regular, Symlink};
 
 use super::{Canary, archive, command, ended, materialize};
 use crate::support::compare::same_tree;
 use crate::support::feed::member;
-use crate::support::needs_fuse;
+use crate::support::{needs_fuse, shell};
 
 const TIME: u64 = 1_000_000_000;
 const DIRECTORIES: usize = 30;
@@ -96,5 +96,57 @@ fn directories_that_turn_into_links() {
     materialize(&mount, &dest, &[]).with(0);
     same_tree(&mount.point, &dest);
     canary.sings();
+    mount.unmount();
+}
+
+const NAMES: usize = 400;
+
+/// Puts a second name of what lies outside in the place of each link and FIFO, as soon as it is there.
+fn take_places(dest: &Path, outside: &Path, over: &AtomicBool) {
+    for n in 0..NAMES {
+        let (name, aside) = (dest.join(format!("n{n}")), outside.join(format!("aside{n}")));
+        fs::hard_link(outside.join(if n % 2 == 0 { "link" } else { "fifo" }), &aside).unwrap();
+        while name.symlink_metadata().is_err() {
+            if over.load(Ordering::Relaxed) {
+                return;
+            }
+        }
+        let _ = fs::rename(&aside, &name);
+    }
+}
+
+#[test]
+fn links_that_turn_into_names_of_what_lies_outside() {
+    needs_fuse!();
+    let kind = |n| if n % 2 == 0 { (Symlink, "elsewhere") } else { (Fifo, "") };
+    let members: Vec<_> = (0..NAMES).map(|n| member(kind(n).0, &format!("n{n}"), kind(n).1, TIME, b"")).collect();
+    let (dir, mount, dest) = archive(&members);
+    let outside = dir.path().join("outside");
+    fs::create_dir(&outside).unwrap();
+    shell(&outside, "ln -s elsewhere link; mkfifo -m 600 fifo; chown -h 7:7 link fifo; touch -h -d @7 link fifo");
+    let metadata = || {
+        ["link", "fifo"].map(|name| {
+            let m = outside.join(name).symlink_metadata().unwrap();
+            (m.mode(), m.uid(), m.gid(), m.mtime())
+        })
+    };
+    let before = metadata();
+    let begun = std::time::Instant::now();
+    let mut refused = 0;
+    while refused == 0 {
+        shell(&dest, "rm -f *");
+        shell(&outside, "rm -f aside*");
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let stop = Stop(&over);
+            scope.spawn(|| take_places(&dest, &outside, &over));
+            let ended = materialize(&mount, &dest, &[]);
+            assert!(matches!(ended.code, 0 | 3), "{}", ended.text);
+            refused = ended.text.matches("something else has taken its place").count();
+            drop(stop);
+        });
+        assert_eq!(metadata(), before);
+        assert!(begun.elapsed() < crate::support::HANGS, "nobody was fast enough");
+    }
     mount.unmount();
 }

@@ -89,6 +89,9 @@ impl Mount {
         let outside = point.metadata().unwrap().dev();
         let mut command = Command::new(RESTOREFS);
         command.arg("mount").args(args);
+        if !passthrough_wanted() && !args.contains(&"--no-passthrough") {
+            command.arg("--no-passthrough");
+        }
         if !args.contains(&"--spool") {
             command.arg("--spool").arg(&spool);
         }
@@ -232,6 +235,11 @@ impl Drop for Mount {
             eprintln!("the command printed:\n{}", self.printed());
         }
     }
+}
+
+/// Whether mounts are made as usual, or without passthrough: see scripts/test.
+pub fn passthrough_wanted() -> bool {
+    std::env::var_os("RESTOREFS_PASSTHROUGH").is_none_or(|v| v != "0")
 }
 
 /// Runs a command of ours that ends by itself.

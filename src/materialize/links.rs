@@ -1,0 +1,96 @@
+//! Second names of what has been made.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use rustix::fs::{AtFlags, FileType, statat};
+
+use super::Overwrite;
+use super::create::{Creator, file_type, time_of};
+use super::metadata::Held;
+use crate::entry::{EntryPath, Timestamp, escape};
+use crate::index::{Ino, Kind};
+
+/// A second name for what is there.
+pub(super) struct Link {
+    pub(super) ino: Ino,
+    /// Where it is already, and by which path.
+    pub(super) from: (Arc<OwnedFd>, CString),
+    pub(super) first: EntryPath,
+    pub(super) dir: Arc<OwnedFd>,
+    pub(super) name: CString,
+    pub(super) path: EntryPath,
+    /// What has the name now was made by us just before: it is replaced whatever was said of overwriting.
+    pub(super) replaces_ours: bool,
+    pub(super) what: What,
+}
+
+/// What is to be found under the first name.
+pub(super) struct What {
+    pub(super) kind: Kind,
+    pub(super) size: u64,
+    pub(super) mtime: Timestamp,
+    pub(super) owner: (u32, u32),
+}
+
+impl Creator {
+    /// Makes a second name. False: what has the first one is not what was packed, and this one needs the contents.
+    pub(super) fn link(&self, link: &Link) -> io::Result<bool> {
+        let Some(first) = self.first_of(link)? else { return Ok(false) };
+        let (dir, name) = (link.dir.as_fd(), &*link.name);
+        let make = |name: &CStr| first.link(dir, name);
+        let made = match make(name) {
+            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+                let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
+                if (there.st_dev, there.st_ino) == (first.stat.st_dev, first.stat.st_ino) {
+                    self.report.unchanged.fetch_add(1, Ordering::Relaxed);
+                    return Ok(true);
+                }
+                let mtime = (link.what.mtime.seconds(), i64::from(link.what.mtime.nanos()));
+                let keep = match self.overwrite {
+                    Overwrite::Never => true,
+                    Overwrite::IfNewer => mtime <= time_of(&there),
+                    Overwrite::IfChanged | Overwrite::Always => false,
+                };
+                if keep && !link.replaces_ours {
+                    self.keep(&link.path);
+                    return Ok(true);
+                }
+                self.replace(dir, name, &there, make)
+            }
+            made => made,
+        };
+        match made {
+            Err(e) if matches!(e.raw_os_error(), Some(libc::EMLINK | libc::EXDEV)) => {
+                let first = escape(link.first.as_bytes());
+                self.report.problem(link.path.as_bytes(), format!("it is a copy of '{first}' and no hard link: {e}"));
+                Ok(false)
+            }
+            made => {
+                made?;
+                self.report.entries.fetch_add(1, Ordering::Relaxed);
+                Ok(true)
+            }
+        }
+    }
+
+    /// What has the first name, where that is what was packed: not what was kept instead of it, and not what somebody
+    /// else has put there meanwhile.
+    fn first_of(&self, link: &Link) -> io::Result<Option<Held>> {
+        let held = match Held::open(link.from.0.as_fd(), &link.from.1) {
+            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            held => held?,
+        };
+        let (there, what) = (&held.stat, &link.what);
+        let is_it = FileType::from_raw_mode(there.st_mode) == file_type(what.kind)
+            && (what.kind != Kind::File || u64::try_from(there.st_size) == Ok(what.size))
+            && (!self.owners.root || (there.st_uid, there.st_gid) == what.owner)
+            // The time of what is ours may be a coarser one, as the target keeps it.
+            && (time_of(there) == (what.mtime.seconds(), i64::from(what.mtime.nanos()))
+                || !self.has_kept(&link.first));
+        Ok(is_it.then_some(held))
+    }
+}

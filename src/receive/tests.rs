@@ -1,0 +1,316 @@
+//! The sink against senders that lie, and against bytes that no sender sends.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::sink::{Sink, Stopped};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp};
+use crate::index::{Arrival, Index, Ino};
+use crate::monitor::Monitor;
+use crate::record;
+use crate::source::Stop;
+use crate::spool::{Config, Spool};
+use crate::store::{Read, Store};
+use crate::wire::{Fate, FromReceiver, FromSender, MAX_DATA, SMALL, Totals};
+
+struct Bench {
+    sink: Sink,
+    store: Arc<Store>,
+    monitor: Arc<Monitor>,
+    _dir: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new() -> Bench {
+        let dir = tempfile::tempdir().unwrap();
+        let monitor = Monitor::new();
+        let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
+        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
+        let mut sink = Sink::new(store.clone(), monitor.clone(), Stop::new().unwrap(), 1 << 30);
+        assert_eq!(sink.begin([1; 16]), 0);
+        Bench { sink, store, monitor, _dir: dir }
+    }
+
+    fn take(&mut self, messages: &[(FromSender, &[u8])]) -> Result<Vec<FromReceiver>, Stopped> {
+        self.take_bytes(&encode(messages))
+    }
+
+    fn take_bytes(&mut self, body: &[u8]) -> Result<Vec<FromReceiver>, Stopped> {
+        let mut answers = Vec::new();
+        self.sink.body(body, || {}, &mut answers).map(|()| answers)
+    }
+
+    fn violates(&mut self, messages: &[(FromSender, &[u8])]) -> String {
+        match self.take(messages) {
+            Err(Stopped::Violation(what)) => what.to_string(),
+            other => panic!("{messages:?} is taken: {other:?}"),
+        }
+    }
+
+    fn contents(&self, path: &str) -> Option<Vec<u8>> {
+        let ino = self.store.index.read().resolve(path.as_bytes())?;
+        let mut bytes = Vec::new();
+        match self.store.read(ino, 0, 1 << 24, &mut bytes).unwrap() {
+            Read::Bytes(len) => Some(bytes[..len].to_vec()),
+            Read::NotYet { .. } | Read::Lost => None,
+        }
+    }
+}
+
+fn encode(messages: &[(FromSender, &[u8])]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (message, bytes) in messages {
+        record::encode(message, bytes, &mut body);
+    }
+    body
+}
+
+fn entry(path: &str, kind: EntryKind) -> FromSender {
+    FromSender::Entry(Box::new(Entry {
+        path: EntryPath::parse(path.as_bytes()).unwrap(),
+        kind,
+        metadata: Metadata::default(),
+    }))
+}
+
+fn file(path: &str, size: u64) -> FromSender {
+    entry(path, EntryKind::File { size, sparse: None })
+}
+
+fn hash(bytes: &[u8]) -> [u8; 32] {
+    *blake3::hash(bytes).as_bytes()
+}
+
+fn whole(id: u64, bytes: &[u8]) -> FromSender {
+    FromSender::End { id, hash: hash(bytes), fate: Fate::Whole }
+}
+
+const NOTHING: &[u8] = b"";
+
+#[test]
+fn a_sender_that_keeps_to_it() {
+    let mut bench = Bench::new();
+    let large = vec![7; SMALL as usize + 1];
+    bench.take(&[(file("small", 5), NOTHING), (file("large", large.len() as u64), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"bytes"), (whole(0, b"bytes"), NOTHING)]).unwrap();
+    assert_eq!(bench.contents("small").unwrap(), b"bytes");
+    let begin = FromSender::Begin { id: 1, path: b"large".to_vec() };
+    let (first, second) = large.split_at(100_000);
+    let data = |offset| FromSender::Data { id: 1, offset };
+    bench.take(&[(begin.clone(), NOTHING), (data(0), first)]).unwrap();
+    let ino = bench.store.index.read().resolve(b"large").unwrap();
+    assert_eq!(bench.store.index.read().arrival(ino), Some(Arrival::Arriving { received: 100_000 }));
+    let check = FromSender::Check { id: 1, upto: 100_000, hash: hash(first) };
+    bench.take(&[(check, NOTHING), (begin, NOTHING), (data(100_000), second), (whole(1, second), NOTHING)]).unwrap();
+    assert_eq!(bench.contents("large").unwrap(), large);
+    let totals = bench.sink.totals();
+    assert_eq!((totals.entries, totals.files, totals.bytes), (2, 2, 5 + large.len() as u64));
+    let answers = bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![(0, 2)] });
+    assert!(bench.sink.is_whole());
+    assert_eq!(bench.monitor.refused_count(), 0);
+}
+
+#[test]
+fn lies_about_contents() {
+    let small = || {
+        let mut bench = Bench::new();
+        bench.take(&[(file("f", 5), NOTHING), (entry("d", EntryKind::Directory), NOTHING)]).unwrap();
+        bench
+    };
+    let data = |id, offset| FromSender::Data { id, offset };
+    let long = vec![0; MAX_DATA + 1];
+    for (what, messages) in [
+        ("not announced", vec![(data(2, 0), &b"x"[..])]),
+        ("not announced", vec![(data(u64::MAX, 0), b"x")]),
+        ("more contents", vec![(data(0, 0), b"123456")]),
+        ("more contents", vec![(data(0, u64::MAX), b"1")]),
+        ("more contents", vec![(data(1, 0), b"1")]),
+        ("has not begun", vec![(data(0, 1), b"1")]),
+        ("0 bytes", vec![(data(0, 0), b"")]),
+        ("bytes of contents", vec![(data(0, 0), &long)]),
+        ("without their end", vec![(data(0, 0), b"12345")]),
+        ("without their end", vec![(data(0, 0), b"12345"), (whole(1, b"12345"), b"")]),
+        ("before all of it", vec![(data(0, 0), b"1234"), (whole(0, b"1234"), b"")]),
+        ("that is over", vec![(data(0, 0), b"12345"), (whole(0, b"12345"), b""), (data(0, 0), b"12345")]),
+        ("that is over", vec![(whole(1, b""), b"")]),
+        ("that has none", vec![(FromSender::Begin { id: 1, path: vec![] }, b"")]),
+        ("not there", vec![(FromSender::Check { id: 0, upto: 0, hash: [0; 32] }, b"")]),
+        ("does not belong", vec![(FromSender::Done, b"")]),
+        ("bytes behind", vec![(FromSender::Done, b"x")]),
+    ] {
+        let told = small().violates(&messages);
+        assert!(told.contains(what), "{messages:?}: {told}");
+    }
+    // Neither more nor other contents than were announced are ever there.
+    let mut bench = small();
+    bench.take(&[(data(0, 0), b"12345"), (whole(0, b"other"), NOTHING)]).unwrap();
+    assert_eq!(bench.contents("f"), None);
+    assert_eq!(bench.monitor.refused_count(), 1);
+}
+
+#[test]
+fn lies_about_the_catalogue() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING)]).unwrap();
+    let totals = bench.sink.totals();
+    for wrong in [
+        Totals { entries: 2, ..totals },
+        Totals { bytes: 6, ..totals },
+        Totals { files: 0, ..totals },
+        Totals { records: 9, ..totals },
+        Totals { hash: [0; 32], ..totals },
+    ] {
+        assert!(bench.violates(&[(FromSender::CatalogueEnd(wrong), NOTHING)]).contains("counts"));
+    }
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    assert!(bench.violates(&[(file("late", 1), NOTHING)]).contains("behind the end"));
+}
+
+#[test]
+fn nothing_changes_once_everything_was_there() {
+    let link = || entry("link", EntryKind::HardLink { target: EntryPath::parse(b"f").unwrap() });
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING), (link(), NOTHING), (file("g", 0), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"12345"), (whole(0, b"12345"), NOTHING)]).unwrap();
+    let totals = bench.sink.totals();
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    bench.sink.finish().unwrap();
+    // A sender that did not hear of it, and is started again.
+    assert_eq!(bench.sink.begin([2; 16]), 0);
+    bench.take(&[(file("f", 5), NOTHING), (link(), NOTHING), (file("g", 0), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    assert!(bench.sink.is_whole());
+    // The same with another tree: with more in it, with less, or with something else.
+    for tree in [&["f", "g", "new"][..], &["f"], &["f", "link"]] {
+        assert_eq!(bench.sink.begin([tree.len() as u8 + 2; 16]), 0);
+        let size = |name: &str| if name == "f" { 5 } else { 0 };
+        let messages: Vec<_> = tree.iter().map(|name| (file(name, size(name)), NOTHING)).collect();
+        let taken = bench.take(&messages).and_then(|_| {
+            let totals = bench.sink.totals();
+            bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)])
+        });
+        assert!(matches!(taken, Err(Stopped::Violation(_))), "{tree:?}: {taken:?}");
+        assert_eq!(bench.store.index.read().len(), 3);
+    }
+    assert_eq!(bench.monitor.refused_count(), 0);
+}
+
+#[test]
+fn what_policy_refuses_is_refused_and_named() {
+    let mut bench = Bench::new();
+    let link = |target: &[u8]| EntryKind::Symlink { target: target.into() };
+    let messages = [
+        entry("out", link(b"/etc")),
+        entry("out/passwd", EntryKind::File { size: 3, sparse: None }),
+        entry("empty", link(b"")),
+        entry("nul", link(b"a\0b")),
+        entry("long", link(&[b'x'; 4096])),
+        entry("huge", EntryKind::File { size: 1 << 63, sparse: None }),
+        entry("self", EntryKind::HardLink { target: EntryPath::parse(b"self").unwrap() }),
+    ];
+    let messages: Vec<_> = messages.into_iter().map(|message| (message, NOTHING)).collect();
+    bench.take(&messages).unwrap();
+    assert_eq!(bench.monitor.refused_count(), 6);
+    assert_eq!(bench.store.index.read().len(), 1);
+    // Their contents are dropped, and nobody waits for them.
+    bench.take(&[(FromSender::Data { id: 1, offset: 0 }, b"abc"), (whole(1, b"abc"), NOTHING)]).unwrap();
+    let totals = bench.sink.totals();
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    assert!(bench.sink.is_whole());
+}
+
+#[test]
+fn paths_that_lead_out_cannot_even_be_said() {
+    let mut body = encode(&[(file("aa/b", 1), NOTHING)]);
+    let at = body.windows(4).position(|window| window == b"aa/b").unwrap();
+    body[at..at + 4].copy_from_slice(b"../b");
+    record::end(0, &mut body);
+    let mut bench = Bench::new();
+    assert!(matches!(bench.take_bytes(&body), Err(Stopped::Violation(_))));
+    assert!(bench.store.index.read().is_empty());
+}
+
+/// Messages as a sender that has gone mad says them.
+fn message() -> impl Strategy<Value = (FromSender, Vec<u8>)> {
+    let id = prop_oneof![0..6u64, Just(u64::MAX)];
+    let small = prop_oneof![Just(0u64), 1..8u64, Just(SMALL), Just(SMALL + 3), Just(u64::MAX)];
+    let path = "[abc](/[abc]){0,2}";
+    let bytes = proptest::collection::vec(any::<u8>(), 0..8);
+    let hash = proptest::collection::vec(any::<u8>(), 0..8).prop_map(|bytes| *blake3::hash(&bytes).as_bytes());
+    let nothing = |message: FromSender| (message, Vec::new());
+    prop_oneof![
+        (path, small.clone()).prop_map(move |(path, size)| nothing(file(&path, size))),
+        path.prop_map(move |path| nothing(entry(&path, EntryKind::Directory))),
+        (path, path).prop_map(move |(path, target)| {
+            nothing(entry(&path, EntryKind::HardLink { target: EntryPath::parse(target.as_bytes()).unwrap() }))
+        }),
+        path.prop_map(move |path| nothing(entry(&path, EntryKind::Symlink { target: b"/etc"[..].into() }))),
+        (id.clone(), path).prop_map(move |(id, path)| nothing(FromSender::Begin { id, path: path.into() })),
+        (id.clone(), small.clone(), bytes).prop_map(|(id, offset, bytes)| (FromSender::Data { id, offset }, bytes)),
+        (id.clone(), small.clone(), hash.clone()).prop_map(move |(id, upto, hash)| nothing(FromSender::Check {
+            id,
+            upto,
+            hash
+        })),
+        (id.clone(), hash.clone()).prop_map(move |(id, hash)| nothing(FromSender::End { id, hash, fate: Fate::Whole })),
+        (id, hash).prop_map(move |(id, hash)| {
+            let fate = Fate::Short { path: b"p".to_vec(), reason: "r".into() };
+            nothing(FromSender::End { id, hash, fate })
+        }),
+        Just(nothing(FromSender::CatalogueEnd(Totals::default()))),
+        Just(nothing(FromSender::Done)),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    /// Whatever is said, in whatever order, over several sessions: no panic, and what is not announced is not there.
+    #[test]
+    fn a_sender_that_has_gone_mad(bodies in proptest::collection::vec(
+        proptest::collection::vec(message(), 1..6), 1..12), sessions in any::<u16>()) {
+        let mut bench = Bench::new();
+        for (n, body) in bodies.iter().enumerate() {
+            if sessions >> n & 1 == 1 {
+                bench.sink.begin([n as u8; 16]);
+            }
+            let body: Vec<_> = body.iter().map(|(message, bytes)| (message.clone(), &bytes[..])).collect();
+            // Whoever breaks the rules is heard no longer.
+            if bench.take(&body).is_err() {
+                break;
+            }
+        }
+        bench.sink.cut();
+        let index = bench.store.index.read();
+        for ino in 1..=index.inodes() as u64 {
+            let ino = Ino(ino);
+            let stored = index.attributes(ino).unwrap().stored;
+            match index.arrival(ino).unwrap() {
+                Arrival::Truncated { received } => prop_assert!(received <= stored),
+                Arrival::Complete => {}
+                waits => prop_assert!(false, "{ino:?} waits for ever: {waits:?}"),
+            }
+        }
+    }
+
+    /// Bytes that are no messages, or messages that were damaged.
+    #[test]
+    fn damaged_messages(at in any::<prop::sample::Index>(), bit in 0..8u8, cut in any::<prop::sample::Index>(), seal: bool) {
+        let mut bench = Bench::new();
+        let mut body = encode(&[(file("f", 5), NOTHING)]);
+        let first = body.len();
+        body.extend(encode(&[(FromSender::Data { id: 0, offset: 0 }, b"12345"), (whole(0, b"12345"), NOTHING)]));
+        let at = at.index(first - record::HEADER) + record::HEADER;
+        body[at] ^= 1 << bit;
+        if seal {
+            // A checksum that is right: it is a sender, and it lies.
+            record::end(0, &mut body[..first]);
+        }
+        body.truncate(cut.index(body.len() + 1));
+        let taken = bench.take_bytes(&body);
+        prop_assert!(seal || taken.is_err() || body.is_empty(), "{taken:?}");
+    }
+}
