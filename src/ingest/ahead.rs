@@ -159,6 +159,6 @@ mod tests {
         for leaps in [&[1, LEAP - 1][..], &[LEAP], &[3 << 20, 0, 0, 0, 0, 0, 0], &[0, 0, 0, 0, 0, 700 << 10, 5]] {
             read_all(&file, leaps);
         }
-        assert!(read_all(&file, &[1 << 20]) < CHUNK, "what is leapt over is not read");
+        assert!(read_all(&file, &[1 << 20]) < 2 * CHUNK, "what is leapt over is not read");
     }
 }

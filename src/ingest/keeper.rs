@@ -118,7 +118,7 @@ impl Link<'_> {
     /// Waits until everything is kept.
     pub(super) fn end(self) -> (Last, Outcome) {
         drop(self.batches);
-        let outcome = self.kept.iter().fold(Ok(()), |outcome, kept| outcome.and(kept.outcome));
+        let outcome = self.kept.iter().try_for_each(|kept| kept.outcome);
         match self.thread.join() {
             Ok(last) => (last, outcome),
             Err(panic) => std::panic::resume_unwind(panic),

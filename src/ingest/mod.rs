@@ -1,7 +1,8 @@
 //! From a source into the store: read, decompress, decode, keep.
 //!
-//! Works chunk by chunk. Of each chunk the contents are written first, then the index is changed under one
-//! short lock, then waiting readers are told: nobody ever sees an entry whose bytes are not there. Large files and
+//! Works chunk by chunk, on two threads: this one decodes, and writes large files; `keeper` keeps what was found.
+//! Of each chunk the contents are written first, then the index is changed under one short lock, then waiting readers
+//! are told: nobody ever sees an entry whose bytes are not there. Large files and
 //! files with holes get a blob, small ones go into the journal, and those of a plain archive in a regular file
 //! stay where they are.
 
@@ -251,10 +252,11 @@ impl Ingest<'_> {
 
     fn event(&mut self, link: Option<&mut Link<'_>>, event: Event<'_>) -> Outcome {
         match event {
-            Event::Entry { entry, offset } => match link {
-                Some(link) => self.entry(link, entry, offset)?,
-                None => {}
-            },
+            Event::Entry { entry, offset } => {
+                if let Some(link) = link {
+                    self.entry(link, entry, offset)?;
+                }
+            }
             Event::Data(data) => self.data(data)?,
             Event::EntryEnd => self.entry_end(),
             Event::Refused { path, reason } => self.monitor.refused(&path, reason),

@@ -140,7 +140,7 @@ impl<'a> Builder<'a, '_> {
             }
             b'2' => {
                 let target = self.raw_link();
-                check_target(&target).map_err(|e| e.to_string())?;
+                check_target(target).map_err(|e| e.to_string())?;
                 EntryKind::Symlink { target: target.into() }
             }
             b'3' => EntryKind::CharDevice { device: self.device(raw_path) },
