@@ -1,8 +1,12 @@
 """What is measured. Each part adds rows; what each row is held against is its first contender."""
 
+import contextlib
+import json
 import os
 import random
+import re
 import shutil
+import socket
 import subprocess
 import time
 
@@ -191,8 +195,6 @@ def read(bench):
             [*command.replace("FILE", file).split(), "--output-format=json"],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=300, cwd=bench.work,
         ).stdout
-        import json
-
         text = out.decode()
         job = json.loads(text[text.index("{") :])["jobs"][0]["read"]
         return job["clat_ns"]["mean"] / 1000
@@ -258,9 +260,9 @@ def latency(bench):
             taken.append((time.monotonic() - begun) * 1000)
             time.sleep(random.random() / 1000)
         taken.sort()
-        command = f"a header to `restorefs mount -`, then readlink(2) until it is there; {samples} times"
+        command = f"a header to restorefs mount -, then readlink(2) until it is there; {samples} times"
         for who, value in (("median", taken[len(taken) // 2]), ("99th percentile", taken[len(taken) * 99 // 100])):
-            bench.compare("header to readlink, a reader listing", [(who, command, lambda value=value: value)], "ms", 1)
+            bench.compare(f"header to readlink, a reader listing: {who}", [("restorefs", command, lambda value=value: value)], "ms", 1)
     finally:
         if lister:
             os.killpg(lister.pid, 9)
@@ -342,6 +344,115 @@ def restore(bench):
                     shutil.rmtree(path_made, ignore_errors=True)
 
 
+def send(bench):
+    """A tree in memory to another place in memory, over loopback: until the receiver has all of it, on its disk were it one."""
+    with memory_directory(bench) as base:
+        for name in ("small", "large"):
+            tree, there = os.path.join(base, f"{name}-tree"), os.path.join(base, "there")
+            os.makedirs(tree)
+            bench.run(f"tar xf {archive(bench, name)} -C {tree}")
+            with sshd(base) as ssh:
+                packed = f"tar cf - -C {tree} ."
+                unpack = f"tar xf - -C {there}"
+                contenders = [
+                    ("tar \\| nc >FILE", over_nc(packed, f"cat >{there}/x")),
+                    ("tar \\| nc \\| tar", over_nc(packed, unpack)),
+                ]
+                if ssh:
+                    contenders.append(("tar \\| ssh \\| tar", f"{packed} | {ssh} '{unpack}'"))
+
+                def piped(command):
+                    os.makedirs(there)
+                    try:
+                        return bench.run(f"{command} && sync -f {there}")
+                    finally:
+                        shutil.rmtree(there)
+
+                bench.compare(
+                    f"`{name}.tar` as a tree, sent over loopback",
+                    [(who, shown_tree(command, base), lambda command=command: piped(command)) for who, command in contenders]
+                    + [("restorefs send", "restorefs send -C TREE . --to 127.0.0.1:PORT", lambda: sent(bench, base, tree))],
+                )
+            shutil.rmtree(tree)
+
+
+def over_nc(pack, unpack):
+    port = free_port()
+    # The receiver has to listen first; a sender that comes too early is refused, and tries again.
+    return (
+        f"nc -l 127.0.0.1 {port} | {unpack} & receiver=$!; "
+        f"until grep -q ':{port:04X} 00000000:0000 0A' /proc/net/tcp; do sleep 0.01; done; "
+        f"{pack} | nc -N 127.0.0.1 {port} && wait $receiver"
+    )
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def sent(bench, base, tree):
+    """Seconds of `restorefs send`, which ends when the receiver has confirmed everything."""
+    port, token = free_port(), os.path.join(base, "token")
+    receiver = f"{RESTOREFS} mount --detach --spool {base} --listen 127.0.0.1:{port} --token-file {token} MNT"
+    with bench.mounted(receiver):
+        return bench.run(f"{RESTOREFS} send -C {tree} . --token-file {token} --to 127.0.0.1:{port}")
+
+
+@contextlib.contextmanager
+def memory_directory(bench):
+    base = f"/dev/shm/{os.path.basename(bench.work)}"
+    os.makedirs(base)
+    try:
+        yield base
+    finally:
+        shutil.rmtree(base, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def sshd(base):
+    """An ssh server of our own, and the command that logs in to it; None where there is none to start."""
+    server = installed("sshd") or shutil.which("sshd", path="/usr/sbin")
+    if not server:
+        yield None
+        return
+    port = free_port()
+    for key in ("host", "user"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", f"{base}/{key}"], check=True)
+    os.makedirs("/run/sshd", exist_ok=True)
+    options = [f"HostKey={base}/host", f"AuthorizedKeysFile={base}/user.pub", "StrictModes=no", "UsePAM=no",
+               f"ListenAddress=127.0.0.1:{port}", "PidFile=none"]
+    process = subprocess.Popen(
+        [server, "-D", "-f", "/dev/null", *(word for option in options for word in ("-o", option))],
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )
+    ssh = (
+        f"ssh -F /dev/null -p {port} -i {base}/user -o BatchMode=yes -o StrictHostKeyChecking=no "
+        "-o UserKnownHostsFile=/dev/null -o LogLevel=ERROR 127.0.0.1"
+    )
+    try:
+        for _ in range(100):
+            if subprocess.run([*ssh.split(), "true"], check=False, stderr=subprocess.DEVNULL).returncode == 0:
+                break
+            time.sleep(0.05)
+        else:
+            ssh = None
+        yield ssh
+    finally:
+        process.kill()
+        process.wait()
+        for key in ("host", "user"):
+            for suffix in ("", ".pub"):
+                os.unlink(f"{base}/{key}{suffix}")
+
+
+def shown_tree(command, base):
+    """The command without what is only of this run."""
+    command = re.sub(r"until .*?done; |-F /dev/null.*?LogLevel=ERROR ", "", command)
+    return re.sub(r"(127\.0\.0\.1) \d+", r"\1 PORT", command.replace(base + "/", "")).replace("|", "\\|")
+
+
 def ten_million(bench):
     """Ten million entries from a pipe: does everything grow linearly?"""
     figures = {}
@@ -369,5 +480,6 @@ PARTS = {
     "latency": latency,
     "decompress": decompress,
     "restore": restore,
+    "send": send,
 }
 LARGE = {"ten-million": ten_million}
