@@ -34,11 +34,13 @@ def archive(bench, name):
     return bench.archives[name]
 
 
-def peers(path):
-    """Filesystems for archives that are installed, by the command that mounts `path` and ends when all is there."""
+def peers(path, contents=False):
+    """Filesystems for archives that are installed, by the command that mounts `path` and ends when all is there. Where
+    `contents` are not needed, fuse-archive is spared the copy of them that it makes by default."""
     found = []
     if fuse_archive := installed("fuse-archive"):
-        found.append(("fuse-archive", f"{fuse_archive} {path} MNT"))
+        options = "notrim" if contents else "notrim,lazycache"
+        found.append(("fuse-archive", f"{fuse_archive} -q -o {options} {path} MNT"))
     if ratarmount := installed("ratarmount"):
         found.append(("ratarmount", f"{ratarmount} -c --index-file :memory: {path} MNT"))
     if archivemount := installed("archivemount"):
@@ -164,7 +166,7 @@ def walk(bench):
 
     contenders = [
         (who, f"tar cf - MNT \\| cat >/dev/null ({shown(bench, command)})", lambda command=command: measure(command))
-        for who, command in [("restorefs", bench.restorefs(path)), *peers(path)]
+        for who, command in [("restorefs", bench.restorefs(path)), *peers(path, contents=True)]
     ]
     bench.compare("`small.tar`: every file walked to and read", contenders, rounds=1)
 
