@@ -1,6 +1,7 @@
 //! The decoder against POLICY's odd inputs, in every split, cut everywhere. Archives of real tools are
 //! compared through the mount, in tests/it.
 
+use super::fuzz::{Seen, decode};
 use super::*;
 use crate::entry::{EntryKind, Segment};
 
@@ -50,47 +51,6 @@ fn pax(typeflag: u8, records: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
-
-/// Events with owned data, runs of data joined.
-#[derive(Clone, Debug, PartialEq)]
-enum Seen {
-    Event(Event<'static>),
-    Data(Vec<u8>),
-}
-
-fn decode(archive: &[u8], piece: usize, options: Options) -> (Vec<Seen>, Result<End, Stop>) {
-    let mut decoder = Decoder::new(options);
-    let mut seen: Vec<Seen> = Vec::new();
-    for chunk in archive.chunks(piece) {
-        let mut input = chunk;
-        loop {
-            let event = match decoder.step(&mut input) {
-                Ok(Some(event)) => event,
-                Ok(None) => break,
-                Err(stop) => return (seen, Err(stop)),
-            };
-            let new = match event {
-                Event::Data(data) => {
-                    if let Some(Seen::Data(before)) = seen.last_mut() {
-                        before.extend_from_slice(data);
-                        continue;
-                    }
-                    Seen::Data(data.to_vec())
-                }
-                Event::Entry { entry, offset } => Seen::Event(Event::Entry { entry, offset }),
-                Event::EntryEnd => Seen::Event(Event::EntryEnd),
-                Event::Refused { path, reason } => Seen::Event(Event::Refused { path, reason }),
-                Event::Warning { path, message } => Seen::Event(Event::Warning { path, message }),
-                Event::Label(label) => Seen::Event(Event::Label(label)),
-                Event::EndOfArchive => Seen::Event(Event::EndOfArchive),
-            };
-            seen.push(new);
-        }
-        assert!(input.is_empty(), "input was left");
-    }
-    let end = decoder.finish();
-    (seen, Ok(end))
-}
 
 fn all(archive: &[u8]) -> (Vec<Seen>, Result<End, Stop>) {
     decode(archive, usize::MAX, Options::default())
