@@ -113,6 +113,8 @@ impl Receiver {
         if !self.finished {
             self.sink.cut();
         }
+        let FromReceiver::Commit { refused, .. } = self.sink.commit_message() else { unreachable!() };
+        assert_eq!(refused, self.monitor.refused_count(), "what is left out is named");
         let inodes = self.store.index.read().inodes() as u64;
         for ino in (1..=inodes).map(Ino) {
             let (attributes, arrival) = {

@@ -256,8 +256,10 @@ fn skipping_gives_the_same_entries() {
 #[test]
 fn framing_that_is_not_certain_stops() {
     let stop = |archive: &[u8], what: &str| {
-        let (_, end) = all(&[member(b"before", b'0', b"x"), archive.to_vec(), END.to_vec()].concat());
-        let stop = end.unwrap_err();
+        let archive = [member(b"before", b'0', b"x"), archive.to_vec(), END.to_vec()].concat();
+        let whole = all(&archive);
+        assert_eq!(decode(&archive, 1, Options::default()), whole);
+        let stop = whole.1.unwrap_err();
         assert!(stop.reason.contains(what), "{stop}");
     };
     stop(&header(b"a", b'0', 0, |b| b[124..136].copy_from_slice(b"0000000000x\0")), "size of a member");
