@@ -6,6 +6,8 @@
 
 mod check;
 mod contents;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod sink;
 #[cfg(test)]
 mod tests;

@@ -1,45 +1,44 @@
 //! The sink against senders that lie, and against bytes that no sender sends.
 
-use std::sync::Arc;
-
 use proptest::prelude::*;
 
-use super::sink::{Sink, Stopped};
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp};
-use crate::index::{Arrival, Index, Ino};
-use crate::monitor::Monitor;
+use super::fuzz::Receiver;
+use super::sink::Stopped;
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
+use crate::index::Arrival;
 use crate::record;
-use crate::source::Stop;
-use crate::spool::{Config, Spool};
-use crate::store::{Read, Store};
+use crate::store::Read;
 use crate::wire::{Fate, FromReceiver, FromSender, MAX_DATA, SMALL, Totals};
 
 struct Bench {
-    sink: Sink,
-    store: Arc<Store>,
-    monitor: Arc<Monitor>,
+    receiver: Receiver,
     _dir: tempfile::TempDir,
+}
+
+impl std::ops::Deref for Bench {
+    type Target = Receiver;
+
+    fn deref(&self) -> &Receiver {
+        &self.receiver
+    }
+}
+
+impl std::ops::DerefMut for Bench {
+    fn deref_mut(&mut self) -> &mut Receiver {
+        &mut self.receiver
+    }
 }
 
 impl Bench {
     fn new() -> Bench {
         let dir = tempfile::tempdir().unwrap();
-        let monitor = Monitor::new();
-        let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
-        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
-        store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
-        let mut sink = Sink::new(store.clone(), monitor.clone(), Stop::new().unwrap(), 1 << 30);
-        assert_eq!(sink.begin([1; 16]), 0);
-        Bench { sink, store, monitor, _dir: dir }
+        let mut receiver = Receiver::new(dir.path());
+        assert_eq!(receiver.sink.begin([1; 16]), 0);
+        Bench { receiver, _dir: dir }
     }
 
     fn take(&mut self, messages: &[(FromSender, &[u8])]) -> Result<Vec<FromReceiver>, Stopped> {
-        self.take_bytes(&encode(messages))
-    }
-
-    fn take_bytes(&mut self, body: &[u8]) -> Result<Vec<FromReceiver>, Stopped> {
-        let mut answers = Vec::new();
-        self.sink.body(body, || {}, &mut answers).map(|()| answers)
+        self.body(&encode(messages))
     }
 
     fn violates(&mut self, messages: &[(FromSender, &[u8])]) -> String {
@@ -229,7 +228,7 @@ fn paths_that_lead_out_cannot_even_be_said() {
     body[at..at + 4].copy_from_slice(b"../b");
     record::end(0, &mut body);
     let mut bench = Bench::new();
-    assert!(matches!(bench.take_bytes(&body), Err(Stopped::Violation(_))));
+    assert!(matches!(bench.body(&body), Err(Stopped::Violation(_))));
     assert!(bench.store.index.read().is_empty());
 }
 
@@ -283,17 +282,7 @@ proptest! {
                 break;
             }
         }
-        bench.sink.cut();
-        let index = bench.store.index.read();
-        for ino in 1..=index.inodes() as u64 {
-            let ino = Ino(ino);
-            let stored = index.attributes(ino).unwrap().stored;
-            match index.arrival(ino).unwrap() {
-                Arrival::Truncated { received } => prop_assert!(received <= stored),
-                Arrival::Complete => {}
-                waits => prop_assert!(false, "{ino:?} waits for ever: {waits:?}"),
-            }
-        }
+        bench.receiver.end();
     }
 
     /// Bytes that are no messages, or messages that were damaged.
@@ -310,7 +299,7 @@ proptest! {
             record::end(0, &mut body[..first]);
         }
         body.truncate(cut.index(body.len() + 1));
-        let taken = bench.take_bytes(&body);
+        let taken = bench.body(&body);
         prop_assert!(seal || taken.is_err() || body.is_empty(), "{taken:?}");
     }
 }

@@ -3,6 +3,9 @@
 //!
 //! What is sent, and when, is decided by [`Plan`](super::plan); here it goes over connections.
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
+
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
@@ -250,7 +253,13 @@ impl Delivery {
             link.receive(if pause.is_zero() { LOOK } else { pause.min(LOOK) })?
         };
         if let Some(body) = body {
-            return self.hear(link, &body);
+            let end = self.hear(&body);
+            match &end {
+                Some(End::Delivered(..)) => self.say_bye(link, None),
+                Some(End::Protocol(what)) => self.say_bye(link, Some(what.clone())),
+                _ => {}
+            }
+            return Ok(end);
         }
         if !can_send {
             return Ok(None);
@@ -272,26 +281,24 @@ impl Delivery {
         let _ = link.send_now(batch.finish());
     }
 
-    fn hear(&mut self, link: &Link, mut body: &[u8]) -> Result<Option<End>, Closed> {
+    /// Messages of the receiver. None: it goes on.
+    fn hear(&mut self, mut body: &[u8]) -> Option<End> {
         while !body.is_empty() {
             let Ok((message, &[], length)) = record::decode::<FromReceiver>(body) else {
-                return Ok(Some(End::Protocol("a message that cannot be read".into())));
+                return Some(End::Protocol("a message that cannot be read".into()));
             };
             body = &body[length..];
             match message {
                 FromReceiver::Commit { totals, refused } => {
                     if !self.plan.is_confirmed(&totals) {
-                        let what = "it confirms something else than was sent".to_owned();
-                        self.say_bye(link, Some(what.clone()));
-                        return Ok(Some(End::Protocol(what)));
+                        return Some(End::Protocol("it confirms something else than was sent".into()));
                     }
-                    self.say_bye(link, None);
-                    return Ok(Some(End::Delivered(totals, refused)));
+                    return Some(End::Delivered(totals, refused));
                 }
-                FromReceiver::Bye { reason } => return Ok(Some(End::Bye(reason))),
+                FromReceiver::Bye { reason } => return Some(End::Bye(reason)),
                 FromReceiver::Consumed { bytes } => {
                     if !self.flight.taken(bytes, Instant::now()) {
-                        return Ok(Some(End::Protocol("it has taken what was not sent".into())));
+                        return Some(End::Protocol("it has taken what was not sent".into()));
                     }
                 }
                 FromReceiver::Waiting { reason } => {
@@ -303,13 +310,12 @@ impl Delivery {
                         self.monitor.paused_for_sender(None);
                     }
                     if let Err(what) = self.plan.hear(message) {
-                        self.say_bye(link, Some(what.into()));
-                        return Ok(Some(End::Protocol(what.into())));
+                        return Some(End::Protocol(what.into()));
                     }
                 }
             }
         }
-        Ok(None)
+        None
     }
 }
 

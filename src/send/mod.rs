@@ -13,6 +13,8 @@ mod report;
 mod shrink;
 mod tar;
 
+#[cfg(any(test, fuzzing))]
+pub use delivery::fuzz;
 pub use delivery::{Delivered, Failure, Job, run as deliver};
 pub use report::{Note, Report, Summary};
 pub use tar::{Options, tar};

@@ -128,8 +128,10 @@ impl Decoder {
                 }
                 State::Pax { parser, global, left } => {
                     let values = if *global { &mut self.global } else { &mut self.extensions.local };
-                    if let Err(reason) = parser.feed(take(input, left, &mut self.position), values) {
-                        self.stop(reason);
+                    let mut piece = take(input, left, &mut self.position);
+                    if let Err(reason) = parser.feed(&mut piece, values) {
+                        // Where it is wrong, however long the piece is.
+                        self.stop_at(self.position - piece.len() as u64, reason);
                     }
                 }
                 State::Long { name, left, .. } => {

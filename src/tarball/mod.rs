@@ -10,6 +10,8 @@
 
 mod decoder;
 mod encoder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod header;
 mod member;
 mod number;

@@ -254,11 +254,11 @@ impl Parser {
     }
 
     /// Takes the next piece of the header.
-    pub(super) fn feed(&mut self, mut input: &[u8], values: &mut Values) -> Result<(), String> {
+    pub(super) fn feed(&mut self, input: &mut &[u8], values: &mut Values) -> Result<(), String> {
         while let Some((&b, rest)) = input.split_first() {
             match &mut self.state {
                 State::Length { value, digits } => {
-                    input = rest;
+                    *input = rest;
                     match b {
                         b'0'..=b'9' => {
                             if *digits == MAX_DIGITS {
@@ -282,7 +282,7 @@ impl Parser {
                     }
                 }
                 State::Key { key, left } => {
-                    input = rest;
+                    *input = rest;
                     *left -= 1;
                     if b == b'=' && !key.is_empty() {
                         if *left == 0 {
@@ -306,10 +306,10 @@ impl Parser {
                         } else if !*over {
                             value.extend_from_slice(piece);
                         }
-                        input = rest;
+                        *input = rest;
                         *left -= n as u64;
                     } else {
-                        input = rest;
+                        *input = rest;
                         if b != b'\n' {
                             return Err("a pax record does not end where its length says".into());
                         }

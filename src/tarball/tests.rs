@@ -1,6 +1,7 @@
 //! The decoder against POLICY's odd inputs, in every split, cut everywhere. Archives of real tools are
 //! compared through the mount, in tests/it.
 
+use super::fuzz::{Seen, decode};
 use super::*;
 use crate::entry::{EntryKind, Segment};
 
@@ -50,47 +51,6 @@ fn pax(typeflag: u8, records: &[(&str, &[u8])]) -> Vec<u8> {
 }
 
 const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
-
-/// Events with owned data, runs of data joined.
-#[derive(Clone, Debug, PartialEq)]
-enum Seen {
-    Event(Event<'static>),
-    Data(Vec<u8>),
-}
-
-fn decode(archive: &[u8], piece: usize, options: Options) -> (Vec<Seen>, Result<End, Stop>) {
-    let mut decoder = Decoder::new(options);
-    let mut seen: Vec<Seen> = Vec::new();
-    for chunk in archive.chunks(piece) {
-        let mut input = chunk;
-        loop {
-            let event = match decoder.step(&mut input) {
-                Ok(Some(event)) => event,
-                Ok(None) => break,
-                Err(stop) => return (seen, Err(stop)),
-            };
-            let new = match event {
-                Event::Data(data) => {
-                    if let Some(Seen::Data(before)) = seen.last_mut() {
-                        before.extend_from_slice(data);
-                        continue;
-                    }
-                    Seen::Data(data.to_vec())
-                }
-                Event::Entry { entry, offset } => Seen::Event(Event::Entry { entry, offset }),
-                Event::EntryEnd => Seen::Event(Event::EntryEnd),
-                Event::Refused { path, reason } => Seen::Event(Event::Refused { path, reason }),
-                Event::Warning { path, message } => Seen::Event(Event::Warning { path, message }),
-                Event::Label(label) => Seen::Event(Event::Label(label)),
-                Event::EndOfArchive => Seen::Event(Event::EndOfArchive),
-            };
-            seen.push(new);
-        }
-        assert!(input.is_empty(), "input was left");
-    }
-    let end = decoder.finish();
-    (seen, Ok(end))
-}
 
 fn all(archive: &[u8]) -> (Vec<Seen>, Result<End, Stop>) {
     decode(archive, usize::MAX, Options::default())
@@ -296,8 +256,10 @@ fn skipping_gives_the_same_entries() {
 #[test]
 fn framing_that_is_not_certain_stops() {
     let stop = |archive: &[u8], what: &str| {
-        let (_, end) = all(&[member(b"before", b'0', b"x"), archive.to_vec(), END.to_vec()].concat());
-        let stop = end.unwrap_err();
+        let archive = [member(b"before", b'0', b"x"), archive.to_vec(), END.to_vec()].concat();
+        let whole = all(&archive);
+        assert_eq!(decode(&archive, 1, Options::default()), whole);
+        let stop = whole.1.unwrap_err();
         assert!(stop.reason.contains(what), "{stop}");
     };
     stop(&header(b"a", b'0', 0, |b| b[124..136].copy_from_slice(b"0000000000x\0")), "size of a member");

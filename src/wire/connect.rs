@@ -84,7 +84,10 @@ pub enum ConnectError {
         cause: io::Error,
     },
     /// They answer otherwise than a receiver does.
-    #[error("{peer}: {cause}")]
+    #[error(
+        "{peer} is no 'restorefs mount --listen' that waits for a sender: {cause} (with --plain it waits for an archive: \
+         'restorefs send PATH… - | nc')"
+    )]
     Handshake {
         /// Where.
         peer: String,

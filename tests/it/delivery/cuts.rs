@@ -1,26 +1,16 @@
-//! Connections that are cut, crumbled, held: every run ends with the identical tree.
+//! Connections that are cut, crumbled, held, delayed: every run ends with the identical tree.
 
 use std::fs;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::{Pair, long_file};
 use crate::support::compare::same_tree;
 use crate::support::needs_fuse;
-use crate::support::proxy::{Proxy, Way};
+use crate::support::proxy::{Delay, Proxy, Way};
 use crate::support::tree::{Features, bytes, make};
-use crate::support::wait_until;
-
-/// Numbers that look random, the same in each run.
-fn sequence(seed: u64) -> impl Fn() -> u64 {
-    let state = AtomicU64::new(seed);
-    move || {
-        let n = state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
-        let n = (n ^ (n >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        n ^ (n >> 29)
-    }
-}
+use crate::support::{sequence, wait_until};
 
 #[test]
 fn a_connection_that_is_cut_again_and_again() {
@@ -69,6 +59,28 @@ fn one_byte_at_a_time() {
     let proxy = Proxy::start(pair.address, |_| Way { piece: Some(1), ..Way::default() });
     pair.send(proxy.address, &[]).delivered();
     assert_eq!(pair.mount.wait_front(), Some(0));
+    same_tree(&pair.tree, &pair.mount.point);
+    pair.mount.unmount();
+}
+
+#[test]
+fn a_long_way_on_which_the_connection_is_cut_too() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| {
+        make(tree, Features::ALL);
+        fs::write(tree.join("large"), bytes(3, 6 << 20)).unwrap();
+    });
+    let delay = Delay { least: Duration::from_millis(20), jitter: Duration::from_millis(30), seed: 7 };
+    let proxy = Proxy::start(pair.address, move |n| Way {
+        cut: (n < 2).then_some(2 << 20),
+        piece: Some(16 << 10),
+        delay: Some(Delay { seed: delay.seed + n as u64, ..delay }),
+        ..Way::default()
+    });
+    let sent = pair.send(proxy.address, &["--no-compress"]).delivered();
+    assert!(sent.report["outages"].as_u64().unwrap() >= 1, "{sent:#?}");
+    assert_eq!(proxy.connections(), 3);
+    assert_eq!(pair.mount.wait_front(), Some(0), "{}", pair.mount.printed());
     same_tree(&pair.tree, &pair.mount.point);
     pair.mount.unmount();
 }

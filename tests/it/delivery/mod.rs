@@ -2,6 +2,7 @@
 
 mod changes;
 mod cuts;
+mod network;
 mod strangers;
 mod together;
 
@@ -34,13 +35,22 @@ pub(super) struct Pair {
 impl Pair {
     /// A receiver whose front ends with the stream; `fill` makes the tree.
     pub(super) fn new(args: &[&str], fill: impl FnOnce(&Path)) -> Pair {
+        Pair::with(args, fill, Mount::listen_for_sender)
+    }
+
+    /// The same with a receiver on a machine of a network.
+    pub(super) fn new_on(machine: &str, address: &str, args: &[&str], fill: impl FnOnce(&Path)) -> Pair {
+        Pair::with(args, fill, |args| Mount::listen_for_sender_on(machine, address, args))
+    }
+
+    fn with(args: &[&str], fill: impl FnOnce(&Path), listen: impl FnOnce(&[&str]) -> (Mount, SocketAddr)) -> Pair {
         let dir = tempfile::tempdir().unwrap();
         let (token, tree) = (dir.path().join("token"), dir.path().join("tree"));
         fs::create_dir(&tree).unwrap();
         fill(&tree);
         let mut args = args.to_vec();
         args.extend(["--token-file", token.to_str().unwrap()]);
-        let (mount, address) = Mount::listen_for_sender(&args);
+        let (mount, address) = listen(&args);
         Pair { mount, address, dir, token, tree }
     }
 
@@ -85,6 +95,32 @@ impl Sender {
         assert_eq!(sent.code, Some(0), "{sent:#?}");
         assert!(sent.printed.contains("has confirmed"), "{sent:#?}");
         sent
+    }
+}
+
+/// A disk that is soon full.
+pub(super) struct SmallDisk(TempDir);
+
+impl SmallDisk {
+    pub(super) fn new() -> SmallDisk {
+        let disk = SmallDisk(tempfile::tempdir().unwrap());
+        crate::support::shell(disk.0.path(), "mount -t tmpfs -o size=8m restorefs-test .");
+        disk
+    }
+
+    pub(super) fn path(&self) -> &str {
+        self.0.path().to_str().unwrap()
+    }
+
+    /// There is room on it.
+    pub(super) fn grow(&self) {
+        crate::support::shell(Path::new("/"), &format!("mount -o remount,size=256m '{}'", self.path()));
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
     }
 }
 
@@ -205,21 +241,13 @@ fn a_receiver_that_dies_leaves_the_sender_with_an_error() {
 #[test]
 fn a_full_disk_holds_the_sender_back_and_it_goes_on() {
     needs_fuse!();
-    let spool = tempfile::tempdir().unwrap();
-    crate::support::shell(spool.path(), "mkdir s && mount -t tmpfs -o size=8m restorefs-test s");
-    struct Unmount(PathBuf);
-    impl Drop for Unmount {
-        fn drop(&mut self) {
-            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-        }
-    }
-    let small = Unmount(spool.path().join("s"));
-    let mut pair = Pair::new(&["--spool", small.0.to_str().unwrap()], |tree| {
+    let spool = SmallDisk::new();
+    let mut pair = Pair::new(&["--spool", spool.path()], |tree| {
         fs::write(tree.join("file"), bytes(5, 12 << 20)).unwrap();
     });
     let sender = pair.send(pair.address, &["--no-compress"]);
     pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
-    crate::support::shell(spool.path(), "mount -o remount,size=64m s");
+    spool.grow();
     sender.delivered();
     assert_eq!(pair.mount.wait_front(), Some(0));
     same_tree(&pair.tree, &pair.mount.point);

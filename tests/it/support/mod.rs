@@ -5,6 +5,7 @@ pub mod compare;
 pub mod feed;
 pub mod members;
 pub mod mount;
+pub mod network;
 pub mod pack;
 pub mod process;
 pub mod proxy;
@@ -12,6 +13,7 @@ pub mod small;
 pub mod tree;
 
 use std::process::{Command, Output};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 /// A test that waits longer than this for something hangs. It says nothing of how fast anything is.
@@ -38,6 +40,16 @@ pub fn can_mount() -> bool {
         eprintln!("SKIPPED {name}: it needs root and /dev/fuse");
     }
     there
+}
+
+/// Numbers that look random, the same in each run.
+pub fn sequence(seed: u64) -> impl Fn() -> u64 {
+    let state = AtomicU64::new(seed);
+    move || {
+        let n = state.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+        let n = (n ^ (n >> 31)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        n ^ (n >> 29)
+    }
 }
 
 /// Looks again and again until `look` finds what it looks for.

@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::network::Network;
 use super::process::is_gone;
 use super::{HANGS, wait_until};
 
@@ -78,16 +79,27 @@ impl Mount {
         (mount, address)
     }
 
+    /// The same on a machine of a [`Network`], where it is said.
+    pub fn listen_for_sender_on(machine: &str, address: &str, args: &[&str]) -> (Mount, SocketAddr) {
+        let command = Network::command(machine, RESTOREFS);
+        let mut mount = Mount::start_by(command, Stdio::null(), &[&["--listen", address], args].concat(), |_| {});
+        let address = mount.address();
+        (mount, address)
+    }
+
     /// Runs `restorefs mount` with `args`, with what `source` adds, and with a mount point and a spool of its own.
     /// Returns when it says that it is mounted.
     pub fn start(stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
+        Mount::start_by(Command::new(RESTOREFS), stdin, args, source)
+    }
+
+    fn start_by(mut command: Command, stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
         let dir = tempfile::tempdir().unwrap();
         let point = dir.path().canonicalize().unwrap().join("mnt");
         let spool = dir.path().join("spool");
         std::fs::create_dir(&point).unwrap();
         std::fs::create_dir(&spool).unwrap();
         let outside = point.metadata().unwrap().dev();
-        let mut command = Command::new(RESTOREFS);
         command.arg("mount").args(args);
         if !passthrough_wanted() && !args.contains(&"--no-passthrough") {
             command.arg("--no-passthrough");

@@ -1,8 +1,10 @@
-//! Something between two ends of TCP connections: cuts, holds and crumbles what passes.
+//! Something between two ends of TCP connections: cuts, holds, crumbles and delays what passes.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
@@ -15,7 +17,28 @@ pub struct Way {
     pub hold: Option<usize>,
     /// So many bytes pass at a time; none: as they come.
     pub piece: Option<usize>,
+    /// What passes is under way for a time, in either direction.
+    pub delay: Option<Delay>,
 }
+
+/// How long each piece is under way. The order stays.
+#[derive(Clone, Copy, Debug)]
+pub struct Delay {
+    pub least: Duration,
+    /// So much more at most, by numbers that look random and are the same for the same seed.
+    pub jitter: Duration,
+    pub seed: u64,
+}
+
+impl Delay {
+    fn times(self) -> impl Iterator<Item = Duration> {
+        let next = super::sequence(self.seed);
+        std::iter::repeat_with(move || self.least + self.jitter.mul_f64((next() % 1000) as f64 / 1000.0))
+    }
+}
+
+/// So many pieces are under way at a time.
+const UNDER_WAY: usize = 64;
 
 /// Listens for as long as the process lives; forwards to where it was told last.
 pub struct Proxy {
@@ -59,8 +82,9 @@ impl Proxy {
                     let (way, back) = (way(n), (server.try_clone().unwrap(), client.try_clone().unwrap()));
                     let (there, here) = (state.clone(), state.clone());
                     let other = way.clone();
+                    let (server, to_client) = (delayed(server, way.delay), delayed(back.1, way.delay));
                     std::thread::spawn(move || forward(client, server, &way, Some(n), &there));
-                    std::thread::spawn(move || forward(back.0, back.1, &other, None, &here));
+                    std::thread::spawn(move || forward(back.0, to_client, &other, None, &here));
                 }
             }
         });
@@ -115,8 +139,43 @@ impl Drop for Proxy {
     }
 }
 
+/// Where what passes goes to: at once, or by a thread that hands on each piece when its time has come.
+enum End {
+    AtOnce(TcpStream),
+    Later(SyncSender<(Instant, Vec<u8>)>, Box<dyn Iterator<Item = Duration> + Send>),
+}
+
+fn delayed(to: TcpStream, delay: Option<Delay>) -> End {
+    let Some(delay) = delay else { return End::AtOnce(to) };
+    let (send, pieces) = sync_channel::<(Instant, Vec<u8>)>(UNDER_WAY);
+    std::thread::spawn(move || {
+        let mut to = to;
+        for (due, piece) in pieces {
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+            if to.write_all(&piece).is_err() {
+                break;
+            }
+        }
+        let _ = to.shutdown(Shutdown::Both);
+    });
+    End::Later(send, Box::new(delay.times()))
+}
+
+impl End {
+    /// False: nobody takes it any more.
+    fn pass(&mut self, bytes: &[u8]) -> bool {
+        match self {
+            End::AtOnce(to) => to.write_all(bytes).is_ok(),
+            End::Later(pieces, times) => {
+                let due = Instant::now() + times.next().expect("there is always another one");
+                pieces.send((due, bytes.to_vec())).is_ok()
+            }
+        }
+    }
+}
+
 /// `number`: from the one who connects; none: the way back.
-fn forward(mut from: TcpStream, mut to: TcpStream, way: &Way, number: Option<usize>, state: &State) {
+fn forward(mut from: TcpStream, mut to: End, way: &Way, number: Option<usize>, state: &State) {
     let mut buf = vec![0; 64 << 10];
     let mut passed = 0;
     loop {
@@ -141,7 +200,7 @@ fn forward(mut from: TcpStream, mut to: TcpStream, way: &Way, number: Option<usi
             }
         }
         drop(gate);
-        if to.write_all(&buf[..n]).is_err() {
+        if !to.pass(&buf[..n]) {
             break;
         }
         passed += n;
@@ -155,5 +214,8 @@ fn forward(mut from: TcpStream, mut to: TcpStream, way: &Way, number: Option<usi
         }
     }
     let _ = from.shutdown(Shutdown::Both);
-    let _ = to.shutdown(Shutdown::Both);
+    // One that is delayed is closed behind what is under way.
+    if let End::AtOnce(to) = to {
+        let _ = to.shutdown(Shutdown::Both);
+    }
 }

@@ -1,0 +1,143 @@
+//! Writes what fuzzing begins with to `corpus/`: conversations and archives as they should be.
+
+#[path = "../tree.rs"]
+mod tree;
+
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use restorefs::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
+use restorefs::tree::{Options, Walk};
+use restorefs::wire::{Batch, Fate, FromReceiver, FromSender, Position, SMALL, Token, Totals};
+use restorefs::{record, send};
+
+/// The checksums of messages and headers are made right.
+const SEAL: u8 = 1;
+
+fn main() -> io::Result<()> {
+    write("from_sender", "whole", &conversation(SEAL, &[sender(1, &files())]))?;
+    write("from_sender", "again", &conversation(SEAL, &[sender(1, &files()), sender(2, &files()[..3])]))?;
+    let mut cut = sender(1, &files());
+    cut.truncate(cut.len() / 2);
+    write("from_sender", "cut", &conversation(0, &[cut, sender(1, &[])]))?;
+    let receiver = receiver();
+    write("from_receiver", "whole", &conversation(SEAL, &[receiver.clone()]))?;
+    write("from_receiver", "again", &conversation(SEAL, &[receiver.clone(), receiver]))?;
+    write("token", "right", Token::generate()?.reveal().as_bytes())?;
+    let mut archive = vec![SEAL];
+    let walk = Walk::new(&[".".into()], Options { directory: Some(tree::make()?), ..Options::default() })
+        .map_err(io::Error::other)?;
+    let tar_options = send::Options { rate_limit: None, user_name: |_| None, group_name: |_| None };
+    let mut packed = Vec::new();
+    send::tar(walk, &mut packed, tar_options, &send::Report::default())?;
+    archive.extend(packed);
+    write("tarball", "pax", &archive)
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&directory)?;
+    fs::write(directory.join(format!("seed-{name}")), bytes)
+}
+
+fn conversation(how: u8, connections: &[Vec<u8>]) -> Vec<u8> {
+    let mut bytes = vec![how];
+    for connection in connections {
+        bytes.extend((connection.len() as u16).to_le_bytes());
+        bytes.extend(connection);
+    }
+    bytes
+}
+
+fn frame(messages: &[(FromSender, &[u8])]) -> Vec<u8> {
+    let mut batch = Batch::default();
+    for (message, bytes) in messages {
+        record::encode(message, bytes, batch.records());
+    }
+    batch.finish()
+}
+
+fn entry(path: &str, kind: EntryKind) -> FromSender {
+    let path = EntryPath::parse(path.as_bytes()).expect("a sound path");
+    FromSender::Entry(Box::new(Entry { path, kind, metadata: Metadata::default() }))
+}
+
+/// Entries, with the bytes of those that have some.
+fn files() -> Vec<(FromSender, &'static [u8])> {
+    let map = SparseMap::new(100, [Segment { offset: 10, len: 4 }]).expect("a sound map");
+    let link = EntryKind::HardLink { target: EntryPath::parse(b"a/small").expect("a sound path") };
+    vec![
+        (entry("a", EntryKind::Directory), b""),
+        (entry("a/small", EntryKind::File { size: 5, sparse: None }), b"bytes"),
+        (entry("large", EntryKind::File { size: SMALL, sparse: None }), b"the beginning of it"),
+        (entry("sparse", EntryKind::File { size: 100, sparse: Some(map.into()) }), b"data"),
+        (entry("link", EntryKind::Symlink { target: b"../x"[..].into() }), b""),
+        (entry("waits", link), b""),
+    ]
+}
+
+/// One connection of a sender that has this.
+fn sender(session: u8, files: &[(FromSender, &'static [u8])]) -> Vec<u8> {
+    let mut bytes = frame(&[(FromSender::Hello { session: [session; 16], host: "host".into() }, b"")]);
+    let entries: Vec<_> = files.iter().map(|(entry, _)| (entry.clone(), &b""[..])).collect();
+    let mut records = Vec::new();
+    for (entry, _) in &entries {
+        record::encode(entry, &[], &mut records);
+    }
+    let stored = |message: &FromSender| match message {
+        FromSender::Entry(entry) => entry.kind.stored_len(),
+        _ => 0,
+    };
+    let totals = Totals {
+        records: entries.len() as u64,
+        entries: entries.len() as u64,
+        files: entries.iter().filter(|(entry, _)| stored(entry) > 0).count() as u64,
+        bytes: entries.iter().map(|(entry, _)| stored(entry)).sum(),
+        hash: *blake3::hash(&records).as_bytes(),
+    };
+    bytes.extend(frame(&entries));
+    bytes.extend(frame(&[(FromSender::CatalogueEnd(totals), b"")]));
+    for (id, (entry, contents)) in files.iter().enumerate().filter(|(_, (_, contents))| !contents.is_empty()) {
+        let id = id as u64;
+        let whole = stored(entry) == contents.len() as u64;
+        let path = b"path".to_vec();
+        let fate = if whole { Fate::Whole } else { Fate::Short { path: path.clone(), reason: "it shrank".into() } };
+        let hash = *blake3::hash(contents).as_bytes();
+        let mut messages = vec![(FromSender::Data { id, offset: 0 }, *contents)];
+        if id > 1 {
+            messages.insert(0, (FromSender::Begin { id, path }, b""));
+        }
+        messages.push((FromSender::End { id, hash, fate }, b""));
+        bytes.extend(frame(&messages));
+    }
+    bytes.extend(frame(&[(FromSender::Done, b"")]));
+    bytes.extend(frame(&[(FromSender::Bye { reason: None }, b"")]));
+    bytes
+}
+
+/// One connection of a receiver.
+fn receiver() -> Vec<u8> {
+    let position = |id, checked, received| Position { id, checked, received };
+    let messages = [
+        FromReceiver::Welcome { catalogue: 0 },
+        FromReceiver::Consumed { bytes: 0 },
+        FromReceiver::Taken { catalogue: 1 },
+        FromReceiver::Want(position(3, 0, 0)),
+        FromReceiver::Whole { ranges: vec![(0, 2)] },
+        FromReceiver::Parts(vec![position(3, 0, 100), position(5, 5, 10)]),
+        FromReceiver::Ready,
+        FromReceiver::Waiting { reason: Some("no room".into()) },
+        FromReceiver::Waiting { reason: None },
+        FromReceiver::Want(position(2, 0, 0)),
+        FromReceiver::Commit { totals: Totals::default(), refused: 0 },
+        FromReceiver::Bye { reason: "over".into() },
+    ];
+    let mut bytes = Vec::new();
+    for message in &messages {
+        let mut batch = Batch::default();
+        batch.push(message);
+        bytes.extend(batch.finish());
+    }
+    bytes
+}
