@@ -2,11 +2,11 @@
 //! everybody on the machine can read.
 
 use std::fs::File;
-use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
 use super::show;
 use crate::wire::Token;
@@ -16,6 +16,10 @@ pub(super) const VARIABLE: &str = "RESTOREFS_TOKEN";
 
 /// A token is a line. More is another file.
 const MAX: u64 = 4096;
+
+const CONTROL_C: u8 = 3;
+const CONTROL_D: u8 = 4;
+const CONTROL_U: u8 = 21;
 
 /// The receiver's: what the file has, which is made where there is none; without a file a new one.
 pub(super) fn of_receiver(file: Option<&Path>) -> Result<Token, String> {
@@ -85,15 +89,39 @@ fn ask() -> Result<Token, String> {
     Err("there is no token".into())
 }
 
+/// A line that is not shown. Keys come one by one, also Ctrl-C: the terminal must be as before when that ends us.
 fn hidden_line(terminal: &File) -> io::Result<String> {
     let before = tcgetattr(terminal)?;
     let mut hidden = before.clone();
-    hidden.local_modes.remove(LocalModes::ECHO);
+    hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
+    hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
+    hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
     tcsetattr(terminal, OptionalActions::Flush, &hidden)?;
-    let mut line = String::new();
-    let read = io::BufReader::new(terminal).take(MAX).read_line(&mut line);
+    let line = keys(terminal);
     tcsetattr(terminal, OptionalActions::Now, &before)?;
-    read.map(|_| line)
+    let line = line?;
+    if line.is_none() {
+        let _ = writeln!(&*terminal);
+        signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGINT)?;
+    }
+    Ok(line.unwrap_or_default())
+}
+
+/// What was typed up to the end of the line; none where it was Ctrl-C.
+fn keys(terminal: &File) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    for key in io::BufReader::new(terminal.take(MAX)).bytes() {
+        match key? {
+            b'\n' | b'\r' | CONTROL_D => break,
+            CONTROL_C => return Ok(None),
+            CONTROL_U => line.clear(),
+            b'\x08' | b'\x7f' => {
+                line.pop();
+            }
+            key => line.push(char::from(key)),
+        }
+    }
+    Ok(Some(line))
 }
 
 #[cfg(test)]

@@ -143,6 +143,8 @@ fn systemd_is_told_when_the_mount_answers() {
     let mut told = [0; 100];
     let n = socket.recv(&mut told).unwrap();
     assert_eq!(&told[..n], b"READY=1\n");
+    // In front it is unmounted only when it has received everything.
+    mount.wait_end();
     mount.unmount();
 }
 

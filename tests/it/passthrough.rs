@@ -275,7 +275,9 @@ fn an_open_file_is_read_on_when_the_daemon_is_killed() {
     wait_until("the daemon is gone", || is_gone(daemon).then_some(()));
     assert!(read_all(&file) == contents);
     let error = File::open(mount.path("file")).unwrap_err();
-    assert_eq!(error.raw_os_error(), Some(Errno::NOTCONN.raw_os_error()));
+    // Its last threads may still be ending, and what they were asked is aborted then.
+    let gone = [Errno::NOTCONN, Errno::CONNABORTED].map(|e| Some(e.raw_os_error()));
+    assert!(gone.contains(&error.raw_os_error()), "{error}");
     drop(file);
     let output = restorefs(&["umount"], &[&mount.point]);
     assert!(output.status.success(), "{output:?}");

@@ -65,7 +65,8 @@ fn what_is_no_sender_is_refused_and_learns_nothing() {
     for said in [&b"GET / HTTP/1.0\r\n\r\n"[..], &[0; 10240], &[0x16, 3, 1, 0xff, 0xff, 1, 2, 3], b""] {
         let mut stranger = TcpStream::connect(pair.address).unwrap();
         stranger.write_all(said).unwrap();
-        stranger.shutdown(std::net::Shutdown::Write).unwrap();
+        // It may have been shown the door already.
+        let _ = stranger.shutdown(std::net::Shutdown::Write);
         let mut answer = Vec::new();
         let _ = stranger.read_to_end(&mut answer);
         // A TLS alert at most.
@@ -167,4 +168,51 @@ fn tokens_are_taken_from_where_nobody_else_sees_them() {
     assert!(send(&["--token-file", "nowhere"]).1.contains("No such file"));
     let output = restorefs(&["send", "--to", "nowhere"], &[&path("file")]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+}
+
+/// Types a line at each question. Tells the exit status, whether the terminal shows again what is typed, and what it
+/// has shown.
+const TERMINAL: &str = r#"
+import fcntl, os, sys, termios
+lines, command = sys.argv[1].encode().decode("unicode_escape").encode().splitlines(keepends=True), sys.argv[2:]
+# The terminal stays as restorefs left it as long as somebody has it open.
+master, keeper = os.openpty()
+pid = os.fork()
+if pid == 0:
+    os.setsid()
+    fcntl.ioctl(keeper, termios.TIOCSCTTY, 0)
+    for fd in (0, 1, 2):
+        os.dup2(keeper, fd)
+    os.environ.pop("RESTOREFS_TOKEN", None)
+    os.execv(command[0], command)
+shown = b""
+for n, line in enumerate(lines, 1):
+    while shown.count(b"token: ") < n:
+        shown += os.read(master, 1000)
+    os.write(master, line)
+status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+os.set_blocking(master, False)
+try:
+    shown += os.read(master, 10000)
+except BlockingIOError:
+    pass
+print(status, bool(termios.tcgetattr(keeper)[3] & termios.ECHO), shown)
+"#;
+
+#[test]
+fn a_token_that_is_asked_for_is_not_shown_and_control_c_leaves_the_terminal_as_it_was() {
+    let ask = |typed: &str| {
+        let output = std::process::Command::new("python3")
+            .args(["-c", TERMINAL, typed, super::RESTOREFS, "send", "/etc/hostname", "--to", "127.0.0.1:1"])
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let ended = ask("rfs1-\\x03");
+    assert!(ended.starts_with("-2 True"), "{ended}");
+    let wrong = ask("rfs1-0\\nrfs1-x\\x15\\x7f\\nrfs1-0000\\r");
+    assert!(wrong.starts_with("1 True"), "{wrong}");
+    assert_eq!((wrong.matches("32 digits").count(), wrong.matches("begins with").count()), (2, 1), "{wrong}");
+    assert!(!wrong.contains("rfs1-0"), "{wrong}");
 }
