@@ -14,7 +14,7 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::{Estimate, Progress};
-use super::status::{ask, end, find, unexpected};
+use super::status::{ask, end, find, other, unexpected};
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
@@ -102,7 +102,7 @@ fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summ
     // What is made has the mode that it is made with.
     rustix::process::umask(rustix::fs::Mode::empty());
     let archive = match &origin.contents {
-        Contents::Archive(file) => file.metadata().ok().map(|m| m.len()),
+        Contents::Archive(archive) => Some(archive.size()),
         Contents::Spool { .. } => None,
     };
     let report = Arc::new(Report::default());
@@ -217,13 +217,15 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
             (Contents::Spool { journal: Arc::new(File::from(journal)), blobs }, false)
         }
         (Response::Contents { spool: false, concatenated }, Some(file), None) => {
-            (Contents::Archive(Arc::new(File::from(file))), concatenated)
+            (Contents::archive(File::from(file)).map_err(|e| other(mounted, e))?, concatenated)
         }
         (other, ..) => return Err(unexpected(mounted, &other)),
     };
     let mounted = mounted.clone();
     let more = move |known| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known })) {
-        Ok(Response::Progress { journal, over, replaced, .. }) => Ok(materialize::Progress { journal, over, replaced }),
+        Ok(Response::Progress { journal, over, replaced, changed, .. }) => {
+            Ok(materialize::Progress { journal, over, replaced, changed })
+        }
         Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
         Err(e) => Err(io::Error::other(e)),
     };

@@ -86,6 +86,8 @@ pub enum Response {
         over: bool,
         /// Whether a name has come more than once.
         replaced: bool,
+        /// Whether somebody has written to the archive that is mounted in place.
+        changed: bool,
         /// Bytes that are in the spool.
         spooled: u64,
         /// Bytes that came from the source, and all that it has, where that is known.

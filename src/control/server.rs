@@ -164,7 +164,8 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             if over || known.is_none_or(|known| journal > known) || !is_there(connection) {
                 let (replaced, spooled) = (handle.has_replaced(), handle.spooled());
                 let source = handle.monitor().source_bytes();
-                break Response::Progress { journal, over, replaced, spooled, source };
+                let changed = handle.is_changed();
+                break Response::Progress { journal, over, replaced, changed, spooled, source };
             }
             handle.monitor().wait_change(version, LOOK);
         },

@@ -20,15 +20,15 @@ mod restore;
 mod select;
 mod target;
 mod temporary;
+mod times;
 mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -45,7 +45,7 @@ use restore::Restore;
 use target::Target;
 use temporary::TemporaryNames;
 
-pub use contents::Contents;
+pub use contents::{Archive as ArchiveFile, Contents};
 pub use create::Action;
 pub use report::{Problem, Report, Stage, Summary};
 pub use select::{Error as SelectError, Selection};
@@ -97,6 +97,8 @@ pub struct Progress {
     pub over: bool,
     /// Whether a name has come more than once.
     pub replaced: bool,
+    /// Whether somebody has written to the archive that is mounted in place.
+    pub changed: bool,
 }
 
 /// Where the entries come from.
@@ -142,7 +144,9 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let tar = tarball::Options { concatenated, ..options.tar };
     let mut replay = match &contents {
         Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
-        Contents::Archive(file) => Replay::Archive(Box::new(Archive::new(file.clone(), tar).map_err(Error::Replay)?)),
+        Contents::Archive(archive) => {
+            Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar).map_err(Error::Replay)?))
+        }
     };
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
@@ -154,6 +158,8 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         overwrite: options.overwrite,
         report: report.clone(),
         strip: options.strip,
+        root: OnceLock::new(),
+        looks_only: options.dry_run.is_some(),
         kept: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
@@ -161,14 +167,14 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let latest = first_pass(options, &creator, &mut replay, &mut *more, tar, new_index).map_err(Error::Replay)?;
     let index = new_index();
     if let Some(tell) = options.dry_run {
-        let mut dry = DryRun { options, creator: &creator, index, latest, tell };
+        let mut dry = DryRun { options, creator: &creator, index, latest, tell, firsts: HashMap::new() };
         return pump(&mut replay, &mut *more, options.follow, report, |item| {
             item.map_or(Ok(()), |item| dry.take(&item))
         });
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
     let target = Target::open(&options.target).map_err(failed)?;
-    let root = target.root();
+    let _ = creator.root.set(target.root());
     let fatal = Mutex::new(None);
     std::thread::scope(|scope| {
         let (send, batches) = sync_channel(1);
@@ -202,12 +208,16 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         })?;
         restore.flush(true)?;
         restore.finish()?;
+        // Of an archive that is another by now, not even the names are to be believed.
+        creator.contents.check().map_err(Error::Replay)?;
         for path in options.selection.missed() {
             report.problem(path, "there is no such entry");
         }
         if options.sync {
             report.set_stage(Stage::Syncing);
-            rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
+            for disk in restore.target.disks() {
+                rustix::fs::syncfs(disk).map_err(|e| Error::Sync(e.into()))?;
+            }
         }
         if options.verify {
             report.set_stage(Stage::Verifying);
@@ -227,13 +237,16 @@ fn first_pass(
     new_index: impl Fn() -> Index,
 ) -> io::Result<Option<Latest>> {
     let mut progress = more(None)?;
+    if progress.changed {
+        return Err(io::Error::other(contents::Changed));
+    }
     let mut again = match (&*replay, &creator.contents) {
-        (Replay::Archive(_), Contents::Archive(file)) => {
+        (Replay::Archive(_), Contents::Archive(archive)) => {
             // All of it is there. It costs the daemon no more to look than it would cost us.
             if options.strip == 0 && !progress.over {
                 progress = more(Some(u64::MAX))?;
             }
-            Replay::Archive(Box::new(Archive::new(file.clone(), tar)?))
+            Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?))
         }
         (Replay::Journal(_), Contents::Spool { journal, .. }) => {
             let mut journal = Journal::new(journal.clone());
