@@ -143,7 +143,7 @@ fn part(mounted: &Mounted, archive: Option<u64>, report: &Report) -> Option<f64>
     if let Some(size) = archive {
         return Some(report.part(size));
     }
-    let progress = Connection::open(mounted).and_then(|c| c.ask(&Request::More { known: None }));
+    let progress = Connection::open(mounted).and_then(|c| c.ask(&Request::More { known: None, spooled: None }));
     let Ok(Response::Progress { spooled, over, source: (came, size), .. }) = progress else { return None };
     let arrived = match size {
         _ if over => 1.0,
@@ -222,13 +222,14 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
         (other, ..) => return Err(unexpected(mounted, &other)),
     };
     let mounted = mounted.clone();
-    let more = move |known| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known })) {
-        Ok(Response::Progress { journal, over, replaced, changed, .. }) => {
-            Ok(materialize::Progress { journal, over, replaced, changed })
-        }
-        Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
-        Err(e) => Err(io::Error::other(e)),
-    };
+    let more =
+        move |known, spooled| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known, spooled })) {
+            Ok(Response::Progress { journal, over, replaced, changed, spooled, .. }) => {
+                Ok(materialize::Progress { journal, over, replaced, changed, spooled })
+            }
+            Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
+            Err(e) => Err(io::Error::other(e)),
+        };
     Ok(Origin { contents, concatenated, more: Box::new(more) })
 }
 

@@ -49,6 +49,8 @@ pub enum Request {
     More {
         /// When it is longer than so many bytes, or the stream is over; else at once.
         known: Option<u64>,
+        /// Or when so many bytes are in the spool.
+        spooled: Option<u64>,
     },
     /// To unmount; while it receives, only with `force`.
     Unmount {

@@ -154,6 +154,15 @@ impl Contents {
         Ok(true)
     }
 
+    /// How much of a blob has been written, if it has no holes.
+    pub(super) fn blob_length(&self, number: u64) -> io::Result<u64> {
+        Ok(self.blob(number)?.metadata()?.len())
+    }
+
+    pub(super) fn blob(&self, number: u64) -> io::Result<Arc<File>> {
+        Ok(self.open(&Place::Blob(number))?.0)
+    }
+
     /// The file that has what is stored at `place`, and where in it that begins.
     fn open(&self, place: &Place) -> io::Result<(Arc<File>, u64)> {
         match (self, place) {

@@ -19,6 +19,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::contents::Changed;
+use super::early::Early;
 use super::metadata::{Held, Owners, apply, drop_acls};
 use super::replay::Item;
 use super::report::Report;
@@ -55,6 +56,8 @@ pub(super) struct Task {
     pub(super) replaces_ours: bool,
     /// What has the name now may be an earlier version that looks the same.
     pub(super) doubtful: bool,
+    /// What was copied of it while it arrived.
+    pub(super) early: Option<Early>,
 }
 
 /// What would be done with an entry.
@@ -166,6 +169,11 @@ impl Creator {
             }
             held.apply(metadata, owners, path.as_bytes(), report)
         };
+        if let Some(early) = &task.early
+            && early.make(self, dir, name, item)?
+        {
+            return Ok(());
+        }
         match kind {
             EntryKind::File { size, sparse } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -11,6 +11,7 @@ mod batch;
 mod contents;
 mod create;
 mod dry_run;
+mod early;
 mod latest;
 mod links;
 mod metadata;
@@ -32,7 +33,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::entry::EntryPath;
+use crate::entry::{Entry, EntryPath};
 use crate::index::{Index, Ino};
 use crate::tarball;
 use batch::{Batch, execute};
@@ -99,7 +100,13 @@ pub struct Progress {
     pub replaced: bool,
     /// Whether somebody has written to the archive that is mounted in place.
     pub changed: bool,
+    /// Bytes that are in the spool.
+    pub spooled: u64,
 }
+
+/// Returns when there is more than so many bytes of journal, or so many in the spool, or when the stream is over; for
+/// None at once.
+pub type More = dyn FnMut(Option<u64>, Option<u64>) -> io::Result<Progress> + Send;
 
 /// Where the entries come from.
 pub struct Origin {
@@ -107,8 +114,8 @@ pub struct Origin {
     pub contents: Contents,
     /// Whether what is behind an end marker of the archive belongs to it.
     pub concatenated: bool,
-    /// Returns when there is more than so many bytes of journal, or when the stream is over; for None at once.
-    pub more: Box<dyn FnMut(Option<u64>) -> io::Result<Progress> + Send>,
+    /// How far it has come.
+    pub more: Box<More>,
 }
 
 /// Why it could not go on.
@@ -168,8 +175,9 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let index = new_index();
     if let Some(tell) = options.dry_run {
         let mut dry = DryRun { options, creator: &creator, index, latest, tell, firsts: HashMap::new() };
-        return pump(&mut replay, &mut *more, options.follow, report, |item| {
-            item.map_or(Ok(()), |item| dry.take(&item))
+        return pump(&mut replay, &mut *more, options.follow, report, |next| match next {
+            Next::Item(item) => dry.take(&item),
+            Next::Nothing(_) => Ok(()),
         });
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
@@ -197,14 +205,23 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             under_way: 0,
             firsts: HashMap::new(),
             stripped: HashMap::new(),
+            early: None,
             unmade: HashSet::new(),
             names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };
         restore.target.is_root(Ino::ROOT);
-        pump(&mut replay, &mut *more, options.follow, report, |item| match item {
-            Some(item) => restore.take(item),
-            None => restore.flush(false),
+        pump(&mut replay, &mut *more, options.follow, report, |next| match next {
+            Next::Item(item) => restore.take(item),
+            Next::Nothing(arriving) => {
+                restore.flush(false)?;
+                if options.follow
+                    && let Some((entry, blob)) = arriving
+                {
+                    restore.copy_early(entry, blob);
+                }
+                Ok(())
+            }
         })?;
         restore.flush(true)?;
         restore.finish()?;
@@ -232,11 +249,11 @@ fn first_pass(
     options: &Options,
     creator: &Creator,
     replay: &mut Replay,
-    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
+    more: &mut More,
     tar: tarball::Options,
     new_index: impl Fn() -> Index,
 ) -> io::Result<Option<Latest>> {
-    let mut progress = more(None)?;
+    let mut progress = more(None, None)?;
     if progress.changed {
         return Err(io::Error::other(contents::Changed));
     }
@@ -244,7 +261,7 @@ fn first_pass(
         (Replay::Archive(_), Contents::Archive(archive)) => {
             // All of it is there. It costs the daemon no more to look than it would cost us.
             if options.strip == 0 && !progress.over {
-                progress = more(Some(u64::MAX))?;
+                progress = more(Some(u64::MAX), None)?;
             }
             Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?))
         }
@@ -266,30 +283,41 @@ fn first_pass(
     Ok(Some(latest))
 }
 
+/// What a stream gives.
+enum Next<'a> {
+    /// An entry that is there as a whole.
+    Item(Item),
+    /// None by now; perhaps a file that is arriving, and the number of its blob.
+    Nothing(Option<(&'a Entry, u64)>),
+}
+
 /// Gives one entry after the other, as they come; nothing when it is going to wait for more.
 fn pump(
     replay: &mut Replay,
-    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
+    more: &mut More,
     follow: bool,
     report: &Report,
-    mut take: impl FnMut(Option<Item>) -> Result<(), Error>,
+    mut take: impl FnMut(Next<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut over = false;
+    // When to look again at what is in the spool of something large that is arriving.
+    let mut spooled = None;
     loop {
         if let Replay::Journal(journal) = replay {
-            let progress = more(follow.then_some(journal.length)).map_err(Error::Replay)?;
+            let progress = more(follow.then_some(journal.length), spooled).map_err(Error::Replay)?;
             journal.length = progress.journal;
             over = progress.over;
+            spooled = Some(progress.spooled + early::STEP);
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
             report.position.store(replay.position(), Ordering::Relaxed);
-            take(Some(item))?;
+            take(Next::Item(item))?;
         }
         report.position.store(replay.position(), Ordering::Relaxed);
-        take(None)?;
+        take(Next::Nothing(replay.arriving()))?;
         if over || matches!(replay, Replay::Archive(_)) {
             while let Some(cut) = replay.rest() {
-                take(Some(cut))?;
+                take(Next::Item(cut))?;
             }
             return Ok(());
         }

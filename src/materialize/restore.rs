@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 
 use super::batch::{Batch, explain};
 use super::create::{Creator, Task, key_of};
+use super::early::Early;
 use super::latest::Latest;
 use super::links::{Link, What};
 use super::replay::Item;
@@ -44,6 +45,8 @@ pub(super) struct Restore<'a> {
     pub(super) firsts: HashMap<Ino, EntryPath>,
     /// What has the names that are left when leading components are left away, where they are.
     pub(super) stripped: HashMap<u64, Ino>,
+    /// What there is already of a file that is arriving.
+    pub(super) early: Option<Early>,
     /// Directories that could not be made, and have been named.
     pub(super) unmade: HashSet<Ino>,
     /// Metadata with the names of owners, which the index does not keep, where these count.
@@ -165,7 +168,9 @@ impl Restore<'_> {
         let inherits = self.target.inherits(self.parent.1);
         let doubtful = self.latest.as_ref().is_some_and(|latest| latest.is_doubtful(ino));
         self.handed += 1;
-        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful });
+        // Where another file has come since, it is of no use any more.
+        let early = self.early.take().filter(|early| early.is_of(&item.place));
+        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful, early });
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 mod again;
 mod duplicates;
+mod early;
 mod edges;
 mod exact;
 mod follow;
