@@ -200,6 +200,8 @@ pub struct Monitor {
     warnings: AtomicU64,
     state: Mutex<State>,
     changed: Condvar,
+    /// Apart from `changed`, which wakes whoever waits for each chunk.
+    ended: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -372,6 +374,7 @@ impl Monitor {
                 s.ended = Some(Instant::now());
             }
         });
+        self.ended.notify_all();
     }
 
     /// How it ended, if it has.
@@ -384,7 +387,7 @@ impl Monitor {
         let deadline = Instant::now() + timeout;
         let mut state = self.state.lock();
         while state.end.is_none() {
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
+            if self.ended.wait_until(&mut state, deadline).timed_out() {
                 break;
             }
         }

@@ -45,6 +45,7 @@ pub enum EntryKind {
     /// A symbolic link; the target is data, and never followed by us.
     Symlink {
         /// Byte for byte as packed; never empty, never over 4095 bytes, no NUL.
+        #[serde(with = "serde_bytes")]
         target: Box<[u8]>,
     },
     /// Another name for the inode that `target` names.

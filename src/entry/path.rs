@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_bytes::ByteBuf;
 
 /// A component may have this many bytes (NAME_MAX of Linux); the kernel fails a whole `getdents` on a longer one.
 pub const MAX_NAME: usize = 255;
@@ -13,8 +14,8 @@ pub const MAX_COMPONENTS: usize = 4096;
 
 /// A path below the root of an archive: components parted by single `/`, none of them empty, `.` or
 /// `..`, none over [`MAX_NAME`] bytes, no NUL. The empty path is the root.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "Box<[u8]>", into = "Box<[u8]>")]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "ByteBuf")]
 pub struct EntryPath(Box<[u8]>);
 
 /// Why bytes are not a path that may be shown.
@@ -125,17 +126,17 @@ impl EntryPath {
     }
 }
 
-impl TryFrom<Box<[u8]>> for EntryPath {
-    type Error = PathError;
-
-    fn try_from(bytes: Box<[u8]>) -> Result<Self, PathError> {
-        if bytes.is_empty() { Ok(EntryPath::root()) } else { EntryPath::parse(&bytes) }
+impl Serialize for EntryPath {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
     }
 }
 
-impl From<EntryPath> for Box<[u8]> {
-    fn from(path: EntryPath) -> Self {
-        path.0
+impl TryFrom<ByteBuf> for EntryPath {
+    type Error = PathError;
+
+    fn try_from(bytes: ByteBuf) -> Result<Self, PathError> {
+        if bytes.is_empty() { Ok(EntryPath::root()) } else { EntryPath::parse(&bytes) }
     }
 }
 

@@ -11,6 +11,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, sync_channel};
@@ -63,10 +64,26 @@ pub fn is_plain_file(source: &Source) -> bool {
     })
 }
 
+/// Bytes of the stream: a part of a buffer that stays as long as it is, so that nothing has to be cleared when it is
+/// used again.
+#[derive(Debug)]
+pub struct Bytes {
+    buffer: Vec<u8>,
+    range: Range<usize>,
+}
+
+impl Deref for Bytes {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.buffer[self.range.clone()]
+    }
+}
+
 /// Bytes, and whether all so far are checked: whether they end where a member does.
 #[derive(Debug)]
 struct Chunk {
-    bytes: Vec<u8>,
+    bytes: Bytes,
     whole: bool,
 }
 
@@ -93,7 +110,7 @@ impl Chunks {
 
     /// The next bytes, none where only [`Chunks::is_whole`] is news; `None` at the end of the stream. After an
     /// error there is no more.
-    pub fn next_chunk(&mut self) -> Result<Option<Vec<u8>>, Error> {
+    pub fn next_chunk(&mut self) -> Result<Option<Bytes>, Error> {
         if self.over {
             return Ok(None);
         }
@@ -124,8 +141,8 @@ impl Chunks {
     }
 
     /// Gives the memory of a chunk back.
-    pub fn recycle(&self, chunk: Vec<u8>) {
-        let _ = self.used.send(chunk);
+    pub fn recycle(&self, chunk: Bytes) {
+        let _ = self.used.send(chunk.buffer);
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use super::codec::{Codec, Progress};
 use super::detect::{Compression, Detected, detect};
-use super::{CHUNK, Chunk, Error};
+use super::{Bytes, CHUNK, Chunk, Error};
 use crate::monitor::Monitor;
 use crate::source::{Source, Stop};
 
@@ -176,10 +176,8 @@ impl Run {
             let Input { buf, at, end, .. } = &mut self.input;
             let mut chunk = self.output.fresh();
             std::mem::swap(buf, &mut chunk);
-            chunk.truncate(*end);
-            chunk.drain(..*at);
-            (*at, *end) = (0, 0);
-            self.output.send(chunk)?;
+            let range = std::mem::take(at)..std::mem::take(end);
+            self.output.send(Bytes { buffer: chunk, range })?;
         }
     }
 
@@ -310,17 +308,15 @@ impl Output {
         }
         let mut chunk = self.fresh();
         std::mem::swap(&mut chunk, &mut self.chunk);
-        chunk.truncate(std::mem::take(&mut self.filled));
-        self.send(chunk)
+        let range = 0..std::mem::take(&mut self.filled);
+        self.send(Bytes { buffer: chunk, range })
     }
 
     fn fresh(&self) -> Vec<u8> {
-        let mut chunk = self.spare.try_recv().unwrap_or_default();
-        chunk.resize(CHUNK, 0);
-        chunk
+        self.spare.try_recv().unwrap_or_else(|_| vec![0; CHUNK])
     }
 
-    fn send(&mut self, bytes: Vec<u8>) -> Result<(), Over> {
+    fn send(&mut self, bytes: Bytes) -> Result<(), Over> {
         self.told = self.whole;
         self.send.send(Ok(Chunk { bytes, whole: self.whole })).map_err(|_| Over)
     }

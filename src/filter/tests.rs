@@ -99,7 +99,7 @@ fn byte_by_byte() {
         let mut got = Vec::new();
         while let Some(chunk) = chunks.next_chunk().unwrap() {
             assert!(!chunk.is_empty() || chunks.is_whole());
-            got.extend(chunk);
+            got.extend_from_slice(&chunk);
         }
         thread.join().unwrap();
         assert!(got == plain, "{tool:?}");
@@ -118,7 +118,7 @@ fn run(packed: &[u8]) -> (Vec<u8>, Result<(), Error>, Arc<Monitor>) {
     let mut got = Vec::new();
     let end = loop {
         match chunks.next_chunk() {
-            Ok(Some(chunk)) => got.extend(chunk),
+            Ok(Some(chunk)) => got.extend_from_slice(&chunk),
             Ok(None) => break Ok(()),
             Err(e) => break Err(e),
         }

@@ -55,6 +55,15 @@ pub struct Late<'a> {
     pub bound: Result<Ino, Refusal>,
 }
 
+/// A name in a directory, with what the table says of it.
+struct Slot<'n> {
+    parent: Ino,
+    name: &'n [u8],
+    hash: u32,
+    /// Its dentry, where it is bound.
+    old: Option<u32>,
+}
+
 impl Index {
     /// Puts an entry into the tree. A file with contents is [`Arrival::Announced`] until
     /// [`Index::set_arrival`] says more. `late` is told of links that waited for this name.
@@ -132,8 +141,8 @@ impl Index {
             return Ok(Inserted::Bound(Ino::ROOT));
         };
         let parent = self.directory(dir, entry.metadata.mtime)?;
-        let old = self.find(parent, name);
-        if let Some(d) = old {
+        let slot = self.slot(parent, name);
+        if let Some(d) = slot.old {
             let ino = Ino(u64::from(self.dentries[d as usize].ino));
             let inode = &self.inodes[ino.row()];
             if inode.kind == Kind::Directory {
@@ -147,7 +156,7 @@ impl Index {
             }
         }
         let ino = self.create(entry, parent)?;
-        self.bind(parent, name, old, ino)?;
+        self.bind(slot, ino)?;
         Ok(Inserted::Bound(ino))
     }
 
@@ -158,8 +167,8 @@ impl Index {
         }
         let (dir, name) = path.split().ok_or(Refusal::Root)?;
         let parent = self.directory(dir, mtime)?;
-        let old = self.find(parent, name);
-        if let Some(d) = old {
+        let slot = self.slot(parent, name);
+        if let Some(d) = slot.old {
             let there = Ino(u64::from(self.dentries[d as usize].ino));
             if there == ino {
                 return Ok(ino);
@@ -169,7 +178,7 @@ impl Index {
                 return Err(Refusal::NotEmpty);
             }
         }
-        self.bind(parent, name, old, ino)?;
+        self.bind(slot, ino)?;
         Ok(ino)
     }
 
@@ -180,13 +189,14 @@ impl Index {
         }
         let mut at = Ino::ROOT;
         for name in path.split(|&b| b == b'/').filter(|c| !c.is_empty()) {
-            at = match self.lookup(at, name) {
+            let slot = self.slot(at, name);
+            at = match slot.old.map(|d| Ino(u64::from(self.dentries[d as usize].ino))) {
                 Some(ino) if self.inodes[ino.row()].kind == Kind::Directory => ino,
                 Some(_) => return Err(Refusal::ThroughNonDirectory),
                 None => {
                     let (uid, gid) = self.owner;
                     let ino = self.push(Inode { b: at.0, ..Inode::directory(uid, gid, mtime) })?;
-                    self.bind(at, name, None, ino)?;
+                    self.bind(slot, ino)?;
                     ino
                 }
             };
@@ -238,15 +248,11 @@ impl Index {
             // Links have no inode of their own.
             EntryKind::HardLink { .. } => return Err(Refusal::LinkTargetMissing),
         };
-        let pending = inode.pending;
         self.contents = self.contents.saturating_add(entry.kind.stored_len());
         let ino = self.push(inode)?;
         if let Some(map) = map {
             self.bytes += (map.segments().len() * 24 + 64) as u64;
             self.sparse.insert(ino.0 as u32, map);
-        }
-        if pending {
-            self.arrivals.insert(ino.0 as u32, Arrival::Announced);
         }
         Ok(ino)
     }
@@ -275,7 +281,14 @@ impl Index {
         inode.implied = false;
     }
 
-    fn bind(&mut self, parent: Ino, name: &[u8], old: Option<u32>, ino: Ino) -> Result<(), Refusal> {
+    /// Where a name is, or would be.
+    fn slot<'n>(&self, parent: Ino, name: &'n [u8]) -> Slot<'n> {
+        let hash = self.hash(parent, name);
+        Slot { parent, name, hash, old: self.find(hash, parent, name) }
+    }
+
+    fn bind(&mut self, slot: Slot<'_>, ino: Ino) -> Result<(), Refusal> {
+        let Slot { parent, name, hash, old } = slot;
         if self.inodes[ino.row()].kind == Kind::Directory {
             self.inodes[parent.row()].nlink += 1;
         } else {
@@ -296,7 +309,6 @@ impl Index {
         if self.dentries.len() >= NONE as usize - 1 {
             return Err(Refusal::Full);
         }
-        let hash = self.hash(parent, name);
         let name = self.arena.add(name).ok_or(Refusal::Full)?;
         let d = self.dentries.len() as u32;
         self.dentries.push(Dentry { name, hash, parent: parent.0 as u32, ino: ino.0 as u32, next: NONE });
@@ -339,7 +351,9 @@ impl Index {
         }
         if arrival == Arrival::Complete {
             self.inodes[ino.row()].pending = false;
-            self.arrivals.remove(&key);
+            if !self.arrivals.is_empty() {
+                self.arrivals.remove(&key);
+            }
         } else {
             self.arrivals.insert(key, arrival);
         }
@@ -352,15 +366,15 @@ impl Index {
 
     /// Nothing more comes: what has not arrived is cut. Returns the files that were still awaited.
     pub fn cut_all(&mut self) -> Vec<Ino> {
-        let mut cut = Vec::new();
-        for (&key, arrival) in &mut self.arrivals {
-            let received = match *arrival {
-                Arrival::Announced => 0,
-                Arrival::Arriving { received } => received,
-                Arrival::Complete | Arrival::Truncated { .. } => continue,
+        let pending = (1..).zip(&self.inodes).filter(|(_, inode)| inode.pending).map(|(n, _)| Ino(n));
+        let coming = |&ino: &Ino| !matches!(self.arrival(ino), None | Some(Arrival::Truncated { .. }));
+        let cut: Vec<Ino> = pending.filter(coming).collect();
+        for &ino in &cut {
+            let received = match self.arrival(ino) {
+                Some(Arrival::Arriving { received }) => received,
+                _ => 0,
             };
-            *arrival = Arrival::Truncated { received };
-            cut.push(Ino(u64::from(key)));
+            self.set_arrival(ino, Arrival::Truncated { received });
         }
         cut
     }

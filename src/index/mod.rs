@@ -138,7 +138,7 @@ struct Inode {
     kind: Kind,
     place: u8,
     sparse: bool,
-    /// Whether `arrivals` has a row for it; else it is complete.
+    /// Whether contents are to come, or would have been: `arrivals` knows more. Else it is complete.
     pending: bool,
     /// A directory that no header announced yet.
     implied: bool,
@@ -166,6 +166,7 @@ pub struct Index {
     xattr_rows: HashMap<Xattrs, u32>,
     sparse: HashMap<u32, Arc<SparseMap>>,
     memory: HashMap<u32, Arc<Vec<u8>>>,
+    /// Of pending files; one that is not here is announced.
     arrivals: HashMap<u32, Arrival>,
     /// Files that were written to while they were sent.
     changed: HashSet<u32>,
@@ -259,8 +260,7 @@ impl Index {
         self.hasher.hash_one((parent.0, name)) as u32
     }
 
-    fn find(&self, parent: Ino, name: &[u8]) -> Option<u32> {
-        let hash = self.hash(parent, name);
+    fn find(&self, hash: u32, parent: Ino, name: &[u8]) -> Option<u32> {
         self.table.find(spread(hash), |&d| self.is_dentry(d, hash, parent, name)).copied()
     }
 
@@ -271,7 +271,7 @@ impl Index {
 
     /// The inode that `name` in `parent` is bound to.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
-        self.find(parent, name).map(|d| Ino(u64::from(self.dentries[d as usize].ino)))
+        self.find(self.hash(parent, name), parent, name).map(|d| Ino(u64::from(self.dentries[d as usize].ino)))
     }
 
     /// The inode at a path below the root. Walks through directories only.
@@ -326,7 +326,11 @@ impl Index {
     /// How far the contents of a file have arrived.
     pub fn arrival(&self, ino: Ino) -> Option<Arrival> {
         let inode = self.inode(ino)?;
-        Some(if inode.pending { self.arrivals[&(ino.0 as u32)] } else { Arrival::Complete })
+        Some(if inode.pending {
+            self.arrivals.get(&(ino.0 as u32)).copied().unwrap_or(Arrival::Announced)
+        } else {
+            Arrival::Complete
+        })
     }
 
     /// Whether a file was written to while it was sent: it is whole, and may be of no moment that ever was.

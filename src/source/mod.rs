@@ -19,6 +19,9 @@ use rustix::fs::{Mode, OFlags};
 pub use stop::Stop;
 use tcp::Listener;
 
+/// What a pipe that is read from should hold: the most that an ordinary user may ask for.
+const PIPE: usize = 1 << 20;
+
 /// What to read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Spec {
@@ -150,6 +153,8 @@ impl Source {
                 farewell: Farewell::default(),
             });
         }
+        // Of a pipe more is read at once then, with fewer changes between its ends. It may be refused, or be no pipe.
+        let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE);
         Ok(Source { input: Input::Stream(file.into()), name, size: None, farewell: Farewell::default() })
     }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::header::{BLOCK, Block, Header, padding};
-use super::member::{Builder, Extensions, Shape, has_payload, may_have_payload};
+use super::member::{Builder, Extensions, Owners, Shape, has_payload, may_have_payload};
 use super::sparse::{Lines, Next, OldGnu, Segments};
 use super::{End, Event, Options, Stop, pax};
 
@@ -22,6 +22,7 @@ pub struct Decoder {
     zero_blocks: u8,
     members: bool,
     slash_told: bool,
+    owners: Owners,
 }
 
 #[derive(Debug)]
@@ -87,6 +88,7 @@ impl Decoder {
             zero_blocks: 0,
             members: false,
             slash_told: false,
+            owners: Owners::default(),
         }
     }
 
@@ -156,8 +158,14 @@ impl Decoder {
                     *input = &[];
                 }
                 State::Header | State::Peek { .. } | State::OldSparse { .. } => {
-                    if let Some(block) = self.gather(input) {
+                    if self.filled == 0
+                        && let Some((block, rest)) = input.split_first_chunk::<BLOCK>()
+                    {
+                        *input = rest;
+                        self.position += BLOCK as u64;
                         self.take_block(block);
+                    } else if let Some(block) = self.gather(input) {
+                        self.take_block(&block);
                     }
                 }
             }
@@ -226,15 +234,8 @@ impl Decoder {
         self.state = State::Stopped(Stop { offset, reason: reason.into() });
     }
 
-    /// The next whole block, if it is there.
+    /// The next block, whose bytes come in pieces, when it is whole.
     fn gather(&mut self, input: &mut &[u8]) -> Option<Block> {
-        if self.filled == 0
-            && let Some((block, rest)) = input.split_first_chunk::<BLOCK>()
-        {
-            *input = rest;
-            self.position += BLOCK as u64;
-            return Some(*block);
-        }
         let n = (BLOCK - self.filled).min(input.len());
         self.block[self.filled..self.filled + n].copy_from_slice(&input[..n]);
         self.filled += n;
@@ -246,27 +247,34 @@ impl Decoder {
         })
     }
 
-    fn take_block(&mut self, block: Block) {
+    fn take_block(&mut self, block: &Block) {
+        if matches!(self.state, State::Header) {
+            return self.take_header(block);
+        }
         match std::mem::replace(&mut self.state, State::Header) {
             State::Peek { size } => {
-                if block == [0; BLOCK] || Header::parse(&block).is_some() {
+                if *block == [0; BLOCK] || Header::parse(block).is_some() {
                     self.take_header(block);
                 } else {
                     self.skip_payload(size.saturating_sub(BLOCK as u64));
                 }
             }
-            State::OldSparse { header, mut map, stored } => match map.block(&block) {
+            State::OldSparse { header, mut map, stored } => match map.block(block) {
                 Ok(Next::Block) => self.state = State::OldSparse { header, map, stored },
-                Ok(Next::Payload) => self.end_old_sparse(&header, map.segments, stored),
+                Ok(Next::Payload) => {
+                    if let Some(header) = Header::parse(&header) {
+                        self.end_old_sparse(&header, map.segments, stored);
+                    }
+                }
                 Err(reason) => self.stop(reason),
             },
             _ => self.take_header(block),
         }
     }
 
-    fn take_header(&mut self, block: Block) {
+    fn take_header(&mut self, block: &Block) {
         let at = self.position - BLOCK as u64;
-        if block == [0; BLOCK] {
+        if *block == [0; BLOCK] {
             if self.extensions.any() {
                 self.warn("an extended header has no member behind it");
                 self.extensions = Extensions::default();
@@ -284,7 +292,7 @@ impl Decoder {
             );
             return self.end_of_archive(true);
         }
-        let Some(header) = Header::parse(&block) else {
+        let Some(header) = Header::parse(block) else {
             let reason = if self.members {
                 "this is no tar header: its checksum is wrong"
             } else {
@@ -309,7 +317,7 @@ impl Decoder {
                     }
                 };
             }
-            _ => self.take_member(&block, &header, at),
+            _ => self.take_member(block, &header, at),
         }
     }
 
@@ -329,11 +337,11 @@ impl Decoder {
                 let (map, next) = OldGnu::begin(header);
                 match next {
                     Next::Block => self.state = State::OldSparse { header: Box::new(*block), map, stored: size },
-                    Next::Payload => self.end_old_sparse(block, map.segments, size),
+                    Next::Payload => self.end_old_sparse(header, map.segments, size),
                 }
             }
             b'V' => {
-                let label = self.extensions.long_path.take().unwrap_or_else(|| header.path());
+                let label = self.extensions.long_path.take().unwrap_or_else(|| header.path().into_owned());
                 self.events.push_back(Event::Label(label));
                 self.extensions = Extensions::default();
                 self.skip_payload(size);
@@ -343,16 +351,16 @@ impl Decoder {
                     b'M' => "it is the rest of a file whose beginning is on another volume",
                     _ => "it is a list of renames of old GNU tar",
                 };
-                self.refuse(block, reason.into(), size);
+                self.refuse(header, reason.into(), size);
             }
             _ if matches!(typeflag, 0 | b'0' | b'7') && self.extensions.local.sparse.is_present() => {
-                self.pax_sparse(block, size);
+                self.pax_sparse(block, header, size);
             }
-            _ => self.member(block, Shape { stored: size, sparse: None }, 0, size),
+            _ => self.member(header, Shape { stored: size, sparse: None }, 0, size),
         }
     }
 
-    fn pax_sparse(&mut self, block: &Block, payload: u64) {
+    fn pax_sparse(&mut self, block: &Block, header: &Header<'_>, payload: u64) {
         let sparse = &mut self.extensions.local.sparse;
         match (sparse.major, sparse.minor) {
             (Some(1), Some(0)) => {
@@ -361,12 +369,12 @@ impl Decoder {
             }
             (None | Some(0), _) => {
                 let segments = Segments::from_numbers(&std::mem::take(&mut sparse.numbers), sparse.broken);
-                self.sparse_member(block, segments, self.extensions.local.sparse.size, payload, 0);
+                self.sparse_member(header, segments, self.extensions.local.sparse.size, payload, 0);
             }
             (major, minor) => {
                 let number = |n: Option<u64>| n.map_or("?".into(), |n| n.to_string());
                 let reason = format!("its sparse format {}.{} is unknown", number(major), number(minor));
-                self.refuse(block, reason, payload);
+                self.refuse(header, reason, payload);
             }
         }
     }
@@ -375,40 +383,41 @@ impl Decoder {
         if let State::Lines { header, lines, payload } = std::mem::replace(&mut self.state, State::Header) {
             let lead = padding(self.position).min(payload);
             let size = self.extensions.local.sparse.size.filter(|_| !self.extensions.local.sparse.broken);
-            self.sparse_member(&header, lines.segments, size, payload, lead);
+            if let Some(header) = Header::parse(&header) {
+                self.sparse_member(&header, lines.segments, size, payload, lead);
+            }
         }
     }
 
-    fn end_old_sparse(&mut self, block: &Block, segments: Segments, stored: u64) {
-        let size = Header::parse(block).and_then(|header| header.real_size());
-        self.sparse_member(block, segments, size, stored, 0);
+    fn end_old_sparse(&mut self, header: &Header<'_>, segments: Segments, stored: u64) {
+        self.sparse_member(header, segments, header.real_size(), stored, 0);
     }
 
     /// `payload` bytes are left in the archive, the first `lead` of them padding of the map.
-    fn sparse_member(&mut self, block: &Block, segments: Segments, size: Option<u64>, payload: u64, lead: u64) {
+    fn sparse_member(&mut self, header: &Header<'_>, segments: Segments, size: Option<u64>, payload: u64, lead: u64) {
         let stored = payload - lead;
         let map = match size {
             None => Err("it is sparse, and its size cannot be read".into()),
             Some(size) => segments.into_map(size, stored),
         };
         match map {
-            Ok(map) => self.member(block, Shape { stored, sparse: Some(map) }, lead, payload),
-            Err(reason) => self.refuse(block, reason, payload),
+            Ok(map) => self.member(header, Shape { stored, sparse: Some(map) }, lead, payload),
+            Err(reason) => self.refuse(header, reason, payload),
         }
     }
 
     /// Tells of a member with all that its headers said.
-    fn member(&mut self, block: &Block, shape: Shape, lead: u64, payload: u64) {
-        let extensions = std::mem::take(&mut self.extensions);
-        let Some(header) = Header::parse(block) else { return };
-        let peek = may_have_payload(&header, &extensions) && payload > 0;
+    fn member(&mut self, header: &Header<'_>, shape: Shape, lead: u64, payload: u64) {
+        let extensions = &self.extensions;
+        let peek = may_have_payload(header, extensions) && payload > 0;
         let mut mended = VecDeque::new();
         let builder = Builder {
-            header: &header,
-            extensions: &extensions,
+            header,
+            extensions,
             global: &self.global,
             options: &self.options,
             slash_told: &mut self.slash_told,
+            owners: &mut self.owners,
             events: &mut mended,
         };
         let raw = builder.raw_path();
@@ -423,14 +432,18 @@ impl Decoder {
                     self.events.push_back(Event::EntryEnd);
                 }
             }
-            Err(reason) => self.events.push_back(Event::Refused { path: raw.clone(), reason }),
+            Err(reason) => self.events.push_back(Event::Refused { path: raw.to_vec(), reason }),
         }
         self.events.append(&mut mended);
-        for reason in extensions.local.refused {
-            self.events.push_back(Event::Refused { path: raw.clone(), reason });
+        for reason in &extensions.local.refused {
+            self.events.push_back(Event::Refused { path: raw.to_vec(), reason: reason.clone() });
         }
-        for message in extensions.local.warnings {
-            self.events.push_back(Event::Warning { path: raw.clone(), message });
+        for message in &extensions.local.warnings {
+            self.events.push_back(Event::Warning { path: raw.to_vec(), message: message.clone() });
+        }
+        // Most members have none.
+        if self.extensions.any() {
+            self.extensions = Extensions::default();
         }
         if peek {
             self.state = State::Peek { size: payload };
@@ -441,19 +454,20 @@ impl Decoder {
         }
     }
 
-    fn refuse(&mut self, block: &Block, reason: String, payload: u64) {
+    fn refuse(&mut self, header: &Header<'_>, reason: String, payload: u64) {
         let extensions = std::mem::take(&mut self.extensions);
-        let Some(header) = Header::parse(block) else { return };
         let mut none = VecDeque::new();
         let path = Builder {
-            header: &header,
+            header,
             extensions: &extensions,
             global: &self.global,
             options: &self.options,
             slash_told: &mut self.slash_told,
+            owners: &mut self.owners,
             events: &mut none,
         }
-        .raw_path();
+        .raw_path()
+        .into_owned();
         self.events.push_back(Event::Refused { path, reason });
         self.skip_payload(payload);
     }

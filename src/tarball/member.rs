@@ -1,5 +1,6 @@
 //! One member from its header, the pax values and GNU names before it.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -37,39 +38,62 @@ pub(super) struct Shape {
     pub(super) sparse: Option<SparseMap>,
 }
 
-pub(super) struct Builder<'a> {
+/// Names of owners: most members have those of the member before.
+#[derive(Debug, Default)]
+pub(super) struct Owners {
+    user: Last,
+    group: Last,
+}
+
+#[derive(Debug, Default)]
+struct Last(Option<Arc<[u8]>>);
+
+impl Last {
+    fn get(&mut self, name: &[u8]) -> Option<Arc<[u8]>> {
+        if name.is_empty() {
+            return None;
+        }
+        if self.0.as_deref() != Some(name) {
+            self.0 = Some(name.into());
+        }
+        self.0.clone()
+    }
+}
+
+pub(super) struct Builder<'a, 'e> {
     pub(super) header: &'a Header<'a>,
     pub(super) extensions: &'a Extensions,
     pub(super) global: &'a Values,
     pub(super) options: &'a Options,
     /// Whether a leading `/` has been warned of already.
-    pub(super) slash_told: &'a mut bool,
-    pub(super) events: &'a mut std::collections::VecDeque<Event<'static>>,
+    pub(super) slash_told: &'e mut bool,
+    pub(super) owners: &'e mut Owners,
+    pub(super) events: &'e mut std::collections::VecDeque<Event<'static>>,
 }
 
-impl Builder<'_> {
+impl<'a> Builder<'a, '_> {
     /// The name as packed.
-    pub(super) fn raw_path(&self) -> Vec<u8> {
+    pub(super) fn raw_path(&self) -> Cow<'a, [u8]> {
         let x = self.extensions;
         if let Some(name) = &x.local.sparse.name {
-            name.to_vec()
+            Cow::Borrowed(name)
         } else if let Some(path) = x.local.path.or(&self.global.path) {
-            path.to_vec()
+            Cow::Borrowed(path)
         } else if let Some(path) = &x.long_path {
-            path.clone()
+            Cow::Borrowed(path)
         } else {
             self.header.path()
         }
     }
 
-    fn raw_link(&self) -> Vec<u8> {
+    fn raw_link(&self) -> &'a [u8] {
         let x = self.extensions;
         if let Some(link) = x.local.link.or(&self.global.link) {
-            link.to_vec()
+            link
         } else if let Some(link) = &x.long_link {
-            link.clone()
+            link
         } else {
-            self.header.link().to_vec()
+            self.header.link()
         }
     }
 
@@ -110,13 +134,13 @@ impl Builder<'_> {
             0 | b'0' | b'7' | b'S' => file(shape),
             b'1' => {
                 let link = self.raw_link();
-                let target = EntryPath::parse(&link).map_err(|e| format!("its link target: {e}"))?;
-                self.leading_slash(&link);
+                let target = EntryPath::parse(link).map_err(|e| format!("its link target: {e}"))?;
+                self.leading_slash(link);
                 EntryKind::HardLink { target }
             }
             b'2' => {
                 let target = self.raw_link();
-                check_target(&target).map_err(|e| e.to_string())?;
+                check_target(target).map_err(|e| e.to_string())?;
                 EntryKind::Symlink { target: target.into() }
             }
             b'3' => EntryKind::CharDevice { device: self.device(raw_path) },
@@ -179,12 +203,8 @@ impl Builder<'_> {
             }
         };
         let atime = x.atime.or(&g.atime).copied().or_else(|| self.header.atime().map(header_time));
-        let name = |pax: Option<&Box<[u8]>>, header: &[u8]| -> Option<Arc<[u8]>> {
-            let name = pax.map_or(header, |n| n);
-            (!name.is_empty()).then(|| name.into())
-        };
-        let user = name(x.user.or(&g.user), self.header.user());
-        let group = name(x.group.or(&g.group), self.header.group());
+        let user = self.owners.user.get(x.user.or(&g.user).map_or(self.header.user(), |name| name));
+        let group = self.owners.group.get(x.group.or(&g.group).map_or(self.header.group(), |name| name));
         let xattrs = if matches!(kind, EntryKind::HardLink { .. }) {
             Xattrs::default()
         } else {
@@ -197,6 +217,9 @@ impl Builder<'_> {
     fn xattrs(&mut self, path: &[u8], kind: &EntryKind, mode: &mut u16) -> Xattrs {
         let (x, g) = (&self.extensions.local, self.global);
         let mut xattrs = Xattrs::default();
+        if x.has_no_attributes() && g.has_no_attributes() {
+            return xattrs;
+        }
         let named: BTreeMap<_, _> = g.xattrs().chain(x.xattrs()).collect();
         for (name, value) in named {
             if let Err(e) = xattrs.insert(&name, value) {

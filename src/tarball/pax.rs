@@ -111,6 +111,13 @@ pub(super) struct Values {
 
 type WrittenXattr = (Writer, Box<[u8]>);
 
+impl Values {
+    /// Whether nothing in it makes an extended attribute.
+    pub(super) fn has_no_attributes(&self) -> bool {
+        self.xattrs.is_empty() && matches!((&self.acl_access, &self.acl_default), (Field::Unset, Field::Unset))
+    }
+}
+
 /// Whose way of writing down the name of an xattr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Writer {

@@ -1,24 +1,29 @@
 //! From a source into the store: read, decompress, decode, keep.
 //!
-//! Works chunk by chunk. Of each chunk the contents are written first, then the index is changed under one
-//! short lock, then waiting readers are told: nobody ever sees an entry whose bytes are not there. Large files and
+//! Works chunk by chunk, on two threads: this one decodes, and writes large files; `keeper` keeps what was found.
+//! Of each chunk the contents are written first, then the index is changed under one short lock, then waiting readers
+//! are told: nobody ever sees an entry whose bytes are not there. Large files and
 //! files with holes get a blob, small ones go into the journal, and those of a plain archive in a regular file
 //! stay where they are.
 
+mod ahead;
+mod keeper;
+
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKind, EntryPath, SparseMap};
-use crate::filter::{self, CHUNK, Chunks, is_plain_file};
-use crate::index::{Arrival, Ino, Inserted, Place};
-use crate::monitor::{Monitor, Receiving, Verdict};
+use crate::entry::{Entry, EntryKind, SparseMap};
+use crate::filter::{self, Chunks, is_plain_file};
+use crate::index::{Arrival, Place};
+use crate::monitor::{Monitor, Verdict};
 use crate::record::{self, Record};
 use crate::source::{Source, Stop};
 use crate::spool::{self, BLOB_THRESHOLD, Blob, Spool};
 use crate::store::Store;
 use crate::tarball::{Decoder, End, Event, Options};
+use ahead::Ahead;
+use keeper::{Batch, Fate, Keeper, Last, Link, Op, refuse};
 
 /// What is to be received.
 pub struct Job {
@@ -55,30 +60,26 @@ fn receive(job: Job) {
         stop: &stop,
         decoder: Decoder::new(options),
         spool: store.spool(),
-        ops: Vec::new(),
-        frames: Vec::new(),
+        position: store.spool().map_or(0, Spool::position),
+        batch: Batch::default(),
         entries: 0,
-        taken: 0,
-        told: 0,
         current: None,
-        late: Vec::new(),
         max_index,
         over: false,
     };
+    let no_thread = |e| Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") });
     if let (true, Some(file)) = (is_plain_file(&source), source.file()) {
-        let outcome = ingest.in_place(file, source.size().unwrap_or(0));
-        ingest.conclude(outcome);
+        ingest.receive(|ingest, link| ingest.in_place(link, file, source.size().unwrap_or(0)));
     } else {
         let seekable = source.file().is_some();
         let farewell = source.farewell();
         match Chunks::new(source, stop.clone(), monitor.clone()) {
             Ok(mut chunks) => {
-                let outcome = ingest.stream(&mut chunks, seekable);
-                ingest.conclude(outcome);
+                ingest.receive(|ingest, link| ingest.stream(link, &mut chunks, seekable));
                 farewell.say();
                 ingest.drain(&mut chunks);
             }
-            Err(e) => ingest.conclude(Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") })),
+            Err(e) => ingest.receive(|_, _| no_thread(e)),
         }
     }
 }
@@ -95,19 +96,13 @@ struct Ingest<'a> {
     decoder: Decoder,
     /// None when the archive is mounted in place.
     spool: Option<&'a Spool>,
-    /// Entries of this chunk, with what became of their contents in it.
-    ops: Vec<(Box<Entry>, Fate)>,
-    /// Records of this chunk.
-    frames: Vec<u8>,
+    /// Where in the journal the records of this chunk will be.
+    position: u64,
+    /// What this chunk has brought.
+    batch: Batch,
     /// Entries that the decoder brought.
     entries: u64,
-    /// Entries that the index took, links that still wait for their target among them.
-    taken: u64,
-    /// Of these, the monitor knows so many.
-    told: u64,
     current: Option<Current>,
-    /// What is new of entries that were made visible with an earlier chunk.
-    late: Vec<(Ino, Option<Place>, Arrival)>,
     max_index: u64,
     over: bool,
 }
@@ -115,28 +110,16 @@ struct Ingest<'a> {
 /// The file whose contents are arriving.
 struct Current {
     id: u64,
-    path: EntryPath,
     stored: u64,
     received: u64,
     keep: Keep,
-    bound: Bound,
-}
-
-/// What became of an entry's contents in the chunk that it came with.
-type Fate = Option<(Place, Arrival)>;
-
-/// What the index said of an entry.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Bound {
-    /// Its entry is still in the batch, the last one there.
-    NotYet,
-    To(Ino),
-    Refused,
 }
 
 enum Keep {
     /// A small file: one record of the journal, once it is whole.
     Memory(Vec<u8>),
+    /// All of it came at once, and is in the records of this chunk already.
+    Journal(Place),
     Blob(Blob, Option<Arc<SparseMap>>),
     /// In the archive itself.
     Archive,
@@ -148,9 +131,31 @@ enum Keep {
 type Outcome<T = ()> = Result<T, Verdict>;
 
 impl Ingest<'_> {
+    /// Receives all of it in this way, and concludes.
+    fn receive(&mut self, all: impl FnOnce(&mut Self, &mut Link<'_>) -> Outcome) {
+        let keeper = Keeper { store: self.store, monitor: self.monitor, stop: self.stop, max_index: self.max_index };
+        let (last, outcome) = std::thread::scope(|scope| match keeper.begin(scope) {
+            Ok(mut link) => {
+                let outcome = all(self, &mut link);
+                let outcome = outcome.and(self.commit(&mut link));
+                let (last, kept) = link.end();
+                (last, kept.and(outcome))
+            }
+            Err(e) => (Last::default(), Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") })),
+        });
+        self.conclude(last, outcome);
+    }
+
     /// A plain archive in a regular file: contents are passed over.
-    fn in_place(&mut self, file: &File, size: u64) -> Outcome {
-        let mut chunk = vec![0; CHUNK];
+    fn in_place(&mut self, link: &mut Link<'_>, file: &File, size: u64) -> Outcome {
+        std::thread::scope(|scope| {
+            let ahead = Ahead::begin(file, scope)
+                .map_err(|e| Verdict::Failed { cause: format!("cannot start a thread: {e}") })?;
+            self.follow(link, ahead, size)
+        })
+    }
+
+    fn follow(&mut self, link: &mut Link<'_>, mut ahead: Ahead<'_>, size: u64) -> Outcome {
         let mut at = 0;
         loop {
             if self.stop.is_stopped() {
@@ -164,23 +169,23 @@ impl Ingest<'_> {
                 self.monitor.add_source_bytes(skip);
                 self.monitor.add_bytes(skip);
             }
-            let n = file.read_at(&mut chunk, at).map_err(|e| incomplete(format!("cannot read the archive: {e}")))?;
-            self.monitor.add_source_bytes(n as u64);
+            let chunk = ahead.next(at).map_err(|e| incomplete(format!("cannot read the archive: {e}")))?;
+            self.monitor.add_source_bytes(chunk.len() as u64);
             let ended = self.over;
-            self.chunk(&chunk[..n])?;
-            at += n as u64;
+            self.chunk(link, chunk)?;
+            at += chunk.len() as u64;
             // One chunk behind the end marker is enough to warn of what is there.
-            if ended || n == 0 {
+            if ended || chunk.is_empty() {
                 return self.finish();
             }
         }
     }
 
-    fn stream(&mut self, chunks: &mut Chunks, seekable: bool) -> Outcome {
+    fn stream(&mut self, link: &mut Link<'_>, chunks: &mut Chunks, seekable: bool) -> Outcome {
         loop {
             match chunks.next_chunk() {
                 Ok(Some(chunk)) => {
-                    self.chunk(&chunk)?;
+                    self.chunk(link, &chunk)?;
                     chunks.recycle(chunk);
                     // The rest of a file costs no waiting. Of a connection only the checksum is waited for.
                     if self.over && !seekable && chunks.is_whole() {
@@ -205,12 +210,12 @@ impl Ingest<'_> {
         }
     }
 
-    /// Takes what follows the end marker.
+    /// Takes what follows the end marker. It brings warnings at most.
     fn drain(&mut self, chunks: &mut Chunks) {
         loop {
             match chunks.next_chunk() {
                 Ok(Some(chunk)) if self.over => {
-                    if self.chunk(&chunk).is_err() {
+                    if self.decode(None, &chunk).is_err() {
                         return;
                     }
                     chunks.recycle(chunk);
@@ -228,24 +233,30 @@ impl Ingest<'_> {
     }
 
     /// Decodes a chunk and makes all of it visible.
-    fn chunk(&mut self, mut input: &[u8]) -> Outcome {
+    fn chunk(&mut self, link: &mut Link<'_>, input: &[u8]) -> Outcome {
+        let decoded = self.decode(Some(&mut *link), input);
+        self.commit(link).and(decoded)
+    }
+
+    /// Behind the end marker nothing is kept: there is no link.
+    fn decode(&mut self, mut link: Option<&mut Link<'_>>, mut input: &[u8]) -> Outcome {
         self.monitor.add_bytes(input.len() as u64);
         loop {
             match self.decoder.step(&mut input) {
-                Ok(Some(event)) => self.event(event)?,
-                Ok(None) => break,
-                Err(stop) => {
-                    self.commit()?;
-                    return Err(Verdict::Corrupt { cause: stop.to_string(), cut: None });
-                }
+                Ok(Some(event)) => self.event(link.as_deref_mut(), event)?,
+                Ok(None) => return Ok(()),
+                Err(stop) => return Err(Verdict::Corrupt { cause: stop.to_string(), cut: None }),
             }
         }
-        self.commit()
     }
 
-    fn event(&mut self, event: Event<'_>) -> Outcome {
+    fn event(&mut self, link: Option<&mut Link<'_>>, event: Event<'_>) -> Outcome {
         match event {
-            Event::Entry { entry, offset } => self.entry(entry, offset)?,
+            Event::Entry { entry, offset } => {
+                if let Some(link) = link {
+                    self.entry(link, entry, offset)?;
+                }
+            }
             Event::Data(data) => self.data(data)?,
             Event::EntryEnd => self.entry_end(),
             Event::Refused { path, reason } => self.monitor.refused(&path, reason),
@@ -256,7 +267,7 @@ impl Ingest<'_> {
         Ok(())
     }
 
-    fn entry(&mut self, entry: Box<Entry>, offset: u64) -> Outcome {
+    fn entry(&mut self, link: &mut Link<'_>, entry: Box<Entry>, offset: u64) -> Outcome {
         let id = self.entries;
         self.entries += 1;
         let stored = entry.kind.stored_len();
@@ -268,7 +279,7 @@ impl Ingest<'_> {
             let record = Record::Entry(entry);
             self.record(&record, &[]);
             let Record::Entry(entry) = record else { return Ok(()) };
-            self.keep(entry, id, stored)
+            self.keep(link, entry, id, stored)
         } else {
             let place = (stored > 0).then_some((Place::Archive(offset), Arrival::Announced));
             self.begin(entry, id, stored, Keep::Archive, place);
@@ -278,13 +289,12 @@ impl Ingest<'_> {
 
     fn begin(&mut self, entry: Box<Entry>, id: u64, stored: u64, keep: Keep, fate: Fate) {
         if stored > 0 {
-            let path = entry.path.clone();
-            self.current = Some(Current { id, path, stored, received: 0, keep, bound: Bound::NotYet });
+            self.current = Some(Current { id, stored, received: 0, keep });
         }
-        self.ops.push((entry, fate));
+        self.batch.ops.push(Op::Entry(entry, fate));
     }
 
-    fn keep(&mut self, entry: Box<Entry>, id: u64, stored: u64) -> Outcome {
+    fn keep(&mut self, link: &mut Link<'_>, entry: Box<Entry>, id: u64, stored: u64) -> Outcome {
         let (size, map) = match &entry.kind {
             EntryKind::File { size, sparse } => (*size, sparse.clone()),
             _ => (0, None),
@@ -295,21 +305,24 @@ impl Ingest<'_> {
             return Ok(());
         }
         // Whether it is refused is known first; then it may take room.
-        self.commit()?;
+        self.prepare();
+        let last = link.ask(&mut self.batch)?;
         let (Some(spool), Some(current)) = (self.spool, &mut self.current) else { return Ok(()) };
-        let Bound::To(ino) = current.bound else { return Ok(()) };
+        current.keep = Keep::Nowhere;
+        if last.ino.is_none() {
+            return Ok(());
+        }
         match spool.create_blob(map.is_some().then_some(size), &|| self.stop.is_stopped()) {
             Ok(blob) => {
                 let number = blob.number();
                 current.keep = Keep::Blob(blob, map);
-                self.store.index.write().set_place(ino, Place::Blob(number));
+                self.batch.ops.push(Op::Contents(Some(Place::Blob(number)), Arrival::Announced));
                 self.record(&Record::Blob { id, number }, &[]);
                 Ok(())
             }
             Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
-                current.keep = Keep::Nowhere;
-                let path = current.path.as_bytes().to_vec();
-                self.monitor.refused(&path, format!("its contents are left out: no file of {size} bytes: {cause}"));
+                let path = last.path.as_bytes();
+                self.monitor.refused(path, format!("its contents are left out: no file of {size} bytes: {cause}"));
                 Ok(())
             }
             Err(e) => Err(failed(e)),
@@ -319,6 +332,11 @@ impl Ingest<'_> {
     fn data(&mut self, data: &[u8]) -> Outcome {
         let Some(current) = &mut self.current else { return Ok(()) };
         match &mut current.keep {
+            Keep::Memory(bytes) if bytes.is_empty() && data.len() as u64 == current.stored => {
+                let record = Record::Data { id: current.id, offset: 0 };
+                let at = record::encode(&record, data, &mut self.batch.frames) as u64;
+                current.keep = Keep::Journal(Place::Journal(self.position + at));
+            }
             Keep::Memory(bytes) => {
                 if bytes.capacity() == 0 {
                     bytes.reserve_exact(current.stored.min(BLOB_THRESHOLD) as usize);
@@ -340,7 +358,7 @@ impl Ingest<'_> {
                     }
                 }
             }
-            Keep::Archive | Keep::Nowhere => {}
+            Keep::Journal(_) | Keep::Archive | Keep::Nowhere => {}
         }
         self.progress(data.len() as u64);
         Ok(())
@@ -356,6 +374,7 @@ impl Ingest<'_> {
         let Some(current) = self.current.take() else { return };
         let (place, arrival) = match current.keep {
             Keep::Memory(bytes) => (Some(self.journal_data(current.id, &bytes)), Arrival::Complete),
+            Keep::Journal(place) => (Some(place), Arrival::Complete),
             Keep::Blob(..) => {
                 self.record(&Record::End { id: current.id, received: current.stored, complete: true }, &[]);
                 (None, Arrival::Complete)
@@ -363,126 +382,43 @@ impl Ingest<'_> {
             Keep::Archive => (None, Arrival::Complete),
             Keep::Nowhere => (None, Arrival::Truncated { received: 0 }),
         };
-        match current.bound {
-            Bound::NotYet => {
-                if let Some((_, fate)) = self.ops.last_mut() {
-                    let before = fate.take().map(|(place, _)| place);
-                    *fate = place.or(before).map(|place| (place, arrival));
-                }
-            }
-            Bound::To(ino) => self.late.push((ino, place, arrival)),
-            Bound::Refused => {}
+        // Nobody has seen it without.
+        if let Some(Op::Entry(_, fate)) = self.batch.ops.last_mut() {
+            let before = fate.take().map(|(place, _)| place);
+            *fate = place.or(before).map(|place| (place, arrival));
+        } else {
+            self.batch.ops.push(Op::Contents(place, arrival));
         }
     }
 
     /// Where the contents of a small file will be when the batch is written.
     fn journal_data(&mut self, id: u64, bytes: &[u8]) -> Place {
-        let base = self.spool.map_or(0, Spool::position);
-        Place::Journal(base + record::encode(&Record::Data { id, offset: 0 }, bytes, &mut self.frames) as u64)
+        let at = record::encode(&Record::Data { id, offset: 0 }, bytes, &mut self.batch.frames) as u64;
+        Place::Journal(self.position + at)
     }
 
     fn record(&mut self, record: &Record, bytes: &[u8]) {
-        record::encode(record, bytes, &mut self.frames);
+        record::encode(record, bytes, &mut self.batch.frames);
     }
 
-    /// Writes what is gathered, then makes it visible, then tells who waits.
-    fn commit(&mut self) -> Outcome {
-        let written = match self.spool {
-            Some(spool) if !self.frames.is_empty() => {
-                let written = spool.append(&self.frames, &|| self.stop.is_stopped()).map_err(failed);
-                self.frames.clear();
-                written
-            }
-            _ => Ok(()),
+    /// Hands what is gathered to the keeper.
+    fn commit(&mut self, link: &mut Link<'_>) -> Outcome {
+        self.prepare();
+        link.send(&mut self.batch)
+    }
+
+    /// The batch is about to be handed over: says what is there of the file that is arriving.
+    fn prepare(&mut self) {
+        self.position += self.batch.frames.len() as u64;
+        let current = self.current.as_ref();
+        self.batch.receiving = current.map(|current| (current.received, current.stored));
+        let Some(Current { received: received @ 1.., keep, .. }) = current else { return };
+        let place = match keep {
+            Keep::Memory(bytes) => Some(Place::Memory(Arc::new(bytes.clone()))),
+            Keep::Blob(..) | Keep::Archive => None,
+            Keep::Journal(_) | Keep::Nowhere => return,
         };
-        // Entries whose contents could not be written are still shown; what is not there reads as an error.
-        let lost = written.is_err();
-        let mut refused = Vec::new();
-        let mut told = Vec::new();
-        let mut dropped = 0;
-        let (memory, waiting) = {
-            let mut index = self.store.index.write();
-            let mut last = Bound::Refused;
-            for (entry, fate) in self.ops.drain(..) {
-                let inserted = index.insert(&entry, &mut |late| {
-                    if let Err(refusal) = late.bound {
-                        dropped += 1;
-                        refused.push((late.link.clone(), refusal));
-                    }
-                });
-                self.taken += u64::from(inserted.is_ok());
-                last = match inserted {
-                    Ok(Inserted::Bound(ino)) => {
-                        match fate {
-                            Some((Place::Journal(_), _)) if lost => {
-                                index.set_arrival(ino, Arrival::Truncated { received: 0 });
-                            }
-                            Some((place, arrival)) => {
-                                index.set_place(ino, place);
-                                index.set_arrival(ino, arrival);
-                            }
-                            None => {}
-                        }
-                        Bound::To(ino)
-                    }
-                    Ok(Inserted::Waits) => Bound::Refused,
-                    Err(refusal) => {
-                        refused.push((entry.path, refusal));
-                        Bound::Refused
-                    }
-                };
-            }
-            for (ino, place, arrival) in self.late.drain(..) {
-                match place {
-                    Some(Place::Journal(_)) if lost => index.set_arrival(ino, Arrival::Truncated { received: 0 }),
-                    place => {
-                        if let Some(place) = place {
-                            index.set_place(ino, place);
-                        }
-                        index.set_arrival(ino, arrival);
-                    }
-                }
-                told.push(ino);
-            }
-            if let Some(current) = &mut self.current {
-                if current.bound == Bound::NotYet {
-                    current.bound = last;
-                    if last == Bound::Refused {
-                        current.keep = Keep::Nowhere;
-                    }
-                }
-                if let (Bound::To(ino), 1..) = (current.bound, current.received) {
-                    if let Keep::Memory(bytes) = &current.keep {
-                        index.set_place(ino, Place::Memory(Arc::new(bytes.clone())));
-                    }
-                    if !matches!(current.keep, Keep::Nowhere) {
-                        index.set_arrival(ino, Arrival::Arriving { received: current.received });
-                        told.push(ino);
-                    }
-                }
-            }
-            (index.memory(), index.waiting() as u64)
-        };
-        for ino in told {
-            self.store.notify(ino);
-        }
-        self.taken -= dropped;
-        let there = self.taken - waiting;
-        self.monitor.add_entries(there - std::mem::replace(&mut self.told, there));
-        for (path, refusal) in refused {
-            self.monitor.refused(if path.is_root() { b"." } else { path.as_bytes() }, refusal);
-        }
-        self.monitor.receiving(self.current.as_ref().map(|c| Receiving {
-            path: c.path.to_string(),
-            received: c.received,
-            size: c.stored,
-        }));
-        written?;
-        if memory > self.max_index {
-            let cause = format!("the index has reached its limit of {} MiB (--max-index)", self.max_index >> 20);
-            return Err(Verdict::Corrupt { cause, cut: None });
-        }
-        Ok(())
+        self.batch.ops.push(Op::Contents(place, Arrival::Arriving { received: *received }));
     }
 
     /// The bytes are over, or the end marker has come.
@@ -498,35 +434,34 @@ impl Ingest<'_> {
     }
 
     /// Nothing more comes. Whoever waits for the file that was cut is told so.
-    fn conclude(&mut self, outcome: Outcome) {
-        let committed = self.commit();
-        let mut verdict = outcome.and(committed).err().unwrap_or(Verdict::Complete);
-        let cut = self.current.take();
-        let mut last = None;
-        if let Some(current) = cut {
-            let received = if matches!(current.keep, Keep::Nowhere) { 0 } else { current.received };
+    fn conclude(&mut self, last: Last, outcome: Outcome) {
+        let mut verdict = outcome.err().unwrap_or(Verdict::Complete);
+        // Where something could not be written, the journal ends before it.
+        self.position = self.spool.map_or(0, Spool::position);
+        self.batch = Batch::default();
+        let mut cut = None;
+        if let Some(current) = self.current.take() {
+            let ino = last.ino.filter(|_| !matches!(current.keep, Keep::Nowhere));
+            let received = if ino.is_some() { current.received } else { 0 };
             let place = match &current.keep {
                 Keep::Memory(bytes) if received > 0 => Some(self.journal_data(current.id, bytes)),
                 _ => None,
             };
             self.record(&Record::End { id: current.id, received, complete: false }, &[]);
-            if let Bound::To(ino) = current.bound {
-                last = Some((ino, place, received));
-            }
+            cut = last.ino.map(|ino| (ino, place, received));
             match &mut verdict {
-                Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(current.path.to_string()),
-                Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", current.path)),
+                Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(last.path.to_string()),
+                Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", last.path)),
                 Verdict::Complete | Verdict::Denied { .. } => {}
             }
         }
         self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);
         // No waiting for room any more: what cannot be written now stays in memory.
-        let written = self.spool.is_some_and(|spool| spool.append(&self.frames, &|| true).is_ok());
-        self.frames.clear();
+        let written = self.spool.is_some_and(|spool| spool.append(&self.batch.frames, &|| true).is_ok());
         let mut refused = Vec::new();
         {
             let mut index = self.store.index.write();
-            if let Some((ino, place, received)) = &last {
+            if let Some((ino, place, received)) = &cut {
                 if let (Some(place), true) = (place, written) {
                     index.set_place(*ino, place.clone());
                 }
@@ -535,12 +470,10 @@ impl Ingest<'_> {
             index.finish(&mut |path, refusal| refused.push((path.clone(), refusal)));
         }
         self.store.set_over();
-        if let Some((ino, ..)) = last {
+        if let Some((ino, ..)) = cut {
             self.store.notify(ino);
         }
-        for (path, refusal) in refused {
-            self.monitor.refused(path.as_bytes(), refusal);
-        }
+        refuse(self.monitor, refused);
         self.monitor.end(verdict);
     }
 }

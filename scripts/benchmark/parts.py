@@ -1,0 +1,373 @@
+"""What is measured. Each part adds rows; what each row is held against is its first contender."""
+
+import os
+import random
+import shutil
+import subprocess
+import time
+
+import archives
+from run import RESTOREFS, Failed, installed, resident, unmount
+
+
+def archive(bench, name):
+    """An archive by name, made when it is first asked for."""
+    if name not in bench.archives:
+        entries = 20_000 if bench.quick else 1_000_000
+        size = 64 << 20 if bench.quick else 1 << 30
+        bench.say(f"making {name}.tar")
+        path = bench.path(f"{name}.tar")
+        if name == "usr":
+            bench.run(f"tar cf {path} --one-file-system -C / usr && sync {path}")
+        else:
+            writers = {
+                "small": (archives.small_files, entries),
+                "names": (archives.small_files, entries, False),
+                "large": (archives.large_files, 4, size),
+            }
+            archives.make(path, *writers[name])
+        bench.archives[name] = path
+    return bench.archives[name]
+
+
+def peers(path):
+    """Filesystems for archives that are installed, by the command that mounts `path` and ends when all is there."""
+    found = []
+    if fuse_archive := installed("fuse-archive"):
+        found.append(("fuse-archive", f"{fuse_archive} {path} MNT"))
+    if ratarmount := installed("ratarmount"):
+        found.append(("ratarmount", f"{ratarmount} -c --index-file :memory: {path} MNT"))
+    if archivemount := installed("archivemount"):
+        found.append(("archivemount", f"{archivemount} -o readonly {path} MNT"))
+    return found
+
+
+def shown(bench, command):
+    return command.replace(bench.work + "/", "").replace(RESTOREFS, "restorefs").replace(" --spool " + bench.work, "")
+
+
+def mount(bench):
+    """Until an archive in the page cache is mounted, and complete."""
+    for name in ("small", "usr"):
+        path = archive(bench, name)
+        contenders = []
+        for who in ("tar", "bsdtar"):
+            if program := installed(who):
+                command = f"{program} tf {path}"
+                contenders.append((who, shown(bench, f"{who} tf {path}"), lambda command=command: bench.run(command)))
+        for who, command in [("restorefs", bench.restorefs(path)), *peers(path)]:
+            contenders.append((who, shown(bench, command), lambda command=command: bench.time_of_mount(command)))
+        bench.compare(f"`{name}.tar`: mounted and complete", contenders)
+
+
+def pipe(bench):
+    """The same from a pipe, kept on disk."""
+    for name in ("small", "large"):
+        path = archive(bench, name)
+        count = iter(range(1 << 20))
+
+        def extract(path=path, count=count):
+            # Not removed before the end: ext4 is slow to use inodes again that were freed lately.
+            return bench.run(f"cat {path} | tar xf - -C {bench.directory(f'out-{next(count)}')}")
+
+        def copy(path=path):
+            seconds = bench.run(f"cat {path} | cat >{bench.path('copy')}")
+            os.unlink(bench.path("copy"))
+            return seconds
+
+        ours = f"cat {path} | {bench.restorefs('-')}"
+        bench.compare(
+            f"`{name}.tar` from a pipe, to disk",
+            [
+                ("cat", f"cat {name}.tar \\| cat >FILE", copy),
+                ("restorefs", shown(bench, ours).replace("|", "\\|"), lambda: bench.time_of_mount(ours)),
+                ("tar xf", f"cat {name}.tar \\| tar xf -", extract),
+            ],
+        )
+        for n in range(next(count)):
+            shutil.rmtree(bench.path(f"out-{n}"))
+
+
+def memory(bench):
+    """Resident memory of the daemon for each entry: with a million, less what it takes with none."""
+    empty = bench.path("empty.tar")
+    with open(empty, "wb") as out:
+        out.write(archives.END)
+    entries = 20_000 if bench.quick else 1_000_000
+
+    def measure(command):
+        found = []
+        for path in (empty, archive(bench, "small")):
+            with bench.mounted(bench.restorefs(command.replace("FILE", path))) as (point, _):
+                found.append(resident(point))
+        return (found[1] - found[0]) / entries
+
+    def piped():
+        found = []
+        for path in (empty, archive(bench, "small")):
+            with bench.mounted(f"cat {path} | {bench.restorefs('-')}") as (point, _):
+                found.append(resident(point))
+        return (found[1] - found[0]) / entries
+
+    bench.compare(
+        "memory for each entry",
+        [
+            ("restorefs, in place", "restorefs mount small.tar MNT", lambda: measure("FILE")),
+            ("restorefs, from a pipe", "cat small.tar \\| restorefs mount - MNT", piped),
+        ],
+        unit="bytes",
+        rounds=1,
+    )
+
+
+def listing(bench):
+    """`find -ls`, for the first and for the second time, and on warm ext4."""
+    path = archive(bench, "small")
+    first, second = {}, {}
+
+    def twice(who, command):
+        def once():
+            with bench.mounted(command) as (point, _):
+                first[who] = bench.run(f"find {point} -ls")
+                second[who] = bench.run(f"find {point} -ls")
+            return first[who]
+
+        return once
+
+    tree = bench.directory("tree")
+    bench.run(f"tar xf {path} -C {tree}")
+    bench.run(f"find {tree} -ls")
+    ours = ("restorefs", bench.restorefs(path))
+    contenders = [("disk", "find TREE -ls, warm", lambda: bench.run(f"find {tree} -ls"))]
+    contenders += [
+        (who, f"find MNT -ls ({shown(bench, command)})", twice(who, command)) for who, command in [ours, *peers(path)]
+    ]
+    bench.compare("`find -ls`, for the first time", contenders, rounds=1)
+    again = [contenders[0]] + [
+        (who, command, lambda who=who: second[who]) for who, command, _ in contenders[1:] if who in second
+    ]
+    bench.compare("`find -ls`, for the second time", again, rounds=1)
+    shutil.rmtree(tree)
+
+
+def walk(bench):
+    """Every small file is read, through each mount."""
+    path = archive(bench, "small")
+
+    def measure(command):
+        with bench.mounted(command) as (point, _):
+            return bench.run(f"tar cf - -C {point} . | cat >/dev/null")
+
+    contenders = [
+        (who, f"tar cf - MNT \\| cat >/dev/null ({shown(bench, command)})", lambda command=command: measure(command))
+        for who, command in [("restorefs", bench.restorefs(path)), *peers(path)]
+    ]
+    bench.compare("`small.tar`: every file walked to and read", contenders, rounds=1)
+
+
+def read(bench):
+    """Large files from the spool: from front to end, and 4 KiB anywhere; beside the same bytes in a file on the same disk."""
+    path = archive(bench, "large")
+    tree = bench.directory("tree")
+    bench.run(f"tar xf {path} -C {tree}")
+
+    def through(measure):
+        with bench.mounted(f"cat {path} | {bench.restorefs('-')}") as (point, _):
+            measure(f"{point}/large-0")
+            return measure(f"{point}/large-0")
+
+    def directly(measure):
+        measure(f"{tree}/large-0")
+        return measure(f"{tree}/large-0")
+
+    def front_to_end(file):
+        return bench.run(f"dd if={file} of=/dev/null bs=1M")
+
+    command = "fio --name=x --rw=randread --bs=4k --ioengine=psync --io_size=64M --randseed=4 --readonly --filename=FILE"
+
+    def anywhere(file):
+        # fio says what a read took, without its own beginning and end.
+        out = subprocess.run(
+            [*command.replace("FILE", file).split(), "--output-format=json"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, check=True, timeout=300, cwd=bench.work,
+        ).stdout
+        import json
+
+        text = out.decode()
+        job = json.loads(text[text.index("{") :])["jobs"][0]["read"]
+        return job["clat_ns"]["mean"] / 1000
+
+    bench.compare(
+        "a large file, read from front to end, cached",
+        [
+            ("disk", "dd if=FILE bs=1M", lambda: directly(front_to_end)),
+            ("restorefs", "dd if=MNT/large-0 bs=1M", lambda: through(front_to_end)),
+        ],
+    )
+    if installed("fio"):
+        bench.compare(
+            "4 KiB anywhere in a large file, cached",
+            [
+                ("disk", command, lambda: directly(anywhere)),
+                ("restorefs", command.replace("FILE", "MNT/large-0"), lambda: through(anywhere)),
+            ],
+            unit="µs",
+        )
+    shutil.rmtree(tree)
+
+
+def latency(bench):
+    """From the last byte of a header to a right readlink, while a reader lists; the index holds the small files."""
+    path = archive(bench, "small")
+    samples = 500 if bench.quick else 3000
+    point = bench.directory("latency")
+    server = subprocess.Popen(
+        [RESTOREFS, "mount", "--spool", bench.work, "-f", "-", point],
+        stdin=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0, start_new_session=True,
+    )
+    lister = None
+    try:
+        server.stderr.readline()
+        with open(path, "rb") as archive_file:
+            left = os.path.getsize(path) - len(archives.END)
+            while left:
+                chunk = archive_file.read(min(1 << 20, left))
+                left -= len(chunk)
+                while chunk:
+                    chunk = chunk[server.stdin.write(chunk) :]
+        server.stdin.write(archives.header("last", archives.SYMLINK, target="last"))
+        while not os.path.islink(f"{point}/last"):
+            time.sleep(0.01)
+        lister = subprocess.Popen(
+            ["bash", "-c", f"while :; do find {point} -ls >/dev/null; done"], start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        taken = []
+        for n in range(samples):
+            block = archives.header(f"link{n}", archives.SYMLINK, target=f"../{n}")
+            name, target = f"{point}/link{n}", f"../{n}"
+            begun = time.monotonic()
+            server.stdin.write(block)
+            while True:
+                try:
+                    if os.readlink(name) != target:
+                        raise Failed("a link is wrong")
+                    break
+                except FileNotFoundError:
+                    pass
+            taken.append((time.monotonic() - begun) * 1000)
+            time.sleep(random.random() / 1000)
+        taken.sort()
+        command = f"a header to `restorefs mount -`, then readlink(2) until it is there; {samples} times"
+        for who, value in (("median", taken[len(taken) // 2]), ("99th percentile", taken[len(taken) * 99 // 100])):
+            bench.compare("header to readlink, a reader listing", [(who, command, lambda value=value: value)], "ms", 1)
+    finally:
+        if lister:
+            os.killpg(lister.pid, 9)
+            lister.wait()
+        server.stdin.close()
+        subprocess.run([RESTOREFS, "umount", "--force", point], check=False, stderr=subprocess.DEVNULL, timeout=60)
+        unmount(point)
+        try:
+            server.wait(30)
+        finally:
+            server.kill()
+
+
+def decompress(bench):
+    """A compressed archive of large files, mounted and complete, beside its decompressor."""
+    path = archive(bench, "usr")
+    for suffix, pack, unpack in (
+        ("zst", "zstd -q -k -f -T0 -3", "zstd -dc"),
+        ("gz", "gzip -k -f -1", "gzip -dc"),
+        ("xz", "xz -k -f -T0 -0", "xz -T0 -dc"),
+    ):
+        bench.say(f"making usr.tar.{suffix}")
+        bench.run(f"{pack} {path} && sync {path}.{suffix}")
+        ours = f"{RESTOREFS} mount --spool /dev/shm {path}.{suffix} MNT"
+        bench.compare(
+            f"`usr.tar.{suffix}`: decompressed",
+            [
+                (unpack, f"{unpack} usr.tar.{suffix} >/dev/null", lambda: bench.run(f"{unpack} {path}.{suffix}")),
+                ("restorefs", shown(bench, ours), lambda: bench.time_of_mount(ours)),
+            ],
+        )
+        os.unlink(f"{path}.{suffix}")
+
+
+def restore(bench):
+    """A whole tree to memory and to disk: through the mount and beside it."""
+    for name in ("small", "large"):
+        path = archive(bench, name)
+        for where in (bench.work, "/dev/shm"):
+            made = []
+
+            def dest(where=where, made=made):
+                made.append(os.path.join(where, f"{os.path.basename(bench.work)}-dest-{len(made)}"))
+                os.makedirs(made[-1])
+                return made[-1]
+
+            def over_mount(command):
+                with bench.mounted(bench.restorefs(path)) as (point, _):
+                    os.sync()
+                    seconds = bench.run(command.replace("MNT", point).replace("DEST", dest()))
+                if where != bench.work:
+                    shutil.rmtree(made[-1])
+                return seconds
+
+            def tar():
+                seconds = bench.run(f"tar xf {path} -C {dest()}")
+                if where != bench.work:
+                    shutil.rmtree(made[-1])
+                return seconds
+
+            try:
+                bench.compare(
+                    f"`{name}.tar` restored to {'tmpfs' if where == '/dev/shm' else 'disk'}",
+                    [
+                        ("tar xf", f"tar xf {name}.tar", tar),
+                        *[
+                            (who, command.replace(RESTOREFS, "restorefs"), lambda command=command: over_mount(command))
+                            for who, command in (
+                                ("restorefs materialize", f"{RESTOREFS} materialize --no-sync MNT DEST"),
+                                ("cp -a", "cp -a MNT/. DEST"),
+                                ("rsync -aH", "rsync -aH MNT/ DEST/"),
+                            )
+                        ],
+                    ],
+                    rounds=min(bench.rounds, 3),
+                )
+            finally:
+                for path_made in made:
+                    shutil.rmtree(path_made, ignore_errors=True)
+
+
+def ten_million(bench):
+    """Ten million entries from a pipe: does everything grow linearly?"""
+    figures = {}
+    generator = (
+        f"python3 -c 'import sys; sys.path.insert(0, \"{os.path.dirname(os.path.abspath(__file__))}\"); import archives; "
+        "archives.small_files(sys.stdout.buffer, COUNT, False)'"
+    )
+    for count in (1_000_000, 10_000_000):
+        command = f"{generator.replace('COUNT', str(count))} | {bench.restorefs('-')}"
+        with bench.mounted(command) as (point, _):
+            figures[count] = (resident(point), bench.run(f"find {point}/usr/share/package-00000 -ls"))
+    for count, (rss, seconds) in figures.items():
+        label = f"{count // 1_000_000} million entries, headers only, from a pipe"
+        bench.compare(label, [("restorefs", "VmRSS of the daemon", lambda rss=rss: rss / 2**20)], "MiB", 1)
+        bench.compare(label, [("restorefs", "find MNT/ONE-DIRECTORY -ls", lambda seconds=seconds: seconds)], "s", 1)
+
+
+PARTS = {
+    "mount": mount,
+    "pipe": pipe,
+    "memory": memory,
+    "list": listing,
+    "walk": walk,
+    "read": read,
+    "latency": latency,
+    "decompress": decompress,
+    "restore": restore,
+}
+LARGE = {"ten-million": ten_million}

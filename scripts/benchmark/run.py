@@ -1,0 +1,165 @@
+"""Commands with time limits, mounts that go away again, and a place to work that is gone afterwards."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+RESTOREFS = os.path.join(ROOT, "target/release/restorefs")
+
+# No command of any of the contenders may take longer: a peer that hangs must not stop the rest.
+LIMIT = 900
+
+
+class Failed(Exception):
+    """A contender failed or hung: its cell stays empty, the rest goes on."""
+
+
+class Row:
+    """One contender's figures for one thing that is measured."""
+
+    def __init__(self, what, who, command, unit):
+        self.what, self.who, self.command, self.unit = what, who, command, unit
+        self.values, self.failure = [], None
+
+    @property
+    def median(self):
+        return statistics.median(self.values) if self.values else None
+
+
+class Bench:
+    def __init__(self, directory, quick, large, rounds):
+        self.quick, self.large, self.rounds = quick, large, rounds
+        self.work = tempfile.mkdtemp(dir=directory, prefix="restorefs-bench.")
+        self.rows, self.archives = [], {}
+
+    def path(self, *parts):
+        return os.path.join(self.work, *parts)
+
+    def directory(self, *parts):
+        os.makedirs(self.path(*parts), exist_ok=True)
+        return self.path(*parts)
+
+    def say(self, text):
+        print(text, file=sys.stderr, flush=True)
+
+    # What is measured
+
+    def compare(self, what, contenders, unit="s", rounds=None):
+        """Measures contenders in turns, round by round. Each is (who, command to show, what gives a figure)."""
+        rows = [Row(what, who, command, unit) for who, command, _ in contenders]
+        for _ in range(rounds or self.rounds):
+            for row, (_, _, measure) in zip(rows, contenders):
+                if row.failure:
+                    continue
+                try:
+                    # Nobody pays for what the one before has left to be written.
+                    os.sync()
+                    row.values.append(measure())
+                except (Failed, OSError, subprocess.SubprocessError) as failure:
+                    row.failure = str(failure)
+                    self.say(f"  {row.who}: {failure}")
+        for row in rows:
+            if row.values:
+                self.say(f"  {what}: {row.who}: {row.median:.4g} {unit}")
+        self.rows += rows
+        return {row.who: row for row in rows}
+
+    # Commands
+
+    def run(self, command, limit=LIMIT, output=subprocess.DEVNULL, **kwargs):
+        """Runs a command line of the shell, or arguments, in a process group of its own. Returns the seconds it took."""
+        shell = isinstance(command, str)
+        command = ["bash", "-o", "pipefail", "-c", command] if shell else command
+        # A file, since servers that go to the background keep it open.
+        errors = tempfile.TemporaryFile()
+        begun = time.monotonic()
+        process = subprocess.Popen(
+            command, stdout=output, stderr=errors, start_new_session=True, cwd=self.work, **kwargs
+        )
+        try:
+            process.wait(limit)
+            seconds = time.monotonic() - begun
+        except subprocess.TimeoutExpired:
+            raise Failed(f"no end after {limit} s") from None
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        with errors:
+            errors.seek(0)
+            last = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+        if process.returncode:
+            raise Failed(f"exit code {process.returncode}: {' '.join(last)}")
+        return seconds
+
+    # Mounts
+
+    @contextlib.contextmanager
+    def mounted(self, command, limit=LIMIT):
+        """Mounts by a command that ends when everything can be seen; `MNT` in it is the mount point. Gives that, and
+        the seconds that it took."""
+        point = self.path(f"mnt-{len(os.listdir(self.work))}")
+        os.makedirs(point)
+        try:
+            seconds = self.run(command.replace("MNT", point), limit)
+            if not os.path.ismount(point):
+                raise Failed("it did not mount")
+            yield point, seconds
+        finally:
+            unmount(point)
+            os.rmdir(point)
+
+    def time_of_mount(self, command):
+        with self.mounted(command) as (_, seconds):
+            return seconds
+
+    def restorefs(self, arguments):
+        return f"{RESTOREFS} mount --spool {self.work} {arguments} MNT"
+
+    def close(self):
+        """Leaves nothing behind, whatever happened."""
+        for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(signum, signal.SIG_IGN)
+        for point in mounts_below(self.work):
+            unmount(point)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+
+def mounts_below(directory):
+    with open("/proc/self/mounts", encoding="utf-8", errors="surrogateescape") as mounts:
+        points = [line.split()[1] for line in mounts]
+    return [point for point in reversed(points) if point.startswith(directory + "/")]
+
+
+def unmount(point):
+    """Takes a mount away and waits until its server is gone, so that it disturbs nobody; lazily where that does not help."""
+    for command in (["umount", point], ["umount", "--lazy", point]):
+        for _ in range(50):
+            if not os.path.ismount(point):
+                return
+            if subprocess.run(command, stderr=subprocess.DEVNULL, timeout=60, check=False).returncode == 0:
+                break
+            time.sleep(0.1)
+
+
+def resident(point):
+    """Bytes of memory of the daemon that serves one of our mounts."""
+    device = os.stat(point).st_dev
+    with open(f"/run/restorefs/{os.major(device)}:{os.minor(device)}.json", encoding="utf-8") as trace:
+        pid = json.load(trace)["pid"]
+    with open(f"/proc/{pid}/status", encoding="utf-8") as status:
+        fields = dict(line.split(":", 1) for line in status)
+    return int(fields["VmRSS"].split()[0]) * 1024
+
+
+def installed(name):
+    """The path of a program, or None. Peers from PyPI may stand beside the Python that runs this."""
+    return shutil.which(name) or shutil.which(name, path=os.environ.get("PEERS", ""))
