@@ -96,8 +96,8 @@ impl Restore<'_> {
         }
     }
 
-    fn begin_early(&self, entry: &Entry, blob: u64) -> Early {
-        let file = if self.is_worth_it(entry) { self.nameless(blob) } else { None };
+    fn begin_early(&mut self, entry: &Entry, blob: u64) -> Early {
+        let file = if self.is_worth_it(entry) { self.nameless(entry, blob) } else { None };
         let device = file.as_ref().and_then(|file| fstat(file).ok()).map_or(0, |stat| stat.st_dev);
         Early { blob, file, device, copied: AtomicU64::new(0) }
     }
@@ -127,10 +127,15 @@ impl Restore<'_> {
     }
 
     /// A file without a name. None where the target has none, or where the whole will take no time.
-    fn nameless(&self, blob: u64) -> Option<File> {
-        let root = self.target.root();
+    fn nameless(&mut self, entry: &Entry, blob: u64) -> Option<File> {
+        // Group and label come from the directory that it is made in.
+        let parent = entry.path.split().and_then(|(parent, _)| self.index.resolve(parent));
+        let dir = match parent.filter(|parent| self.target.has(*parent)) {
+            Some(parent) => self.target.get(parent).ok()?,
+            None => self.target.root(),
+        };
         let flags = OFlags::WRONLY | OFlags::TMPFILE | OFlags::CLOEXEC;
-        let file = File::from(openat(root.as_fd(), c".", flags, Mode::RUSR | Mode::WUSR).ok()?);
+        let file = File::from(openat(&dir, c".", flags, Mode::RUSR | Mode::WUSR).ok()?);
         let blob = self.creator.contents.blob(blob).ok()?;
         ioctl_ficlone(&file, blob).is_err().then_some(file)
     }
