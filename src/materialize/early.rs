@@ -18,6 +18,7 @@ use super::Overwrite;
 use super::create::Creator;
 use super::metadata::{apply, drop_acls};
 use super::replay::Item;
+use super::report::Report;
 use super::restore::Restore;
 use crate::entry::{Entry, EntryKind};
 use crate::index::Place;
@@ -67,10 +68,18 @@ impl Early {
     fn fill_up(&self, creator: &Creator, place: &Place, end: u64) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let from = self.copied.load(Ordering::Relaxed);
-        let wrote = |n| creator.report.wrote(n);
-        creator.contents.copy(place, from, file, from, end.saturating_sub(from), &wrote)?;
-        self.copied.fetch_max(end, Ordering::Relaxed);
-        Ok(())
+        let wrote = |n| {
+            self.copied.fetch_add(n, Ordering::Relaxed);
+            creator.report.wrote(n);
+        };
+        creator.contents.copy(place, from, file, from, end.saturating_sub(from), &wrote)
+    }
+
+    /// What was copied is of no use.
+    pub(super) fn give_up(&mut self, report: &Report) {
+        if self.file.take().is_some() {
+            report.unwrote(self.copied.load(Ordering::Relaxed));
+        }
     }
 }
 
@@ -92,7 +101,7 @@ impl Restore<'_> {
             .and_then(|length| early.fill_up(self.creator, &place, length.min(entry.kind.stored_len())));
         if copied.is_err() {
             // A full disk, above all. It is told when the file is made.
-            early.file = None;
+            early.give_up(self.report);
         }
     }
 

@@ -138,6 +138,12 @@ impl Report {
         self.done.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// So many of them are gone again.
+    pub(super) fn unwrote(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.done.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     pub(super) fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
     }

@@ -159,6 +159,9 @@ impl Restore<'_> {
     pub(super) fn task(&mut self, ino: Ino, item: Item, replaces_ours: bool) -> Result<(), Error> {
         let path = item.entry.path.clone();
         if let Some(received) = item.lost {
+            if let Some(mut early) = self.early.take() {
+                early.give_up(self.report);
+            }
             let stored = item.entry.kind.stored_len();
             self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived"));
             return Ok(());

@@ -77,7 +77,9 @@ fn nothing_stays_of_what_is_cut_or_killed() {
             running.wait();
         } else {
             drop(stdin);
-            wait(running).with(4).names(&["large"]);
+            let ended = wait(running).with(4);
+            assert_eq!(ended.count("bytes"), 1);
+            ended.names(&["large"]);
         }
         assert!(used(&disk) < 1 << 20);
         assert!(!names(&disk.0).contains(&"large".into()));
