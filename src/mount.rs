@@ -354,6 +354,11 @@ impl Handle {
         }
     }
 
+    /// Whether somebody has written to the archive that is mounted in place.
+    pub fn is_changed(&self) -> bool {
+        self.store.is_changed()
+    }
+
     /// How much of the journal can be read; 0 where there is none.
     pub fn journal_length(&self) -> u64 {
         self.store.spool().map_or(0, Spool::position)

@@ -14,7 +14,7 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::{Estimate, Progress};
-use super::status::{ask, end, find, unexpected};
+use super::status::{ask, end, find, other, unexpected};
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
@@ -102,7 +102,7 @@ fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summ
     // What is made has the mode that it is made with.
     rustix::process::umask(rustix::fs::Mode::empty());
     let archive = match &origin.contents {
-        Contents::Archive(file) => file.metadata().ok().map(|m| m.len()),
+        Contents::Archive(archive) => Some(archive.size()),
         Contents::Spool { .. } => None,
     };
     let report = Arc::new(Report::default());
@@ -143,7 +143,7 @@ fn part(mounted: &Mounted, archive: Option<u64>, report: &Report) -> Option<f64>
     if let Some(size) = archive {
         return Some(report.part(size));
     }
-    let progress = Connection::open(mounted).and_then(|c| c.ask(&Request::More { known: None }));
+    let progress = Connection::open(mounted).and_then(|c| c.ask(&Request::More { known: None, spooled: None }));
     let Ok(Response::Progress { spooled, over, source: (came, size), .. }) = progress else { return None };
     let arrived = match size {
         _ if over => 1.0,
@@ -217,16 +217,19 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
             (Contents::Spool { journal: Arc::new(File::from(journal)), blobs }, false)
         }
         (Response::Contents { spool: false, concatenated }, Some(file), None) => {
-            (Contents::Archive(Arc::new(File::from(file))), concatenated)
+            (Contents::archive(File::from(file)).map_err(|e| other(mounted, e))?, concatenated)
         }
         (other, ..) => return Err(unexpected(mounted, &other)),
     };
     let mounted = mounted.clone();
-    let more = move |known| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known })) {
-        Ok(Response::Progress { journal, over, replaced, .. }) => Ok(materialize::Progress { journal, over, replaced }),
-        Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
-        Err(e) => Err(io::Error::other(e)),
-    };
+    let more =
+        move |known, spooled| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known, spooled })) {
+            Ok(Response::Progress { journal, over, replaced, changed, spooled, .. }) => {
+                Ok(materialize::Progress { journal, over, replaced, changed, spooled })
+            }
+            Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
+            Err(e) => Err(io::Error::other(e)),
+        };
     Ok(Origin { contents, concatenated, more: Box::new(more) })
 }
 

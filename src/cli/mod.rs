@@ -195,7 +195,7 @@ struct RestoreArgs {
     #[arg(long)]
     verify: bool,
     /// Change nothing; print for each entry what would be done: make, replace, keep, or nothing (right)
-    #[arg(long, conflicts_with = "verify")]
+    #[arg(long, conflicts_with_all = ["verify", "json"])]
     dry_run: bool,
     /// Print a report as JSON on standard output
     #[arg(long)]

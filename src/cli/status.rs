@@ -79,7 +79,11 @@ pub(super) fn end(status: &Status) -> Exit {
 
 /// An answer that does not fit the request: a daemon of another version, perhaps.
 pub(super) fn unexpected(mounted: &Mounted, response: &Response) -> Error {
-    let cause = std::io::Error::other(format!("unexpected answer {response:?}"));
+    other(mounted, std::io::Error::other(format!("unexpected answer {response:?}")))
+}
+
+/// What went wrong with what was answered.
+pub(super) fn other(mounted: &Mounted, cause: std::io::Error) -> Error {
     Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
 }
 

@@ -49,6 +49,8 @@ pub enum Request {
     More {
         /// When it is longer than so many bytes, or the stream is over; else at once.
         known: Option<u64>,
+        /// Or when so many bytes are in the spool.
+        spooled: Option<u64>,
     },
     /// To unmount; while it receives, only with `force`.
     Unmount {
@@ -86,6 +88,8 @@ pub enum Response {
         over: bool,
         /// Whether a name has come more than once.
         replaced: bool,
+        /// Whether somebody has written to the archive that is mounted in place.
+        changed: bool,
         /// Bytes that are in the spool.
         spooled: u64,
         /// Bytes that came from the source, and all that it has, where that is known.

@@ -156,15 +156,17 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             }
             Err(e) => Response::Failed(e.to_string()),
         },
-        Ok(Request::More { known }) => loop {
+        Ok(Request::More { known, spooled: wanted }) => loop {
             let version = handle.monitor().version();
             // In this order: when it is over, the journal does not grow any more.
             let over = handle.monitor().verdict().is_some();
             let journal = handle.journal_length();
-            if over || known.is_none_or(|known| journal > known) || !is_there(connection) {
-                let (replaced, spooled) = (handle.has_replaced(), handle.spooled());
+            let (replaced, spooled) = (handle.has_replaced(), handle.spooled());
+            let more = known.is_none_or(|known| journal > known) || wanted.is_some_and(|wanted| spooled >= wanted);
+            if over || more || !is_there(connection) {
                 let source = handle.monitor().source_bytes();
-                break Response::Progress { journal, over, replaced, spooled, source };
+                let changed = handle.is_changed();
+                break Response::Progress { journal, over, replaced, changed, spooled, source };
             }
             handle.monitor().wait_change(version, LOOK);
         },

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use parking_lot::Mutex;
 
-use super::create::{Creator, Task, is_fatal};
+use super::create::{Creator, Task};
 use super::links::Link;
 use crate::entry::{EntryPath, escape};
 use crate::index::Ino;
@@ -66,7 +66,7 @@ pub(super) fn execute(
     let stop = AtomicBool::new(false);
     let judge = |path: &[u8], made: io::Result<bool>| match made {
         Ok(made) => made,
-        Err(cause) if is_fatal(&cause) => {
+        Err(cause) if creator.is_fatal(&cause) => {
             stop.store(true, Ordering::Relaxed);
             fatal.lock().get_or_insert((escape(path), cause));
             true

@@ -4,10 +4,10 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
-use rustix::fs::{Mode, OFlags, copy_file_range, ioctl_ficlone, openat};
+use rustix::fs::{Mode, OFlags, SeekFrom, copy_file_range, ioctl_ficlone, openat, seek};
 use rustix::io::Errno;
 
 use crate::entry::SparseMap;
@@ -33,10 +33,46 @@ pub enum Contents {
         blobs: OwnedFd,
     },
     /// In an archive that is mounted in place.
-    Archive(Arc<File>),
+    Archive(Archive),
+}
+
+/// An archive that is mounted in place, as it was when it was handed over.
+#[derive(Debug)]
+pub struct Archive {
+    pub(super) file: Arc<File>,
+    state: (u64, i64, i64),
+}
+
+/// Somebody has written to the archive: what has been read of it since may be anything.
+#[derive(Debug, thiserror::Error)]
+#[error("the archive has been changed since it was mounted (unmount it, and mount it again)")]
+pub(super) struct Changed;
+
+impl Archive {
+    /// Size of the archive.
+    pub fn size(&self) -> u64 {
+        self.state.0
+    }
+}
+
+fn state(file: &File) -> io::Result<(u64, i64, i64)> {
+    file.metadata().map(|m| (m.len(), m.mtime(), m.mtime_nsec()))
 }
 
 impl Contents {
+    /// Those of an archive, which must not change from now on.
+    pub fn archive(file: File) -> io::Result<Self> {
+        Ok(Contents::Archive(Archive { state: state(&file)?, file: Arc::new(file) }))
+    }
+
+    /// What has been read is what was packed, if this is asked afterwards.
+    pub(super) fn check(&self) -> io::Result<()> {
+        match self {
+            Contents::Archive(archive) if state(&archive.file)? != archive.state => Err(io::Error::other(Changed)),
+            _ => Ok(()),
+        }
+    }
+
     /// Copies `len` bytes from `from` of what is stored at `place` to `to` of `file`, which is empty there. `wrote` is
     /// told how far it is.
     pub(super) fn copy(
@@ -67,11 +103,35 @@ impl Contents {
                 Ok(())
             }
         };
+        // Neither side reads its holes: there may be more of them than anybody can wait for.
+        let next_packed = |at| match sparse {
+            Some(map) => map.within(at, size - at).next().map_or((size, size), |(s, _)| (s.offset, s.offset + s.len)),
+            None => (at, size),
+        };
+        let next_restored = |at| match seek(file, SeekFrom::Data(at)) {
+            Ok(data) => (data, seek(file, SeekFrom::Hole(data)).unwrap_or(size)),
+            Err(Errno::NXIO) => (size, size),
+            Err(_) => (at, size),
+        };
         let length = usize::try_from(size).unwrap_or(PIECE).min(PIECE);
         let (mut packed, mut restored) = (vec![0; length], vec![0; length]);
         let mut at = 0;
+        let (mut ours, mut theirs) = ((0, 0), (0, 0));
         while at < size {
-            let n = usize::try_from(size - at).unwrap_or(PIECE).min(PIECE);
+            if ours.1 <= at {
+                ours = next_packed(at);
+            }
+            if theirs.1 <= at {
+                theirs = next_restored(at);
+            }
+            let begin = ours.0.min(theirs.0).max(at);
+            if begin > at {
+                at = begin;
+                continue;
+            }
+            // Up to the end of what has begun here.
+            let end = [ours, theirs].into_iter().filter(|(from, _)| *from <= at).map(|(_, to)| to).max();
+            let n = usize::try_from(end.unwrap_or(size).min(size) - at).unwrap_or(PIECE).min(PIECE);
             let (packed, restored) = (&mut packed[..n], &mut restored[..n]);
             match sparse {
                 // A blob has them at their offsets in the file.
@@ -90,7 +150,17 @@ impl Contents {
             }
             at += n as u64;
         }
+        self.check()?;
         Ok(true)
+    }
+
+    /// How much of a blob has been written, if it has no holes.
+    pub(super) fn blob_length(&self, number: u64) -> io::Result<u64> {
+        Ok(self.blob(number)?.metadata()?.len())
+    }
+
+    pub(super) fn blob(&self, number: u64) -> io::Result<Arc<File>> {
+        Ok(self.open(&Place::Blob(number))?.0)
     }
 
     /// The file that has what is stored at `place`, and where in it that begins.
@@ -101,7 +171,7 @@ impl Contents {
                 Ok((Arc::new(blob.into()), 0))
             }
             (Contents::Spool { journal, .. }, Place::Journal(at)) => Ok((journal.clone(), *at)),
-            (Contents::Archive(archive), Place::Archive(at)) => Ok((archive.clone(), *at)),
+            (Contents::Archive(archive), Place::Archive(at)) => Ok((archive.file.clone(), *at)),
             _ => Err(io::Error::other("its contents are in no place that was handed over")),
         }
     }

@@ -8,16 +8,18 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, makedev, mknodat, openat, renameat, renameat_with, statat,
-    symlinkat, unlinkat,
+    AtFlags, FileType, Mode, OFlags, RenameFlags, Stat, StatVfsMountFlags, fstatvfs, makedev, mknodat, openat,
+    renameat, renameat_with, statat, symlinkat, unlinkat,
 };
 use rustix::io::Errno;
 
+use super::contents::Changed;
+use super::early::Early;
 use super::metadata::{Held, Owners, apply, drop_acls};
 use super::replay::Item;
 use super::report::Report;
@@ -35,6 +37,10 @@ pub(super) struct Creator {
     pub(super) temporary: TemporaryNames,
     /// So many leading components of each path are left away.
     pub(super) strip: usize,
+    /// The target, as soon as it is open.
+    pub(super) root: OnceLock<Arc<OwnedFd>>,
+    /// Nothing is made, not even to find out what the target takes.
+    pub(super) looks_only: bool,
     /// Names that are not ours and stay: see [`Creator::key`].
     pub(super) kept: Mutex<HashSet<u64>>,
 }
@@ -50,6 +56,8 @@ pub(super) struct Task {
     pub(super) replaces_ours: bool,
     /// What has the name now may be an earlier version that looks the same.
     pub(super) doubtful: bool,
+    /// What was copied of it while it arrived.
+    pub(super) early: Option<Early>,
 }
 
 /// What would be done with an entry.
@@ -126,11 +134,17 @@ impl Creator {
 
     /// Stands for the place of a path in the target. None: it has none there.
     pub(super) fn key(&self, path: &EntryPath) -> Option<u64> {
-        let mut hasher = DefaultHasher::new();
-        let mut components = path.components().skip(self.strip).peekable();
-        components.peek()?;
-        components.for_each(|component| component.hash(&mut hasher));
-        Some(hasher.finish())
+        key_of(path.components().skip(self.strip))
+    }
+
+    /// Whether an error is of one entry, or of the target as a whole. What else is mounted in it may be read-only.
+    pub(super) fn is_fatal(&self, e: &io::Error) -> bool {
+        let read_only =
+            |root: &Arc<OwnedFd>| fstatvfs(root).is_ok_and(|there| there.f_flag.contains(StatVfsMountFlags::RDONLY));
+        match e.raw_os_error() {
+            Some(libc::EROFS) => self.root.get().is_none_or(read_only),
+            _ => is_fatal(e),
+        }
     }
 
     pub(super) fn keep(&self, path: &EntryPath) {
@@ -155,6 +169,11 @@ impl Creator {
             }
             held.apply(metadata, owners, path.as_bytes(), report)
         };
+        if let Some(early) = &task.early
+            && early.make(self, dir, name, item)?
+        {
+            return Ok(());
+        }
         match kind {
             EntryKind::File { size, sparse } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -239,10 +258,12 @@ impl Creator {
         Ok(match self.overwrite {
             Overwrite::Never => Taken::Keep,
             Overwrite::Always => Taken::Replace,
-            Overwrite::IfNewer if ours <= theirs => Taken::Keep,
+            Overwrite::IfNewer if ours <= theirs || self.is_kept_as(dir, mtime, there) => Taken::Keep,
             Overwrite::IfNewer => Taken::Replace,
             // The time is set last: what has it has everything else.
-            Overwrite::IfChanged if ours == theirs && same(dir, name, entry, there)? => {
+            Overwrite::IfChanged
+                if same(dir, name, entry, there)? && (ours == theirs || self.is_kept_as(dir, mtime, there)) =>
+            {
                 // With more than one name it may be somebody else's too, and is not ours to change.
                 if there.st_nlink > 1 && self.differs(entry, there) { Taken::Replace } else { Taken::Right }
             }
@@ -340,11 +361,23 @@ impl Creator {
             }
             stored += segment.len;
         }
+        if size > 0 {
+            self.contents.check()?;
+        }
         if sparse.is_some() {
             file.set_len(size)?;
         }
         Ok(())
     }
+}
+
+/// Stands for the place of a path, by its components.
+pub(super) fn key_of<'a>(components: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+    let mut hasher = DefaultHasher::new();
+    let mut components = components.peekable();
+    components.peek()?;
+    components.for_each(|component| component.hash(&mut hasher));
+    Some(hasher.finish())
 }
 
 /// A kind, as the kernel says it.
@@ -390,15 +423,17 @@ fn same(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Re
     })
 }
 
-/// Whether an error is of one entry, or of the target as a whole.
-pub(super) fn is_fatal(e: &io::Error) -> bool {
+/// Whether an error is of more than one entry.
+fn is_fatal(e: &io::Error) -> bool {
+    if e.get_ref().is_some_and(|e| e.is::<Changed>()) {
+        return true;
+    }
     let errno = e.raw_os_error().map(Errno::from_raw_os_error);
     matches!(
         errno,
         Some(
             Errno::NOSPC
                 | Errno::DQUOT
-                | Errno::ROFS
                 | Errno::IO
                 | Errno::NOTCONN
                 | Errno::MFILE

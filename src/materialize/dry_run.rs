@@ -1,17 +1,19 @@
 //! What would be done, for each entry, without doing it.
 
+use std::collections::HashMap;
 use std::ffi::{CString, OsStr};
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{Mode, OFlags, open};
+use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
 
 use super::create::Creator;
 use super::latest::Latest;
 use super::replay::Item;
+use super::restore::{kind_of, metadata_of};
 use super::{Action, Error, Options};
-use crate::entry::{Entry, EntryPath, escape};
+use crate::entry::{Entry, EntryKind, EntryPath, escape};
 use crate::index::{Index, Ino, Inserted};
 
 /// Looks at the target as it is now.
@@ -21,20 +23,26 @@ pub(super) struct DryRun<'a> {
     pub(super) index: Index,
     pub(super) latest: Option<Latest>,
     pub(super) tell: fn(&EntryPath, Action),
+    /// By which name the contents come of what has several.
+    pub(super) firsts: HashMap<Ino, EntryPath>,
 }
 
 impl DryRun<'_> {
     /// Tells of an entry, and of the links that have waited for it.
     pub(super) fn take(&mut self, item: &Item) -> Result<(), Error> {
         let entry = &*item.entry;
-        let mut bound: Vec<(EntryPath, Ino)> = Vec::new();
+        let mut bound: Vec<(EntryPath, Option<EntryPath>, Ino)> = Vec::new();
         let inserted = self.index.insert(entry, &mut |late| {
-            bound.extend(late.bound.ok().map(|ino| (late.link.clone(), ino)));
+            bound.extend(late.bound.ok().map(|ino| (late.link.clone(), Some(late.target.clone()), ino)));
         });
         if let Ok(Inserted::Bound(ino)) = inserted {
-            bound.insert(0, (entry.path.clone(), ino));
+            let target = match &entry.kind {
+                EntryKind::HardLink { target } => Some(target.clone()),
+                _ => None,
+            };
+            bound.insert(0, (entry.path.clone(), target, ino));
         }
-        for (path, ino) in bound {
+        for (path, target, ino) in bound {
             let Some(a) = self.index.attributes(ino) else { continue };
             let stripped = path.components().count() <= self.options.strip;
             let new = a.kind == crate::index::Kind::Directory || self.options.selection.is_new(a.mtime);
@@ -43,21 +51,58 @@ impl DryRun<'_> {
             if stripped || !new || superseded || !self.options.selection.wants(&path) {
                 continue;
             }
-            let action = self.action(&path, entry);
+            let action = match target {
+                Some(target) => self.link(&path, target, ino),
+                None => self.action(&path, entry),
+            };
             let action = action.map_err(|cause| Error::Entry { path: escape(path.as_bytes()), cause })?;
             (self.tell)(&path, action);
         }
         Ok(())
     }
 
+    /// What would be done with a second name.
+    fn link(&mut self, path: &EntryPath, target: EntryPath, ino: Ino) -> io::Result<Action> {
+        let first = match self.firsts.get(&ino) {
+            Some(first) => first.clone(),
+            None if self.options.selection.wants(&target) => target,
+            None => path.clone(),
+        };
+        self.firsts.insert(ino, first.clone());
+        let (Some(kind), Some(metadata)) = (kind_of(&self.index, ino), metadata_of(&self.index, ino)) else {
+            return Ok(Action::Leave);
+        };
+        let entry = Entry { path: path.clone(), kind, metadata };
+        if first == *path {
+            return self.action(path, &entry);
+        }
+        let stat = |path: &EntryPath| {
+            let (dir, name) = self.place(path).ok()??;
+            statat(dir?, &*name, AtFlags::SYMLINK_NOFOLLOW).ok()
+        };
+        let (there, first) = (stat(path), stat(&first));
+        Ok(match (there, first) {
+            (None, _) => Action::Make,
+            (Some(there), Some(first)) if (there.st_dev, there.st_ino) == (first.st_dev, first.st_ino) => Action::Leave,
+            (Some(there), _) if self.creator.keeps(entry.metadata.mtime, &there) => Action::Keep,
+            _ => Action::Replace,
+        })
+    }
+
     fn action(&self, path: &EntryPath, entry: &Entry) -> io::Result<Action> {
+        let Some((dir, name)) = self.place(path)? else { return Ok(Action::Leave) };
+        self.creator.would(dir.as_ref().map(AsFd::as_fd), &name, entry)
+    }
+
+    /// The directory that a path is in, where that is there, and its name there.
+    fn place(&self, path: &EntryPath) -> io::Result<Option<(Option<OwnedFd>, CString)>> {
         let components: Vec<&[u8]> = path.components().skip(self.options.strip).collect();
-        let Some((name, parents)) = components.split_last() else { return Ok(Action::Leave) };
+        let Some((name, parents)) = components.split_last() else { return Ok(None) };
         let mut parent = self.options.target.clone();
         parent.extend(parents.iter().map(|name| OsStr::from_bytes(name)));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = open(&parent, flags, Mode::empty()).ok();
         let name = CString::new(*name).map_err(io::Error::from)?;
-        self.creator.would(dir.as_ref().map(AsFd::as_fd), &name, entry)
+        Ok(Some((dir, name)))
     }
 }

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, FileType, statat};
+use rustix::fs::{AtFlags, FileType, Stat, statat};
 
 use super::Overwrite;
 use super::create::{Creator, file_type, time_of};
@@ -49,13 +49,7 @@ impl Creator {
                     self.report.unchanged.fetch_add(1, Ordering::Relaxed);
                     return Ok(true);
                 }
-                let mtime = (link.what.mtime.seconds(), i64::from(link.what.mtime.nanos()));
-                let keep = match self.overwrite {
-                    Overwrite::Never => true,
-                    Overwrite::IfNewer => mtime <= time_of(&there),
-                    Overwrite::IfChanged | Overwrite::Always => false,
-                };
-                if keep && !link.replaces_ours {
+                if self.keeps(link.what.mtime, &there) && !link.replaces_ours {
                     self.keep(&link.path);
                     return Ok(true);
                 }
@@ -74,6 +68,15 @@ impl Creator {
                 self.report.entries.fetch_add(1, Ordering::Relaxed);
                 Ok(true)
             }
+        }
+    }
+
+    /// Whether what has the second name stays, by what was said of overwriting.
+    pub(super) fn keeps(&self, mtime: Timestamp, there: &Stat) -> bool {
+        match self.overwrite {
+            Overwrite::Never => true,
+            Overwrite::IfNewer => (mtime.seconds(), i64::from(mtime.nanos())) <= time_of(there),
+            Overwrite::IfChanged | Overwrite::Always => false,
         }
     }
 

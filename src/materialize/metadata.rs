@@ -7,16 +7,21 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
     AtFlags, CWD, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags, chmodat,
-    chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, fstatvfs, futimens, getxattr, linkat, openat, removexattr,
-    setxattr, utimensat,
+    chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, fstatvfs, futimens, getxattr, linkat, listxattr, openat,
+    removexattr, setxattr, utimensat,
 };
 use rustix::io::Errno;
 
 use super::report::Report;
-use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, SET_ID, Timestamp};
+use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, SET_ID, Timestamp, Xattrs};
 
 /// An ACL of owner, group and others alone.
 const MINIMAL_ACL: usize = 4 + 3 * 8;
+
+/// The kernel lists no more.
+const XATTR_LIST_MAX: usize = 64 << 10;
+
+const CAPABILITY: &[u8] = b"security.capability";
 
 /// Whose files are made.
 #[derive(Clone, Copy, Debug)]
@@ -171,6 +176,16 @@ impl Held {
         }
     }
 
+    /// Whether it has an attribute, or an ACL, that was not packed. What the system gives by itself is none of ours.
+    pub(super) fn has_others(&self, xattrs: &Xattrs) -> bool {
+        let mut names = vec![0; XATTR_LIST_MAX];
+        let Ok(n) = listxattr(&*self.link, &mut names[..]) else { return false };
+        names[..n].split(|&b| b == 0).any(|name| {
+            let counts = is_acl(name) || name == CAPABILITY || name.starts_with(b"user.");
+            counts && xattrs.iter().all(|(packed, _)| packed != name)
+        })
+    }
+
     /// Sets an attribute. Whether the target has taken it; where not, that is reported.
     pub(super) fn set(&self, name: &[u8], value: &[u8], path: &[u8], report: &Report) -> io::Result<bool> {
         attribute(self.fd.as_fd(), name, path, report, |name| setxattr(&*self.link, name, value, XattrFlags::empty()))
@@ -241,7 +256,7 @@ fn is_full(fd: BorrowedFd<'_>) -> bool {
     fstatvfs(fd).is_ok_and(|room| room.f_bfree == 0 || (room.f_files > 0 && room.f_ffree == 0))
 }
 
-fn times(metadata: &Metadata) -> Timestamps {
+pub(super) fn times(metadata: &Metadata) -> Timestamps {
     let spec = |time: Timestamp| Timespec { tv_sec: time.seconds(), tv_nsec: time.nanos().into() };
     let last_access = metadata.atime.map_or(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, spec);
     Timestamps { last_access, last_modification: spec(metadata.mtime) }

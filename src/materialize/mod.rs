@@ -11,6 +11,7 @@ mod batch;
 mod contents;
 mod create;
 mod dry_run;
+mod early;
 mod latest;
 mod links;
 mod metadata;
@@ -20,19 +21,19 @@ mod restore;
 mod select;
 mod target;
 mod temporary;
+mod times;
 mod verify;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::entry::EntryPath;
+use crate::entry::{Entry, EntryPath};
 use crate::index::{Index, Ino};
 use crate::tarball;
 use batch::{Batch, execute};
@@ -45,7 +46,7 @@ use restore::Restore;
 use target::Target;
 use temporary::TemporaryNames;
 
-pub use contents::Contents;
+pub use contents::{Archive as ArchiveFile, Contents};
 pub use create::Action;
 pub use report::{Problem, Report, Stage, Summary};
 pub use select::{Error as SelectError, Selection};
@@ -97,7 +98,15 @@ pub struct Progress {
     pub over: bool,
     /// Whether a name has come more than once.
     pub replaced: bool,
+    /// Whether somebody has written to the archive that is mounted in place.
+    pub changed: bool,
+    /// Bytes that are in the spool.
+    pub spooled: u64,
 }
+
+/// Returns when there is more than so many bytes of journal, or so many in the spool, or when the stream is over; for
+/// None at once.
+pub type More = dyn FnMut(Option<u64>, Option<u64>) -> io::Result<Progress> + Send;
 
 /// Where the entries come from.
 pub struct Origin {
@@ -105,8 +114,8 @@ pub struct Origin {
     pub contents: Contents,
     /// Whether what is behind an end marker of the archive belongs to it.
     pub concatenated: bool,
-    /// Returns when there is more than so many bytes of journal, or when the stream is over; for None at once.
-    pub more: Box<dyn FnMut(Option<u64>) -> io::Result<Progress> + Send>,
+    /// How far it has come.
+    pub more: Box<More>,
 }
 
 /// Why it could not go on.
@@ -142,7 +151,9 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let tar = tarball::Options { concatenated, ..options.tar };
     let mut replay = match &contents {
         Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone())),
-        Contents::Archive(file) => Replay::Archive(Box::new(Archive::new(file.clone(), tar).map_err(Error::Replay)?)),
+        Contents::Archive(archive) => {
+            Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar).map_err(Error::Replay)?))
+        }
     };
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
@@ -154,6 +165,8 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         overwrite: options.overwrite,
         report: report.clone(),
         strip: options.strip,
+        root: OnceLock::new(),
+        looks_only: options.dry_run.is_some(),
         kept: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
@@ -161,14 +174,15 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let latest = first_pass(options, &creator, &mut replay, &mut *more, tar, new_index).map_err(Error::Replay)?;
     let index = new_index();
     if let Some(tell) = options.dry_run {
-        let mut dry = DryRun { options, creator: &creator, index, latest, tell };
-        return pump(&mut replay, &mut *more, options.follow, report, |item| {
-            item.map_or(Ok(()), |item| dry.take(&item))
+        let mut dry = DryRun { options, creator: &creator, index, latest, tell, firsts: HashMap::new() };
+        return pump(&mut replay, &mut *more, options.follow, report, |next| match next {
+            Next::Item(item) => dry.take(&item),
+            Next::Nothing(_) => Ok(()),
         });
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
     let target = Target::open(&options.target).map_err(failed)?;
-    let root = target.root();
+    let _ = creator.root.set(target.root());
     let fatal = Mutex::new(None);
     std::thread::scope(|scope| {
         let (send, batches) = sync_channel(1);
@@ -191,23 +205,36 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             under_way: 0,
             firsts: HashMap::new(),
             stripped: HashMap::new(),
+            early: None,
             unmade: HashSet::new(),
             names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };
         restore.target.is_root(Ino::ROOT);
-        pump(&mut replay, &mut *more, options.follow, report, |item| match item {
-            Some(item) => restore.take(item),
-            None => restore.flush(false),
+        pump(&mut replay, &mut *more, options.follow, report, |next| match next {
+            Next::Item(item) => restore.take(item),
+            Next::Nothing(arriving) => {
+                restore.flush(false)?;
+                if options.follow
+                    && let Some((entry, blob)) = arriving
+                {
+                    restore.copy_early(entry, blob);
+                }
+                Ok(())
+            }
         })?;
         restore.flush(true)?;
         restore.finish()?;
+        // Of an archive that is another by now, not even the names are to be believed.
+        creator.contents.check().map_err(Error::Replay)?;
         for path in options.selection.missed() {
             report.problem(path, "there is no such entry");
         }
         if options.sync {
             report.set_stage(Stage::Syncing);
-            rustix::fs::syncfs(root.as_fd()).map_err(|e| Error::Sync(e.into()))?;
+            for disk in restore.target.disks() {
+                rustix::fs::syncfs(disk).map_err(|e| Error::Sync(e.into()))?;
+            }
         }
         if options.verify {
             report.set_stage(Stage::Verifying);
@@ -222,18 +249,21 @@ fn first_pass(
     options: &Options,
     creator: &Creator,
     replay: &mut Replay,
-    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
+    more: &mut More,
     tar: tarball::Options,
     new_index: impl Fn() -> Index,
 ) -> io::Result<Option<Latest>> {
-    let mut progress = more(None)?;
+    let mut progress = more(None, None)?;
+    if progress.changed {
+        return Err(io::Error::other(contents::Changed));
+    }
     let mut again = match (&*replay, &creator.contents) {
-        (Replay::Archive(_), Contents::Archive(file)) => {
+        (Replay::Archive(_), Contents::Archive(archive)) => {
             // All of it is there. It costs the daemon no more to look than it would cost us.
             if options.strip == 0 && !progress.over {
-                progress = more(Some(u64::MAX))?;
+                progress = more(Some(u64::MAX), None)?;
             }
-            Replay::Archive(Box::new(Archive::new(file.clone(), tar)?))
+            Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?))
         }
         (Replay::Journal(_), Contents::Spool { journal, .. }) => {
             let mut journal = Journal::new(journal.clone());
@@ -253,30 +283,41 @@ fn first_pass(
     Ok(Some(latest))
 }
 
+/// What a stream gives.
+enum Next<'a> {
+    /// An entry that is there as a whole.
+    Item(Item),
+    /// None by now; perhaps a file that is arriving, and the number of its blob.
+    Nothing(Option<(&'a Entry, u64)>),
+}
+
 /// Gives one entry after the other, as they come; nothing when it is going to wait for more.
 fn pump(
     replay: &mut Replay,
-    more: &mut dyn FnMut(Option<u64>) -> io::Result<Progress>,
+    more: &mut More,
     follow: bool,
     report: &Report,
-    mut take: impl FnMut(Option<Item>) -> Result<(), Error>,
+    mut take: impl FnMut(Next<'_>) -> Result<(), Error>,
 ) -> Result<(), Error> {
     let mut over = false;
+    // When to look again at what is in the spool of something large that is arriving.
+    let mut spooled = None;
     loop {
         if let Replay::Journal(journal) = replay {
-            let progress = more(follow.then_some(journal.length)).map_err(Error::Replay)?;
+            let progress = more(follow.then_some(journal.length), spooled).map_err(Error::Replay)?;
             journal.length = progress.journal;
             over = progress.over;
+            spooled = Some(progress.spooled + early::STEP);
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
             report.position.store(replay.position(), Ordering::Relaxed);
-            take(Some(item))?;
+            take(Next::Item(item))?;
         }
         report.position.store(replay.position(), Ordering::Relaxed);
-        take(None)?;
+        take(Next::Nothing(replay.arriving()))?;
         if over || matches!(replay, Replay::Archive(_)) {
             while let Some(cut) = replay.rest() {
-                take(Some(cut))?;
+                take(Next::Item(cut))?;
             }
             return Ok(());
         }

@@ -65,6 +65,17 @@ impl Replay {
         }
     }
 
+    /// A file that is arriving as the only one, and the number of its blob.
+    pub(super) fn arriving(&self) -> Option<(&Entry, u64)> {
+        match self {
+            Replay::Journal(journal) if !journal.catalogue => {
+                let (_, pending) = journal.pending.first_key_value()?;
+                Some((&pending.entry, pending.blob?))
+            }
+            _ => None,
+        }
+    }
+
     /// How much of the spool, or of the archive, has been read or passed over.
     pub(super) fn position(&self) -> u64 {
         match self {

@@ -115,6 +115,14 @@ impl Report {
         *count += 1;
     }
 
+    /// The target keeps another time.
+    pub(super) fn time_left(&self, path: &[u8]) {
+        let key = ("times".into(), "the target keeps them less exactly, or not so far from today".into());
+        let mut state = self.state.lock();
+        let (count, _) = state.attributes.entry(key).or_insert_with(|| (0, escape(path)));
+        *count += 1;
+    }
+
     pub(super) fn owner_left(&self, _: &[u8]) {
         self.state.lock().owners += 1;
     }
@@ -128,6 +136,12 @@ impl Report {
     pub(super) fn wrote(&self, bytes: u64) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.done.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// So many of them are gone again.
+    pub(super) fn unwrote(&self, bytes: u64) {
+        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        self.done.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn set_stage(&self, stage: Stage) {

@@ -11,7 +11,8 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use parking_lot::Mutex;
 
 use super::batch::{Batch, explain};
-use super::create::{Creator, Task, is_fatal};
+use super::create::{Creator, Task, key_of};
+use super::early::Early;
 use super::latest::Latest;
 use super::links::{Link, What};
 use super::replay::Item;
@@ -44,6 +45,8 @@ pub(super) struct Restore<'a> {
     pub(super) firsts: HashMap<Ino, EntryPath>,
     /// What has the names that are left when leading components are left away, where they are.
     pub(super) stripped: HashMap<u64, Ino>,
+    /// What there is already of a file that is arriving.
+    pub(super) early: Option<Early>,
     /// Directories that could not be made, and have been named.
     pub(super) unmade: HashSet<Ino>,
     /// Metadata with the names of owners, which the index does not keep, where these count.
@@ -156,6 +159,9 @@ impl Restore<'_> {
     pub(super) fn task(&mut self, ino: Ino, item: Item, replaces_ours: bool) -> Result<(), Error> {
         let path = item.entry.path.clone();
         if let Some(received) = item.lost {
+            if let Some(mut early) = self.early.take() {
+                early.give_up(self.report);
+            }
             let stored = item.entry.kind.stored_len();
             self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived"));
             return Ok(());
@@ -165,7 +171,9 @@ impl Restore<'_> {
         let inherits = self.target.inherits(self.parent.1);
         let doubtful = self.latest.as_ref().is_some_and(|latest| latest.is_doubtful(ino));
         self.handed += 1;
-        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful });
+        // Where another file has come since, it is of no use any more.
+        let early = self.early.take().filter(|early| early.is_of(&item.place));
+        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful, early });
         Ok(())
     }
 
@@ -231,16 +239,7 @@ impl Restore<'_> {
 
     /// The entry that an inode came from, under another name.
     fn copy_of(&self, ino: Ino, path: &EntryPath) -> Option<Item> {
-        let a = self.index.attributes(ino)?;
-        let kind = match a.kind {
-            Kind::File => EntryKind::File { size: a.size, sparse: self.index.sparse(ino).cloned() },
-            Kind::Symlink => EntryKind::Symlink { target: self.index.target(ino)?.into() },
-            Kind::CharDevice => EntryKind::CharDevice { device: a.device? },
-            Kind::BlockDevice => EntryKind::BlockDevice { device: a.device? },
-            Kind::Fifo => EntryKind::Fifo,
-            Kind::Socket => EntryKind::Socket,
-            Kind::Directory => return None,
-        };
+        let kind = kind_of(&self.index, ino)?;
         let entry = Box::new(Entry { path: path.clone(), kind, metadata: self.metadata(ino)? });
         Some(Item { entry, place: self.index.place(ino)?, bytes: None, lost: None })
     }
@@ -250,15 +249,7 @@ impl Restore<'_> {
         if let Some(metadata) = self.names.get(&ino) {
             return Some((**metadata).clone());
         }
-        let a = self.index.attributes(ino)?;
-        Some(Metadata {
-            mode: a.mode,
-            uid: a.uid,
-            gid: a.gid,
-            mtime: a.mtime,
-            xattrs: self.index.xattrs(ino)?,
-            ..Metadata::default()
-        })
+        metadata_of(&self.index, ino)
     }
 
     /// The directory that an entry goes into, and its name there. None where it has no place: it is the root, it is
@@ -329,7 +320,7 @@ impl Restore<'_> {
 
     /// An error of one entry is a problem; one of the target as a whole ends it.
     pub(super) fn problem(&self, path: &[u8], cause: io::Error) -> Result<(), Error> {
-        if is_fatal(&cause) {
+        if self.creator.is_fatal(&cause) {
             return Err(Error::Entry { path: escape(path), cause });
         }
         self.report.problem(path, explain(&cause));
@@ -373,7 +364,12 @@ impl Restore<'_> {
                 // It has been replaced since.
                 Err(_) => continue,
             };
-            if !made && let Err(e) = self.creator.temporary.clean(dir.as_fd()) {
+            let is_packed = |name: &[u8]| match self.options.strip {
+                0 => self.index.lookup(ino, name).is_some(),
+                _ => key_of(path.split(|&b| b == b'/').filter(|name| !name.is_empty()).chain([name]))
+                    .is_some_and(|key| self.stripped.contains_key(&key)),
+            };
+            if !made && let Err(e) = self.creator.temporary.clean(dir.as_fd(), is_packed) {
                 self.problem(&path, e)?;
             }
             let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
@@ -393,4 +389,25 @@ impl Restore<'_> {
         }
         Ok(())
     }
+}
+
+/// What an inode is, other than a directory.
+pub(super) fn kind_of(index: &Index, ino: Ino) -> Option<EntryKind> {
+    let a = index.attributes(ino)?;
+    Some(match a.kind {
+        Kind::File => EntryKind::File { size: a.size, sparse: index.sparse(ino).cloned() },
+        Kind::Symlink => EntryKind::Symlink { target: index.target(ino)?.into() },
+        Kind::CharDevice => EntryKind::CharDevice { device: a.device? },
+        Kind::BlockDevice => EntryKind::BlockDevice { device: a.device? },
+        Kind::Fifo => EntryKind::Fifo,
+        Kind::Socket => EntryKind::Socket,
+        Kind::Directory => return None,
+    })
+}
+
+/// What belongs to it.
+pub(super) fn metadata_of(index: &Index, ino: Ino) -> Option<Metadata> {
+    let a = index.attributes(ino)?;
+    let xattrs = index.xattrs(ino)?;
+    Some(Metadata { mode: a.mode, uid: a.uid, gid: a.gid, mtime: a.mtime, xattrs, ..Metadata::default() })
 }

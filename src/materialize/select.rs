@@ -36,7 +36,12 @@ impl Selection {
         exclude: &[String],
         newer_than: Option<Timestamp>,
     ) -> Result<Self, Error> {
-        let parse = |path: &Vec<u8>| match EntryPath::parse(path.strip_prefix(b"/").unwrap_or(path)) {
+        // '/' is the root of the archive, and so is '.'.
+        let below = |path: &Vec<u8>| match path.iter().position(|&b| b != b'/') {
+            Some(begin) => EntryPath::parse(&path[begin..]),
+            None => EntryPath::parse(b"."),
+        };
+        let parse = |path: &Vec<u8>| match below(path) {
             Ok(path) => Ok((path, AtomicBool::new(false))),
             Err(e) => Err(Error::Path(crate::entry::escape(path), e)),
         };
@@ -100,6 +105,7 @@ mod tests {
         assert!(wants(&["/a"], &[], &[], "a/b"));
         assert!(!wants(&["a"], &[], &[], "ab"));
         assert!(wants(&["."], &[], &[], "ab"));
+        assert!(wants(&["/"], &[], &[], "ab"));
         assert!(!wants(&["a/b"], &[], &[], "a"));
     }
 

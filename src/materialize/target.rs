@@ -8,9 +8,9 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, fgetxattr, fstat, mkdirat, open, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, fchown, fgetxattr, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
-use rustix::process::{Resource, geteuid, getrlimit};
+use rustix::process::{Resource, getegid, geteuid, getrlimit};
 
 use super::metadata::drop_acls;
 use crate::entry::ACL_DEFAULT;
@@ -36,6 +36,8 @@ pub(super) struct Target {
     open: HashMap<Ino, Arc<OwnedFd>>,
     most_open: usize,
     root: Arc<OwnedFd>,
+    /// One directory on each other file system that is mounted in it.
+    disks: HashMap<u64, Arc<OwnedFd>>,
 }
 
 struct Directory {
@@ -57,7 +59,7 @@ impl Target {
         let root = Arc::new(open(path, FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?);
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / OPEN_SHARE;
         let most_open = usize::try_from(limit).unwrap_or(MAX_OPEN).clamp(1, MAX_OPEN);
-        Ok(Target { directories: HashMap::new(), open: HashMap::new(), most_open, root })
+        Ok(Target { directories: HashMap::new(), open: HashMap::new(), most_open, root, disks: HashMap::new() })
     }
 
     /// So many directories may be held open here, and so many by what is to be made together.
@@ -67,6 +69,11 @@ impl Target {
 
     pub(super) fn root(&self) -> Arc<OwnedFd> {
         self.root.clone()
+    }
+
+    /// All file systems that something is made on.
+    pub(super) fn disks(&self) -> impl Iterator<Item = &OwnedFd> {
+        std::iter::once(&*self.root).chain(self.disks.values().map(|dir| &**dir))
     }
 
     /// Whether a directory has its place already.
@@ -95,7 +102,15 @@ impl Target {
         let new = self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
         if made && self.inherits(parent) {
             drop_acls(new.as_fd())?;
+            // Else it would give its group on where the parent's has come by a mount option.
+            fchown(&new, None, Some(getegid()))?;
             fchmod(&new, mode)?;
+        }
+        if !made {
+            let device = fstat(&new)?.st_dev;
+            if device != fstat(&self.root)?.st_dev {
+                self.disks.entry(device).or_insert_with(|| new.clone());
+            }
         }
         let inherits = !made && gives_on(&new);
         self.directories.insert(ino, Directory { at: Some((parent, name)), made, inherits });
@@ -195,6 +210,8 @@ fn unlock(parent: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
 
 /// Whether a directory gives its group or an ACL to what is made in it.
 fn gives_on(dir: &OwnedFd) -> bool {
-    fstat(dir).is_ok_and(|stat| stat.st_mode & Mode::SGID.as_raw_mode() != 0)
+    let group = getegid().as_raw();
+    // Mounted with `grpid`, it gives its group on without that bit.
+    fstat(dir).is_ok_and(|stat| stat.st_mode & Mode::SGID.as_raw_mode() != 0 || stat.st_gid != group)
         || fgetxattr(dir, ACL_DEFAULT, &mut [0; 0]).is_ok()
 }

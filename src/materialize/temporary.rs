@@ -34,11 +34,13 @@ impl TemporaryNames {
         CString::new(format!("{PREFIX}{}-{:x}-{number}{SUFFIX}", self.process, self.begun)).unwrap_or_default()
     }
 
-    /// Takes away what runs that have ended left in a directory.
-    pub(super) fn clean(&self, dir: BorrowedFd<'_>) -> io::Result<()> {
+    /// Takes away what runs that have ended left in a directory; but not what the archive has by such a name, since
+    /// somebody has packed what a run left.
+    pub(super) fn clean(&self, dir: BorrowedFd<'_>, is_packed: impl Fn(&[u8]) -> bool) -> io::Result<()> {
         for entry in Dir::read_from(dir)? {
             let entry = entry?;
-            if entry.file_name().to_str().is_ok_and(|name| self.is_left(name)) {
+            let left = entry.file_name().to_str().is_ok_and(|name| self.is_left(name));
+            if left && !is_packed(entry.file_name().to_bytes()) {
                 match unlinkat(dir, entry.file_name(), AtFlags::empty()) {
                     Ok(()) | Err(Errno::NOENT) => {}
                     Err(e) => return Err(e.into()),

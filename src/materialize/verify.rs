@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, openat, readlinkat, statat};
+use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, fstat, openat, readlinkat, statat};
 
 use super::Error;
 use super::create::{file_type, time_of};
@@ -20,6 +20,16 @@ impl Restore<'_> {
     pub(super) fn verify(&mut self) -> Result<(), Error> {
         // Where the first name of an inode is on the disk.
         let mut inodes: HashMap<Ino, (u64, u64)> = HashMap::new();
+        if self.options.strip == 0 && self.options.selection.is_all() && !self.index.is_implied(Ino::ROOT) {
+            let root = self.target.root();
+            let there =
+                fstat(&root).map_err(|e| Error::Target { path: self.options.target.clone(), cause: e.into() })?;
+            if let (Some(a), Some(metadata)) = (self.index.attributes(Ino::ROOT), self.metadata(Ino::ROOT))
+                && let Some(what) = self.compare_stat(root.as_fd(), b".", &a, &metadata, &there)
+            {
+                self.report.problem(b".", format!("verified: {what}"));
+            }
+        }
         let mut directories = vec![(Ino::ROOT, Vec::new())];
         while let Some((directory, path)) = directories.pop() {
             let children: Vec<(Vec<u8>, Ino)> =
@@ -38,17 +48,20 @@ impl Restore<'_> {
                     continue;
                 }
                 let compared = match (self.target.has(directory), CString::new(name)) {
-                    (true, Ok(name)) => self.compare(directory, &name, &attributes, &mut inodes),
+                    (true, Ok(name)) => self.compare(directory, &name, &path, &attributes, &mut inodes),
                     _ => Ok(Some("its directory is missing")),
                 };
                 match compared {
                     Ok(None) => {}
                     Ok(Some(what)) => self.report.problem(&path, format!("verified: {what}")),
+                    Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
+                        self.report.problem(&path, format!("it cannot be read back: {e}"));
+                    }
                     Err(e) => self.problem(&path, e)?,
                 }
             }
         }
-        Ok(())
+        self.creator.contents.check().map_err(Error::Replay)
     }
 
     fn was_wanted(&self, path: &[u8], attributes: &Attributes) -> bool {
@@ -71,6 +84,7 @@ impl Restore<'_> {
         &mut self,
         directory: Ino,
         name: &CString,
+        path: &[u8],
         a: &Attributes,
         inodes: &mut HashMap<Ino, (u64, u64)>,
     ) -> io::Result<Option<&'static str>> {
@@ -81,18 +95,19 @@ impl Restore<'_> {
             Err(e) => return Err(e.into()),
         };
         let Some(metadata) = self.metadata(a.ino) else { return Ok(None) };
-        if let Some(what) = self.compare_stat(a, &metadata, &there) {
+        if let Some(what) = self.compare_stat(dir.as_fd(), path, a, &metadata, &there) {
             return Ok(Some(what));
         }
         let seen = *inodes.entry(a.ino).or_insert((there.st_dev, there.st_ino));
         if seen != (there.st_dev, there.st_ino) {
             return Ok(Some("it is no hard link to its other names"));
         }
-        if !metadata.xattrs.is_empty() {
-            let held = Held::found(dir.as_fd(), name, &there)?;
-            if !metadata.xattrs.iter().all(|(name, value)| held.has(name, value)) {
-                return Ok(Some("an extended attribute differs"));
-            }
+        let held = Held::found(dir.as_fd(), name, &there)?;
+        if !metadata.xattrs.iter().all(|(name, value)| held.has(name, value)) {
+            return Ok(Some("an extended attribute differs"));
+        }
+        if held.has_others(&metadata.xattrs) {
+            return Ok(Some("it has an extended attribute or an ACL that was not packed"));
         }
         match a.kind {
             Kind::Symlink => {
@@ -107,7 +122,14 @@ impl Restore<'_> {
         }
     }
 
-    fn compare_stat(&self, a: &Attributes, metadata: &Metadata, there: &Stat) -> Option<&'static str> {
+    fn compare_stat(
+        &self,
+        dir: BorrowedFd<'_>,
+        path: &[u8],
+        a: &Attributes,
+        metadata: &Metadata,
+        there: &Stat,
+    ) -> Option<&'static str> {
         let owners = &self.creator.owners;
         if FileType::from_raw_mode(there.st_mode) != file_type(a.kind) {
             return Some("it is of another kind");
@@ -119,7 +141,10 @@ impl Restore<'_> {
             return Some("its owner differs");
         }
         if time_of(there) != (metadata.mtime.seconds(), i64::from(metadata.mtime.nanos())) {
-            return Some("its time differs");
+            if !self.creator.is_kept_as(dir, metadata.mtime, there) {
+                return Some("its time differs");
+            }
+            self.report.time_left(path);
         }
         if a.kind == Kind::File && u64::try_from(there.st_size) != Ok(a.size) {
             return Some("its size differs");

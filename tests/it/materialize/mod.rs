@@ -2,6 +2,8 @@
 
 mod again;
 mod duplicates;
+mod early;
+mod edges;
 mod exact;
 mod follow;
 mod hostile;
