@@ -1,11 +1,14 @@
 """The figures as a table, and some of them as a chart."""
 
 import html
+import json
 import os
 import platform
 
+from run import Row
+
 # What the chart shows, of the measurements that were made.
-CHART_GROUPS = 8
+CHART_GROUPS = 10
 WIDTH, LABEL, BAR, GAP = 760, 190, 18, 34
 OURS, THEIRS, TEXT = "#2563eb", "#9ca3af", "#374151"
 
@@ -28,23 +31,55 @@ def machine():
     return f"{len(models)} × {models[0] if models else 'CPU'}, {memory:.0f} GiB, Linux {platform.release()}"
 
 
-def markdown(rows, command, rounds):
+class Part:
+    """What a part has measured, how and where."""
+
+    def __init__(self, rows, command, machine):
+        self.rows, self.command, self.machine = rows, command, machine
+
+    def saved(self):
+        return {**vars(self), "rows": [row.saved() for row in self.rows]}
+
+    @classmethod
+    def restored(cls, saved):
+        return cls([Row.restored(row) for row in saved["rows"]], saved["command"], saved["machine"])
+
+
+def write(directory, measured, order):
+    """Writes table and chart of all parts, those of earlier runs that were not measured again among them."""
+    data = os.path.join(directory, "benchmark.json")
+    every = {}
+    if os.path.exists(data):
+        with open(data, encoding="utf-8") as file:
+            every = {name: Part.restored(part) for name, part in json.load(file).items()}
+    every.update(measured)
+    every = {name: every[name] for name in order if name in every}
+    rows = [row for part in every.values() for row in part.rows]
+    saved = json.dumps({name: part.saved() for name, part in every.items()}, indent=1) + "\n"
+    for name, content in (("json", saved), ("md", markdown(every)), ("svg", chart(rows))):
+        with open(os.path.join(directory, f"benchmark.{name}"), "w", encoding="utf-8") as out:
+            out.write(content)
+
+
+def markdown(parts):
     """One table for each thing measured. Ratios are of medians, to the first contender of each."""
     lines = [
         "# Benchmark",
         "",
-        f"Made by `{command}`: medians of {rounds} rounds (one, where one is said), all contenders in turns, on {machine()}.",
-        "Figures are of that machine at that moment; what can be compared are the ratios.",
+        "Medians; the contenders of a table were measured in turns, in one run. Figures are of one machine at one moment; what",
+        "can be compared are the ratios, which are to the first line of each table.",
     ]
-    for (what, unit), contenders in groups(rows).items():
-        lines += ["", f"## {what[0].upper() + what[1:]}", "", f"| | {unit} | ratio | rounds | command |", "|---|--:|--:|--:|---|"]
-        base = contenders[0].median
-        for row in contenders:
-            if row.median is None:
-                lines.append(f"| {row.who} | | | | failed: {row.failure} |")
-                continue
-            ratio = f"{row.median / base:.2f}" if base and len(contenders) > 1 else ""
-            lines.append(f"| {row.who} | {number(row.median)} | {ratio} | {len(row.values)} | `{row.command}` |")
+    for name, part in parts.items():
+        lines += ["", f"## {name[0].upper() + name[1:]}", "", f"`{part.command}`, on {part.machine}."]
+        for (what, unit), contenders in groups(part.rows).items():
+            lines += ["", f"**{what[0].upper() + what[1:]}**", "", f"| | {unit} | ratio | rounds | command |", "|---|--:|--:|--:|---|"]
+            base = contenders[0].median
+            for row in contenders:
+                if row.median is None:
+                    lines.append(f"| {row.who} | | | | failed: {row.failure} |")
+                    continue
+                ratio = f"{row.median / base:.2f}" if base and len(contenders) > 1 else ""
+                lines.append(f"| {row.who} | {number(row.median)} | {ratio} | {len(row.values)} | `{row.command}` |")
     return "\n".join(lines) + "\n"
 
 

@@ -15,8 +15,6 @@ import time
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 RESTOREFS = os.path.join(ROOT, "target/release/restorefs")
 
-# No command of any of the contenders may take longer, in seconds: a peer that hangs must not stop the rest.
-LIMIT, QUICK_LIMIT = 600, 60
 
 
 class Failed(Exception):
@@ -30,17 +28,29 @@ class Row:
         self.what, self.who, self.command, self.unit = what, who, command, unit
         self.values, self.failure = [], None
 
+    def saved(self):
+        return vars(self)
+
+    @classmethod
+    def restored(cls, saved):
+        row = cls(saved["what"], saved["who"], saved["command"], saved["unit"])
+        row.values, row.failure = saved["values"], saved["failure"]
+        return row
+
     @property
     def median(self):
         return statistics.median(self.values) if self.values else None
 
 
 class Bench:
-    def __init__(self, directory, quick, large, rounds):
+    def __init__(self, directory, quick, large, rounds, limit):
         self.quick, self.large, self.rounds = quick, large, rounds
         self.work = tempfile.mkdtemp(dir=directory, prefix="restorefs-bench.")
         self.rows, self.archives = [], {}
-        self.limit = QUICK_LIMIT if quick else LIMIT
+        # Of each part that ran: which rows are its own.
+        self.parts = {}
+        # No command of any of the contenders may take longer, in seconds: a peer that hangs must not stop the rest.
+        self.limit = limit
 
     def path(self, *parts):
         return os.path.join(self.work, *parts)
@@ -53,6 +63,16 @@ class Bench:
         print(text, file=sys.stderr, flush=True)
 
     # What is measured
+
+    def measure(self, name, part):
+        """Runs a part. One that fails leaves out what it had still to measure."""
+        self.say(f"# {name}")
+        begin = len(self.rows)
+        try:
+            part(self)
+        except (Failed, OSError, subprocess.SubprocessError) as failure:
+            self.say(f"  the rest of {name} is left out: {failure}")
+        self.parts[name] = self.rows[begin:]
 
     def compare(self, what, contenders, unit="s", rounds=None):
         """Measures contenders in turns, round by round. Each is (who, command to show, what gives a figure)."""

@@ -84,7 +84,7 @@ impl Service {
 /// The whole life of the daemon, in the child.
 pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
     let (log, logs) = sync_channel(WAITING);
-    init_log(verbose, log);
+    init_log(verbose, log.clone());
     let begun = become_daemon().and_then(|()| signals()).map_err(|e| format!("cannot become a daemon: {e}"));
     let begun = begun.and_then(|signals| {
         let monitor = Monitor::new();
@@ -104,6 +104,7 @@ pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
     let teller = std::thread::Builder::new().name("teller".into()).spawn({
         let handle = handle.clone();
         move || {
+            wake_at_end(handle.monitor().clone(), log);
             tell(&front, &handle, &logs);
             drop(telling);
         }
@@ -155,6 +156,7 @@ fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
     let monitor = handle.monitor();
     loop {
         let note = match logs.recv_timeout(TELL) {
+            Ok(line) if line.is_empty() => Note::Status(Box::new(brief(monitor.status()))),
             Ok(line) => Note::Log(line),
             Err(RecvTimeoutError::Disconnected) => return,
             Err(RecvTimeoutError::Timeout) => Note::Status(Box::new(brief(monitor.status()))),
@@ -173,6 +175,17 @@ fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
     }
     let status = Box::new(brief(monitor.status()));
     let _ = send(front, &Note::End { status, mounted: !handle.is_unmounted() });
+}
+
+/// Wakes the teller when the stream is over, with a line that says nothing: the front need not wait for the next tick.
+fn wake_at_end(monitor: Arc<Monitor>, log: SyncSender<String>) {
+    let wake = move || {
+        while monitor.wait_end(Duration::from_secs(3600)).is_none() {}
+        // Where the channel is full the teller is awake.
+        let _ = log.try_send(String::new());
+    };
+    // Without it the end is told a little later.
+    let _ = std::thread::Builder::new().name("end".into()).spawn(wake);
 }
 
 /// Without the list of problems, which the log has.
