@@ -49,7 +49,8 @@ def peers(path, contents=False):
 
 
 def shown(bench, command):
-    return command.replace(bench.work + "/", "").replace(RESTOREFS, "restorefs").replace(" --spool " + bench.work, "")
+    command = command.replace(bench.work + "/", "").replace(RESTOREFS, "restorefs").replace(" --spool " + bench.work, "")
+    return re.sub(r"^/\S*/", "", command)
 
 
 def mount(bench):
@@ -181,6 +182,8 @@ def read(bench):
 
     def through(measure):
         with bench.mounted(f"cat {path} | {bench.restorefs('-')}") as (point, _):
+            # What is still written to disk would be in the way.
+            os.sync()
             measure(f"{point}/large-0")
             return measure(f"{point}/large-0")
 

@@ -47,8 +47,6 @@ class Bench:
         self.quick, self.large, self.rounds = quick, large, rounds
         self.work = tempfile.mkdtemp(dir=directory, prefix="restorefs-bench.")
         self.rows, self.archives = [], {}
-        # Of each part that ran: which rows are its own.
-        self.parts = {}
         # No command of any of the contenders may take longer, in seconds: a peer that hangs must not stop the rest.
         self.limit = limit
 
@@ -65,14 +63,14 @@ class Bench:
     # What is measured
 
     def measure(self, name, part):
-        """Runs a part. One that fails leaves out what it had still to measure."""
+        """Runs a part, and gives its rows. One that fails leaves out what it had still to measure."""
         self.say(f"# {name}")
         begin = len(self.rows)
         try:
             part(self)
         except (Failed, OSError, subprocess.SubprocessError) as failure:
             self.say(f"  the rest of {name} is left out: {failure}")
-        self.parts[name] = self.rows[begin:]
+        return self.rows[begin:]
 
     def compare(self, what, contenders, unit="s", rounds=None):
         """Measures contenders in turns, round by round. Each is (who, command to show, what gives a figure)."""
