@@ -43,8 +43,8 @@ class Row:
 
 
 class Bench:
-    def __init__(self, directory, quick, large, rounds, limit):
-        self.quick, self.large, self.rounds = quick, large, rounds
+    def __init__(self, directory, quick, rounds, limit):
+        self.quick, self.rounds = quick, rounds
         self.work = tempfile.mkdtemp(dir=directory, prefix="restorefs-bench.")
         self.rows, self.archives = [], {}
         # No command of any of the contenders may take longer, in seconds: a peer that hangs must not stop the rest.

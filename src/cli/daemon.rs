@@ -156,10 +156,9 @@ fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
     let monitor = handle.monitor();
     loop {
         let note = match logs.recv_timeout(TELL) {
-            Ok(line) if line.is_empty() => Note::Status(Box::new(brief(monitor.status()))),
-            Ok(line) => Note::Log(line),
+            Ok(line) if !line.is_empty() => Note::Log(line),
             Err(RecvTimeoutError::Disconnected) => return,
-            Err(RecvTimeoutError::Timeout) => Note::Status(Box::new(brief(monitor.status()))),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => Note::Status(Box::new(brief(monitor.status()))),
         };
         if send(front, &note).is_err() {
             return;

@@ -21,9 +21,6 @@ const TICK: Duration = Duration::from_millis(200);
 /// So many problems are printed.
 const PRINTED: usize = 20;
 
-/// What a pipe may hold, where we are allowed to say it: fewer changes between us and who reads.
-const PIPE: usize = 1 << 20;
-
 /// Where it goes.
 enum Destination {
     /// An archive, on standard output.
@@ -108,8 +105,7 @@ fn destination(args: &SendArgs) -> Result<(Vec<PathBuf>, Destination), String> {
 }
 
 fn into_pipe(out: OwnedFd) -> File {
-    // What is no pipe has no such size, and a system may allow less.
-    let _ = rustix::pipe::fcntl_setpipe_size(&out, PIPE);
+    crate::source::widen(&out);
     out.into()
 }
 

@@ -67,7 +67,6 @@ fn receive(job: Job) {
         max_index,
         over: false,
     };
-    let no_thread = |e| Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") });
     if let (true, Some(file)) = (is_plain_file(&source), source.file()) {
         ingest.receive(|ingest, link| ingest.in_place(link, file, source.size().unwrap_or(0)));
     } else {
@@ -79,7 +78,7 @@ fn receive(job: Job) {
                 farewell.say();
                 ingest.drain(&mut chunks);
             }
-            Err(e) => ingest.receive(|_, _| no_thread(e)),
+            Err(e) => ingest.receive(|_, _| Err(no_thread(e))),
         }
     }
 }
@@ -141,7 +140,7 @@ impl Ingest<'_> {
                 let (last, kept) = link.end();
                 (last, kept.and(outcome))
             }
-            Err(e) => (Last::default(), Err(Verdict::Failed { cause: format!("cannot start a thread: {e}") })),
+            Err(e) => (Last::default(), Err(no_thread(e))),
         });
         self.conclude(last, outcome);
     }
@@ -149,8 +148,7 @@ impl Ingest<'_> {
     /// A plain archive in a regular file: contents are passed over.
     fn in_place(&mut self, link: &mut Link<'_>, file: &File, size: u64) -> Outcome {
         std::thread::scope(|scope| {
-            let ahead = Ahead::begin(file, scope)
-                .map_err(|e| Verdict::Failed { cause: format!("cannot start a thread: {e}") })?;
+            let ahead = Ahead::begin(file, scope).map_err(no_thread)?;
             self.follow(link, ahead, size)
         })
     }
@@ -480,6 +478,10 @@ impl Ingest<'_> {
 
 fn incomplete(cause: impl Into<String>) -> Verdict {
     Verdict::Incomplete { cause: cause.into(), cut: None }
+}
+
+fn no_thread(e: std::io::Error) -> Verdict {
+    Verdict::Failed { cause: format!("cannot start a thread: {e}") }
 }
 
 fn failed(e: spool::Error) -> Verdict {

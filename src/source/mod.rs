@@ -19,7 +19,7 @@ use rustix::fs::{Mode, OFlags};
 pub use stop::Stop;
 use tcp::Listener;
 
-/// What a pipe that is read from should hold: the most that an ordinary user may ask for.
+/// What a pipe should hold: the most that an ordinary user may ask for.
 const PIPE: usize = 1 << 20;
 
 /// What to read from.
@@ -153,8 +153,7 @@ impl Source {
                 farewell: Farewell::default(),
             });
         }
-        // Of a pipe more is read at once then, with fewer changes between its ends. It may be refused, or be no pipe.
-        let _ = rustix::pipe::fcntl_setpipe_size(&file, PIPE);
+        widen(&file);
         Ok(Source { input: Input::Stream(file.into()), name, size: None, farewell: Farewell::default() })
     }
 
@@ -219,6 +218,12 @@ impl Source {
             }
         }
     }
+}
+
+/// Makes a pipe hold more, so that more is moved at once, with fewer changes between its ends. What is no pipe has no
+/// such size, and a system may allow less.
+pub fn widen(pipe: impl AsFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
 }
 
 /// Waits until there is something to read (or the end is reached), unless `stop` is said.
