@@ -75,6 +75,8 @@ pub struct Options {
     pub allow_other: bool,
     /// Whether the kernel may read complete large files by itself, where it can.
     pub passthrough: bool,
+    /// Whether extended attributes can be seen; what is restored from the mount has them all the same.
+    pub xattrs: bool,
     /// The most memory that the index may take, in bytes; a quarter of the machine's where it is not said.
     pub max_index: Option<u64>,
     /// How the archive is to be read.
@@ -203,6 +205,7 @@ impl Running {
             keep_spool,
             allow_other,
             passthrough,
+            xattrs,
             max_index,
             tar,
         } = options;
@@ -236,7 +239,7 @@ impl Running {
         let filesystem = Filesystem::new(store.clone())?;
         let stop = Stop::new()?;
         let closer = filesystem.closer();
-        let options = fuse::Options { allow_other, passthrough };
+        let options = fuse::Options { allow_other, passthrough, xattrs };
         let session = fuse::mount(filesystem, &mountpoint, &name, options).map_err(|cause| Error::Mount {
             hint: hint(&cause),
             path: mountpoint.clone(),

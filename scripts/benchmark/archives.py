@@ -43,7 +43,7 @@ class Pool:
         return self.bytes[at : at + size]
 
 
-def small_files(out, entries, contents=True):
+def small_files(out, entries, contents=True, link="../../common/file.rs"):
     """Names and directories as in a distribution: a thousand entries to a directory, a tenth of them symbolic links,
     a fiftieth hard links; the others files of 0 to 2800 bytes, or empty ones. A million entries take 2 GB."""
     rng = random.Random(SEED)
@@ -59,7 +59,7 @@ def small_files(out, entries, contents=True):
         if at % 50 == 7 and first is not None:
             out.write(header(name, LINK, target=f"{parent}/module_{first:08}.rs"))
         elif at % 10 == 0:
-            out.write(header(name, SYMLINK, target="../../common/file.rs"))
+            out.write(header(name, SYMLINK, target=link))
         else:
             first = n if first is None else first
             size = rng.randrange(2800) if contents else 0

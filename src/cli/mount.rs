@@ -169,6 +169,7 @@ fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, 
         keep_spool: args.keep_spool,
         allow_other: args.allow_other,
         passthrough: !args.no_passthrough,
+        xattrs: !args.no_xattrs,
         max_index: args.max_index,
         tar: tarball::Options {
             concatenated: args.concatenated,

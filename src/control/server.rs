@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
@@ -35,6 +35,23 @@ pub struct Server {
 struct Served {
     count: Mutex<usize>,
     fewer: Condvar,
+}
+
+/// One of them, however it ends.
+struct Serving(Arc<Served>);
+
+impl Serving {
+    fn new(served: &Arc<Served>) -> Self {
+        *served.count.lock() += 1;
+        Serving(served.clone())
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        *self.0.count.lock() -= 1;
+        self.0.fewer.notify_all();
+    }
 }
 
 impl Server {
@@ -87,10 +104,12 @@ impl Drop for Server {
         if let Err(e) = self.clean_up() {
             log::debug!("the control socket stays behind: {e}");
         }
-        // Whoever asked to unmount is still owed the answer. With the mount the stream is over, so none waits long.
-        let deadline = Instant::now() + LOOK;
+        // Whoever asked to unmount is still owed the answer, and the kernel may have millions of inodes to forget before
+        // that can be given. Nobody else waits long: with the mount the stream is over, and clients have their time limits.
         let mut count = self.served.count.lock();
-        while *count > 0 && !self.served.fewer.wait_until(&mut count, deadline).timed_out() {}
+        while *count > 0 {
+            self.served.fewer.wait(&mut count);
+        }
     }
 }
 
@@ -105,18 +124,15 @@ fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
                 continue;
             }
         };
-        let (handle, own) = (handle.clone(), served.clone());
-        *served.count.lock() += 1;
+        let (handle, serving) = (handle.clone(), Serving::new(served));
         let serve = move || {
+            let _serving = serving;
             if let Err(e) = serve(&connection, &handle) {
                 log::debug!("a control connection broke: {e}");
             }
-            *own.count.lock() -= 1;
-            own.fewer.notify_all();
         };
         if let Err(e) = std::thread::Builder::new().name("control-client".into()).spawn(serve) {
             log::warn!("cannot serve a control connection: {e}");
-            *served.count.lock() -= 1;
         }
     }
 }

@@ -14,6 +14,7 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
+use super::Options;
 use crate::entry::{Device, Timestamp};
 use crate::fs::{Filesystem, Opened, Seek, Window};
 use crate::index::{Attributes, Ino, Kind};
@@ -42,20 +43,17 @@ pub(super) struct Adapter {
     checked: bool,
     /// Whether the kernel may read blobs by itself.
     passthrough: AtomicBool,
+    xattrs: bool,
     /// Whether the kernel leaves opens away when the first was answered with ENOSYS; of directories too.
     no_open: bool,
     no_opendir: bool,
 }
 
 impl Adapter {
-    pub(super) fn new(
-        filesystem: Arc<Filesystem<BackingId>>,
-        ahead: SyncSender<Window>,
-        checked: bool,
-        passthrough: bool,
-    ) -> Self {
+    pub(super) fn new(filesystem: Arc<Filesystem<BackingId>>, ahead: SyncSender<Window>, options: Options) -> Self {
+        let Options { allow_other: checked, passthrough, xattrs } = options;
         let passthrough = AtomicBool::new(passthrough);
-        Adapter { filesystem, ahead, checked, passthrough, no_open: false, no_opendir: false }
+        Adapter { filesystem, ahead, checked, passthrough, xattrs, no_open: false, no_opendir: false }
     }
 
     /// Gives a blob to the kernel, where that takes it.
@@ -284,10 +282,17 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn getxattr(&self, _: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        // The kernel does not ask again. Where it checks permissions, it needs the ACLs.
+        if !self.xattrs && !self.checked {
+            return reply.error(Errno::ENOSYS);
+        }
         answer_xattr(self.filesystem.xattr(Ino(ino.0), name), size, reply);
     }
 
     fn listxattr(&self, _: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        if !self.xattrs {
+            return reply.error(Errno::ENOSYS);
+        }
         answer_xattr(self.filesystem.xattr_names(Ino(ino.0)), size, reply);
     }
 

@@ -35,6 +35,8 @@ pub struct Options {
     pub allow_other: bool,
     /// Whether the kernel may read complete blobs by itself, where it can: with CAP_SYS_ADMIN, from Linux 6.9 on.
     pub passthrough: bool,
+    /// Whether extended attributes are there; else they are as on a filesystem that has none.
+    pub xattrs: bool,
 }
 
 /// A blob that the kernel was given.
@@ -56,7 +58,7 @@ pub struct ReadAhead {
 ///
 /// The kernel is asked first; where it takes mounts from root only, fusermount3 is.
 pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, options: Options) -> io::Result<Session> {
-    let Options { allow_other, passthrough } = options;
+    let Options { allow_other, .. } = options;
     let source = source_name(source);
     let mut config = Config::default();
     config.n_threads = Some(THREADS);
@@ -66,7 +68,7 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
     }
     let filesystem = Arc::new(filesystem);
     let (ahead, windows) = sync_channel(WINDOWS);
-    let adapter = Adapter::new(filesystem.clone(), ahead, allow_other, passthrough);
+    let adapter = Adapter::new(filesystem.clone(), ahead, options);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);

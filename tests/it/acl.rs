@@ -7,7 +7,8 @@ use std::process::{Command, Output};
 
 use tempfile::TempDir;
 
-use crate::support::mount::Mount;
+use crate::support::compare::same_tree;
+use crate::support::mount::{Mount, restorefs};
 use crate::support::pack::gnu_tar;
 use crate::support::tree::{self, Features};
 use crate::support::{needs_fuse, shell};
@@ -65,6 +66,28 @@ fn getfacl_and_getcap_see_what_was_packed() {
         assert_eq!(ask(&mount.point), told, "{args:?}");
         mount.unmount();
     }
+}
+
+#[test]
+fn without_extended_attributes_none_are_seen_but_they_are_restored_and_acls_hold() {
+    needs_fuse!();
+    let dir = packed(|tree| tree::make(tree, Features::ALL));
+    let tree = dir.path().join("tree");
+    let mount = mounted(&dir, &["--no-xattrs"]);
+    let told = shell(&mount.point, "(getfattr -Rhdm - .; getfacl -Rnp .) 2>&1 || true");
+    assert!(told.matches("not supported").count() > 10 && !told.contains("user:1234"), "{told}");
+    let copy = format!("cp -a '{}'/. copied && rsync -aHni --checksum --numeric-ids tree/ copied/", mount.point.display());
+    assert_eq!(shell(dir.path(), &copy), "");
+    let restored = dir.path().join("restored");
+    let output = restorefs(&["materialize"], &[&mount.point, &restored]);
+    assert!(output.status.success(), "{output:?}");
+    same_tree(&tree, &restored);
+    mount.unmount();
+    // Where the kernel checks permissions, it goes by the ACLs.
+    let mount = mounted(&dir, &["--no-xattrs", "--allow-other"]);
+    let told = shell(&mount.point, "(getfattr -d .; getfacl -Rnp .) 2>&1 || true");
+    assert!(told.contains("not supported") && told.contains("user:1234"), "{told}");
+    mount.unmount();
 }
 
 #[test]

@@ -40,6 +40,7 @@ impl Mounted {
             keep_spool: false,
             allow_other: false,
             passthrough: passthrough_wanted(),
+            xattrs: true,
             max_index: None,
             tar: tarball::Options::default(),
         };
