@@ -8,6 +8,7 @@ import re
 import shutil
 import socket
 import subprocess
+import tempfile
 import time
 
 import archives
@@ -181,16 +182,13 @@ def read(bench):
     tree = bench.directory("tree")
     bench.run(f"tar xf {path} -C {tree} large-0")
 
-    def through(measure):
-        with bench.mounted(f"cat {path} | {bench.restorefs('-')}") as (point, _):
-            # What is still written to disk would be in the way.
-            os.sync()
-            measure(f"{point}/large-0")
-            return measure(f"{point}/large-0")
-
-    def directly(measure):
-        measure(f"{tree}/large-0")
-        return measure(f"{tree}/large-0")
+    def once(measure, file, cached):
+        if cached:
+            measure(file)
+        else:
+            with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as drop:
+                drop.write("1")
+        return measure(file)
 
     def front_to_end(file):
         return bench.run(f"dd if={file} of=/dev/null bs=1M")
@@ -207,22 +205,25 @@ def read(bench):
         job = json.loads(text[text.index("{") :])["jobs"][0]["read"]
         return job["clat_ns"]["mean"] / 1000
 
-    bench.compare(
-        "a large file, read from front to end, cached",
-        [
-            ("disk", "dd if=FILE bs=1M", lambda: directly(front_to_end)),
-            ("restorefs", "dd if=MNT/large-0 bs=1M", lambda: through(front_to_end)),
-        ],
-    )
+    ways = [("read from front to end", "dd if=FILE bs=1M", front_to_end, "s")]
     if installed("fio"):
-        bench.compare(
-            "4 KiB anywhere in a large file, cached",
-            [
-                ("disk", command, lambda: directly(anywhere)),
-                ("restorefs", command.replace("FILE", "MNT/large-0"), lambda: through(anywhere)),
-            ],
-            unit="µs",
-        )
+        ways.append(("4 KiB anywhere", command, anywhere, "µs"))
+    with bench.mounted(f"cat {path} | {bench.restorefs('-')}") as (point, _):
+        for cached in (True, False):
+            for what, shown_command, measure, unit in ways:
+                bench.compare(
+                    f"a large file, {what}, {'cached' if cached else 'from disk'}",
+                    [
+                        (who, shown_command.replace("FILE", name), lambda file=file: once(measure, file, cached))
+                        for who, name, file in (
+                            ("disk", "FILE", f"{tree}/large-0"),
+                            ("restorefs", "MNT/large-0", f"{point}/large-0"),
+                        )
+                    ],
+                    unit,
+                    # Short, and noisy.
+                    rounds=3 * bench.rounds,
+                )
     shutil.rmtree(tree)
 
 
@@ -295,11 +296,17 @@ def decompress(bench):
         bench.say(f"making usr.tar.{suffix}")
         bench.run(f"{pack} {path} && sync {path}.{suffix}")
         ours = f"{RESTOREFS} mount --spool /dev/shm {path}.{suffix} MNT"
+
+        def kept(unpack=unpack, suffix=suffix):
+            with tempfile.NamedTemporaryFile(dir="/dev/shm") as file:
+                return bench.run(f"{unpack} {path}.{suffix} >{file.name}")
+
         bench.compare(
             f"`usr.tar.{suffix}`: decompressed",
             [
                 (unpack, f"{unpack} usr.tar.{suffix} >/dev/null", lambda: bench.run(f"{unpack} {path}.{suffix}")),
                 ("restorefs", shown(bench, ours), lambda: bench.time_of_mount(ours)),
+                (f"{unpack}, kept", f"{unpack} usr.tar.{suffix} >/dev/shm/FILE", kept),
             ],
         )
         os.unlink(f"{path}.{suffix}")
@@ -307,49 +314,72 @@ def decompress(bench):
 
 def restore(bench):
     """A whole tree to memory and to disk: through the mount and beside it."""
-    for name in ("large", "small"):
+    materialize = f"{RESTOREFS} materialize --no-sync MNT DEST"
+    for name in ("large", "near", "small"):
         path = archive(bench, name)
-        for where in ("/dev/shm", bench.work):
-            made = []
-
-            def dest(where=where, made=made):
-                made.append(os.path.join(where, f"{os.path.basename(bench.work)}-dest-{len(made)}"))
-                os.makedirs(made[-1])
-                return made[-1]
-
-            def over_mount(command):
-                with bench.mounted(bench.restorefs(path)) as (point, _):
-                    os.sync()
-                    seconds = bench.run(command.replace("MNT", point).replace("DEST", dest()))
-                if where != bench.work:
-                    shutil.rmtree(made[-1])
-                return seconds
-
-            def tar():
-                seconds = bench.run(f"tar xf {path} -C {dest()}")
-                if where != bench.work:
-                    shutil.rmtree(made[-1])
-                return seconds
-
-            try:
+        for where in ("/dev/shm",) if name == "near" else ("/dev/shm", bench.work):
+            with Destinations(bench, where) as destinations:
+                over_mount = [("restorefs materialize", "", materialize)]
+                between = []
+                if name != "near":
+                    over_mount += [("cp -a", "", "cp -a MNT/. DEST"), ("rsync -aH", "", "rsync -aH MNT/ DEST/")]
+                if name == "small":
+                    over_mount.append(("cp -a, mount --no-xattrs", "--no-xattrs ", "cp -a MNT/. DEST"))
+                if name != "near" and where == "/dev/shm":
+                    # What these tools need without us.
+                    between = [("cp -a of a tree", "cp -a TREE/. DEST"), ("rsync -aH of a tree", "rsync -aH TREE/ DEST/")]
                 bench.compare(
                     f"`{name}.tar` restored to {'tmpfs' if where == '/dev/shm' else 'disk'}",
                     [
-                        ("tar xf", f"tar xf {name}.tar", tar),
+                        ("tar xf", f"tar xf {name}.tar", lambda: destinations.fill(f"tar xf {path} -C DEST", keep=True)),
                         *[
-                            (who, command.replace(RESTOREFS, "restorefs"), lambda command=command: over_mount(command))
-                            for who, command in (
-                                ("restorefs materialize", f"{RESTOREFS} materialize --no-sync MNT DEST"),
-                                ("cp -a", "cp -a MNT/. DEST"),
-                                ("rsync -aH", "rsync -aH MNT/ DEST/"),
+                            (
+                                who,
+                                command.replace(RESTOREFS, "restorefs"),
+                                lambda options=options, command=command: destinations.fill_from(
+                                    bench.restorefs(options + path), command
+                                ),
                             )
+                            for who, options, command in over_mount
                         ],
+                        *[(who, command, lambda command=command: destinations.fill(command)) for who, command in between],
                     ],
                     rounds=min(bench.rounds, 3),
                 )
-            finally:
-                for path_made in made:
-                    shutil.rmtree(path_made, ignore_errors=True)
+
+
+class Destinations:
+    """Places to restore to. What a run leaves is removed at once in memory; on disk only at the end: ext4 is slow to use
+    inodes again that were freed lately."""
+
+    def __init__(self, bench, where):
+        self.bench, self.where = bench, where
+        self.made, self.tree = [], None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for made in self.made:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def fill(self, command, keep=False):
+        """The seconds that a command takes to fill a new `DEST`. What is kept is `TREE` to those that follow."""
+        dest = os.path.join(self.where, f"{os.path.basename(self.bench.work)}-dest-{len(self.made)}")
+        self.made.append(dest)
+        os.makedirs(dest)
+        seconds = self.bench.run(command.replace("TREE", self.tree or "").replace("DEST", dest))
+        if self.where != self.bench.work:
+            gone = self.tree if keep else dest
+            self.tree = dest if keep else self.tree
+            if gone:
+                shutil.rmtree(gone)
+        return seconds
+
+    def fill_from(self, mount, command):
+        with self.bench.mounted(mount) as (point, _):
+            os.sync()
+            return self.fill(command.replace("MNT", point))
 
 
 def send(bench):
@@ -462,20 +492,24 @@ def shown_tree(command, base):
 
 
 def ten_million(bench):
-    """Ten million entries from a pipe: does everything grow linearly?"""
+    """Ten million entries beside one million: does everything grow linearly?"""
     figures = {}
-    generator = (
-        f"python3 -c 'import sys; sys.path.insert(0, \"{os.path.dirname(os.path.abspath(__file__))}\"); import archives; "
-        "archives.small_files(sys.stdout.buffer, COUNT, False)'"
-    )
     for count in (1_000_000, 10_000_000):
-        command = f"{generator.replace('COUNT', str(count))} | {bench.restorefs('-')}"
-        with bench.mounted(command) as (point, _):
-            figures[count] = (resident(point), bench.run(f"find {point}/usr/share/package-00000 -ls"))
-    for count, (rss, seconds) in figures.items():
-        label = f"{count // 1_000_000} million entries, headers only, from a pipe"
-        bench.compare(label, [("restorefs", "VmRSS of the daemon", lambda rss=rss: rss / 2**20)], "MiB", 1)
-        bench.compare(label, [("restorefs", "find MNT/ONE-DIRECTORY -ls", lambda seconds=seconds: seconds)], "s", 1)
+        bench.say(f"making an archive of {count} names")
+        path = archives.make(bench.path("names.tar"), archives.small_files, count, False)
+        bench.run(f"cat {path} >/dev/null")
+        with bench.mounted(bench.restorefs(path)) as (point, seconds):
+            figures[count] = (seconds, resident(point) / 2**20, bench.run(f"find {point} -ls"))
+        os.unlink(path)
+    commands = ("restorefs mount names.tar MNT", "VmRSS of the daemon", "find MNT -ls")
+    whats = ("mounted and complete", "memory", "`find -ls`, for the first time")
+    for n, (what, command, unit) in enumerate(zip(whats, commands, ("s", "MiB", "s"))):
+        bench.compare(
+            f"entries without contents: {what}",
+            [(f"{count:,} entries", command, lambda value=value[n]: value) for count, value in figures.items()],
+            unit,
+            rounds=1,
+        )
 
 
 PARTS = {
