@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 
 use super::create::{Creator, Task};
 use super::links::Link;
-use crate::entry::{EntryPath, escape};
+use super::report;
+use crate::entry::EntryPath;
 use crate::index::Ino;
 
 /// So many entries are made together.
@@ -50,6 +51,9 @@ pub(super) fn explain(cause: &io::Error) -> String {
         Some(libc::EPERM) if !rustix::process::geteuid().is_root() => {
             format!("{cause} (only root may make this)")
         }
+        Some(libc::EPERM) => {
+            format!("{cause} (what stands there, or its directory, may be immutable: see lsattr, chattr)")
+        }
         Some(libc::ENOTEMPTY | libc::EISDIR) => "a directory that is not empty stands in its place".into(),
         _ => cause.to_string(),
     }
@@ -68,7 +72,7 @@ pub(super) fn execute(
         Ok(made) => made,
         Err(cause) if creator.is_fatal(&cause) => {
             stop.store(true, Ordering::Relaxed);
-            fatal.lock().get_or_insert((escape(path), cause));
+            fatal.lock().get_or_insert((report::told(path), cause));
             true
         }
         Err(cause) => {

@@ -86,12 +86,17 @@ pub struct Summary {
     pub owners: u64,
 }
 
+/// A path as it is told; that of the root is empty.
+pub(super) fn told(path: &[u8]) -> String {
+    if path.is_empty() { ".".into() } else { escape(path) }
+}
+
 impl Report {
     pub(super) fn problem(&self, path: &[u8], reason: impl ToString) {
         self.left.fetch_add(1, Ordering::Relaxed);
         let mut state = self.state.lock();
         if state.problems.len() < MAX_PROBLEMS {
-            state.problems.push(Problem { path: escape(path), reason: reason.to_string() });
+            state.problems.push(Problem { path: told(path), reason: reason.to_string() });
         }
     }
 
@@ -101,7 +106,7 @@ impl Report {
         if state.problems.is_empty() {
             return;
         }
-        let path = escape(path);
+        let path = told(path);
         let before = state.problems.len();
         state.problems.retain(|problem| problem.path != path);
         self.left.fetch_sub((before - state.problems.len()) as u64, Ordering::Relaxed);
@@ -111,7 +116,7 @@ impl Report {
         let namespace = name.split_inclusive(|&b| b == b'.').next().unwrap_or(name);
         let kind = if name.starts_with(b"system.posix_acl") { "ACLs".into() } else { escape(namespace) + "*" };
         let mut state = self.state.lock();
-        let (count, _) = state.attributes.entry((kind, reason.to_string())).or_insert_with(|| (0, escape(path)));
+        let (count, _) = state.attributes.entry((kind, reason.to_string())).or_insert_with(|| (0, told(path)));
         *count += 1;
     }
 
@@ -119,7 +124,7 @@ impl Report {
     pub(super) fn time_left(&self, path: &[u8]) {
         let key = ("times".into(), "the target keeps them less exactly, or not so far from today".into());
         let mut state = self.state.lock();
-        let (count, _) = state.attributes.entry(key).or_insert_with(|| (0, escape(path)));
+        let (count, _) = state.attributes.entry(key).or_insert_with(|| (0, told(path)));
         *count += 1;
     }
 
@@ -163,7 +168,7 @@ impl Report {
     }
 
     pub(super) fn current(&self, path: &[u8]) {
-        self.state.lock().current = escape(path);
+        self.state.lock().current = told(path);
     }
 
     /// The entry that was begun last.

@@ -16,10 +16,10 @@ use super::early::Early;
 use super::latest::Latest;
 use super::links::{Link, What};
 use super::replay::Item;
-use super::report::{Report, weight};
+use super::report::{self, Report, weight};
 use super::target::Target;
 use super::{Error, Options, metadata};
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata, escape};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
 use crate::index::{Index, Ino, Inserted, Kind};
 
 const IN_UNMADE: &str = "the directory that it is in could not be restored";
@@ -321,7 +321,7 @@ impl Restore<'_> {
     /// An error of one entry is a problem; one of the target as a whole ends it.
     pub(super) fn problem(&self, path: &[u8], cause: io::Error) -> Result<(), Error> {
         if self.creator.is_fatal(&cause) {
-            return Err(Error::Entry { path: escape(path), cause });
+            return Err(Error::Entry { path: report::told(path), cause });
         }
         self.report.problem(path, explain(&cause));
         Ok(())

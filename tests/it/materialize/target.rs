@@ -234,3 +234,26 @@ fn a_target_below_its_own_mount() {
     ended(command(&mount.point, &mount.path("d"), &[]).output().unwrap()).with(1).says(&["Read-only file system"]);
     mount.unmount();
 }
+
+#[test]
+fn what_is_immutable_is_named_and_made_later() {
+    needs_fuse!();
+    let (dir, mount, target) = archive(&[
+        member(Directory, "./", "", TIME, b""),
+        member(Directory, "d/", "", TIME, b""),
+        large("d/file", 1000),
+        large("file", 1000),
+    ]);
+    fs::write(target.join("file"), "old").unwrap();
+    let change = |flag: &str| Command::new("chattr").args([flag, "dest", "dest/file"]).current_dir(dir.path()).output();
+    if !change("+i").is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED: nothing can be made immutable in {}", dir.path().display());
+        return;
+    }
+    let ended = materialize(&mount, &target, &[]);
+    assert!(change("-i").unwrap().status.success());
+    ended.with(3).says(&["'.'", "'d'", "'file'", "Operation not permitted", "chattr"]);
+    assert_eq!(fs::read(target.join("file")).unwrap(), b"old");
+    materialize(&mount, &target, &[]).with(0);
+    same_tree(&mount.point, &target);
+}
