@@ -76,7 +76,8 @@ fn without_extended_attributes_none_are_seen_but_they_are_restored_and_acls_hold
     let mount = mounted(&dir, &["--no-xattrs"]);
     let told = shell(&mount.point, "(getfattr -Rhdm - .; getfacl -Rnp .) 2>&1 || true");
     assert!(told.matches("not supported").count() > 10 && !told.contains("user:1234"), "{told}");
-    let copy = format!("cp -a '{}'/. copied && rsync -aHni --checksum --numeric-ids tree/ copied/", mount.point.display());
+    let copy =
+        format!("cp -a '{}'/. copied && rsync -aHni --checksum --numeric-ids tree/ copied/", mount.point.display());
     assert_eq!(shell(dir.path(), &copy), "");
     let restored = dir.path().join("restored");
     let output = restorefs(&["materialize"], &[&mount.point, &restored]);
