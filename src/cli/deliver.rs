@@ -69,6 +69,7 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
 fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) -> T {
     let (send, ends) = channel();
     let mut progress = Progress::new();
+    let mut paused = None;
     std::thread::scope(|scope| {
         scope.spawn(move || send.send(work()));
         loop {
@@ -77,7 +78,14 @@ fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) 
                     progress.clear();
                     return ended;
                 }
-                Err(RecvTimeoutError::Timeout) => progress.update(&monitor.status()),
+                Err(RecvTimeoutError::Timeout) => {
+                    let status = monitor.status();
+                    if status.paused != paused {
+                        paused.clone_from(&status.paused);
+                        progress.tell(paused.as_deref().unwrap_or("sending goes on"));
+                    }
+                    progress.update(&status);
+                }
                 Err(RecvTimeoutError::Disconnected) => {
                     progress.clear();
                     tell("sending ended with a panic: please report it");

@@ -193,6 +193,7 @@ impl Receive {
                         return Ok(link);
                     }
                 }
+                Err(RecvTimeoutError::Timeout) if self.met && !self.whole => self.tell_status(),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Err(self.stopped()),
             }
@@ -270,8 +271,13 @@ impl Receive {
                 Ok(None) => continue,
                 Err(closed) => return Ok(Next::Again(closed.to_string())),
             };
+            let had_catalogue = self.sink.has_catalogue();
             if let Some(next) = self.body(link, &body, &mut answers)? {
                 return Ok(next);
+            }
+            if self.sink.has_catalogue() != had_catalogue {
+                // The next body may wait for room, however long that takes.
+                self.tell_status();
             }
             consumed += body.len() as u64;
             answers.push(FromReceiver::Consumed { bytes: consumed });
@@ -379,7 +385,7 @@ impl Receive {
         let commit = self
             .sink
             .finish()
-            .map_err(|e| Verdict::Failed { cause: format!("cannot bring the spool to the disk: {e}") })?;
+            .map_err(|e| Verdict::Failed { cause: format!("the spool does not have everything: {e}") })?;
         self.whole = true;
         self.store.set_over();
         self.tell_status();
@@ -391,7 +397,7 @@ impl Receive {
     fn tell_status(&mut self) {
         let totals = self.sink.totals();
         let (missing_files, missing_bytes) = self.sink.missing();
-        self.status.wanted = self.sink.wanted();
+        self.status.wanted = self.sink.wanted(&self.wants.lock());
         self.status.files = totals.files;
         (self.status.missing_files, self.status.missing_bytes) = (missing_files, missing_bytes);
         self.status.sending = match (self.sink.has_catalogue(), self.status.wanted) {

@@ -494,9 +494,14 @@ impl Sink {
         Some(FromReceiver::Want(self.parts.get(&ino).map_or(nothing, |part| part.position(id))))
     }
 
-    /// Entries that are waited for, and how many.
-    pub(super) fn wanted(&self) -> u64 {
-        self.wanted.len() as u64
+    /// How many files are waited for, with those of which the sender has not been told.
+    pub(super) fn wanted(&self, untold: &[Ino]) -> u64 {
+        let is_new = |ino: &u32| {
+            let known = self.known.get(*ino as usize);
+            !self.wanted.contains(ino) && known.is_some_and(|known| known.state != State::Over)
+        };
+        let new: BTreeSet<u32> = untold.iter().filter_map(|ino| u32::try_from(ino.0).ok()).filter(is_new).collect();
+        (self.wanted.len() + new.len()) as u64
     }
 
     /// Writes what is gathered, then makes it visible, then tells who waits.
@@ -592,10 +597,21 @@ impl Sink {
         if let Some(spool) = self.store.spool() {
             spool.append(&self.frames, &stopped(&self.stop, &self.waits)).map_err(std::io::Error::other)?;
             self.frames.clear();
+            spool.check(self.blobs())?;
             spool.sync()?;
         }
         self.finished = true;
         Ok(self.commit_message())
+    }
+
+    /// Blobs of files that are whole, and how long they have to be.
+    fn blobs(&self) -> Vec<(u64, u64)> {
+        let index = self.store.index.read();
+        let blob = |ino| match (index.place(ino), index.arrival(ino), index.attributes(ino)) {
+            (Some(Place::Blob(number)), Some(Arrival::Complete), Some(file)) => Some((number, file.size)),
+            _ => None,
+        };
+        (0..self.known.len() as u64).filter_map(|ino| blob(Ino(ino))).collect()
     }
 
     /// What the sender is told then.

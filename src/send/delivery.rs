@@ -173,7 +173,9 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
                 if since.elapsed() + pause > retry {
                     return Err(incomplete(format!("{cause}, and the receiver was not there again for {retry:.0?}")));
                 }
-                delivery.monitor.paused_for_sender(Some(format!("{cause}; trying again")));
+                delivery
+                    .monitor
+                    .paused_for_sender(Some(format!("{cause}; trying again, for {} s at most", retry.as_secs())));
                 if delivery.stop.wait(pause) {
                     return Err(incomplete("sending was stopped".into()));
                 }

@@ -180,6 +180,22 @@ impl Spool {
         Ok(rustix::fs::syncfs(&self.journal)?)
     }
 
+    /// Whether what was written is still there, by name and length: the journal, and blobs with the lengths they have to
+    /// have. Whoever cleans up a directory, or cuts a file, does not ask who has it open.
+    pub fn check(&self, blobs: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
+        let is_there = |path: PathBuf, least: u64| {
+            let cause = match std::fs::symlink_metadata(&path) {
+                Ok(found) if found.len() >= least => return Ok(()),
+                Ok(found) => io::Error::other(format!("only {} of {least} bytes are left of it", found.len())),
+                Err(e) => e,
+            };
+            let what = format!("'{}' was taken away or cut from outside: {cause}", path.display());
+            Err(io::Error::new(cause.kind(), what))
+        };
+        is_there(self.path.join("journal"), self.position())?;
+        blobs.into_iter().try_for_each(|(number, len)| is_there(self.blob_path(number), len))
+    }
+
     /// The journal, to be read only, and the directory of the blobs.
     pub fn reopen(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         Ok((File::open(self.path.join("journal"))?.into(), File::open(self.path.join("blobs"))?.into()))

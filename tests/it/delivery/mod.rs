@@ -21,6 +21,7 @@ use crate::support::needs_fuse;
 use crate::support::process::Group;
 use crate::support::proxy::{Proxy, Way};
 use crate::support::tree::{Features, bytes, make};
+use crate::support::wait_until;
 
 /// A receiver, a token, and something to send.
 pub(super) struct Pair {
@@ -247,11 +248,62 @@ fn a_full_disk_holds_the_sender_back_and_it_goes_on() {
     });
     let sender = pair.send(pair.address, &["--no-compress"]);
     pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
+    // Names are there, and it is told so also when contents wait.
+    assert_eq!(pair.mount.status()["sender"]["missing_files"], 1, "{:#}", pair.mount.status());
     spool.grow();
     sender.delivered();
     assert_eq!(pair.mount.wait_front(), Some(0));
     same_tree(&pair.tree, &pair.mount.point);
     drop(pair);
+}
+
+#[test]
+fn a_spool_that_somebody_cleaned_up_is_not_confirmed() {
+    needs_fuse!();
+    for harm in ["rm -r restorefs-*", "rm restorefs-*/blobs/0", "truncate -s 1 restorefs-*/blobs/0"] {
+        let spool = tempfile::tempdir().unwrap();
+        let mut pair = Pair::new(&["--spool", spool.path().to_str().unwrap()], |tree| {
+            fs::write(tree.join("a"), bytes(1, 1 << 20)).unwrap();
+            fs::write(tree.join("z"), bytes(2, 8 << 20)).unwrap();
+        });
+        let proxy = Proxy::start(pair.address, |_| Way { hold: Some(3 << 20), ..Way::default() });
+        let sender = pair.send(proxy.address, &["--no-compress"]);
+        proxy.wait_held();
+        // What was read by name has its blob open no longer.
+        wait_until("the first is whole", || (pair.mount.state("a") == "complete").then_some(()));
+        pair.mount.wait_status("the second has begun", |status| status["bytes"].as_u64() > Some(1 << 20));
+        crate::support::shell(spool.path(), harm);
+        proxy.release();
+        let sent = sender.end();
+        assert_eq!(sent.code, Some(4), "{harm}: {sent:#?}");
+        assert!(sent.printed.contains("was taken away or cut from outside"), "{harm}: {sent:#?}");
+        assert_eq!(pair.mount.wait_front(), Some(1), "{harm}: {}", pair.mount.printed());
+        pair.mount.unmount();
+    }
+}
+
+#[test]
+fn who_waits_through_an_outage_is_counted() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| {
+        long_file(tree);
+        fs::write(tree.join("z"), bytes(9, 300_000)).unwrap();
+    });
+    let proxy = Proxy::start(pair.address, |_| Way { hold: Some(4 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for("z");
+    sender.0.signal(Signal::KILL);
+    drop(sender);
+    proxy.cut();
+    pair.mount.wait_status("the sender is away", |status| status["sender"]["connected"] == false);
+    let z = pair.mount.path("z");
+    let reader = std::thread::spawn(move || fs::read(z).unwrap());
+    pair.mount.wait_status("somebody waits", |status| status["sender"]["wanted"] == 1);
+    pair.send(pair.address, &[]).delivered();
+    assert_eq!(reader.join().unwrap(), bytes(9, 300_000));
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    pair.mount.unmount();
 }
 
 #[test]
