@@ -313,13 +313,18 @@ def decompress(bench):
         os.unlink(f"{path}.{suffix}")
 
 
-def restore(bench):
-    """A whole tree to memory and to disk: through the mount and beside it."""
+def restore_large(bench):
+    """Large files to memory and to disk: through the mount and beside it."""
+    restore(bench, ("large",))
+
+
+def restore(bench, names=("near", "small")):
+    """A whole tree likewise."""
     materialize = f"{RESTOREFS} materialize --no-sync MNT DEST"
-    for name in ("large", "near", "small"):
+    for name in names:
         path = archive(bench, name)
         for where in ("/dev/shm",) if name == "near" else ("/dev/shm", bench.work):
-            with Destinations(bench, where) as destinations:
+            with Destinations(bench, path, where) as destinations:
                 over_mount = [("restorefs materialize", "", materialize)]
                 between = []
                 if name != "near":
@@ -353,8 +358,8 @@ class Destinations:
     """Places to restore to. What a run leaves is removed at once in memory; on disk only at the end: ext4 is slow to use
     inodes again that were freed lately."""
 
-    def __init__(self, bench, where):
-        self.bench, self.where = bench, where
+    def __init__(self, bench, archive, where):
+        self.bench, self.archive, self.where = bench, archive, where
         self.made, self.tree = [], None
 
     def __enter__(self):
@@ -369,6 +374,8 @@ class Destinations:
         dest = os.path.join(self.where, f"{os.path.basename(self.bench.work)}-dest-{len(self.made)}")
         self.made.append(dest)
         os.makedirs(dest)
+        # All begin with it in the page cache, whatever the one before has driven out.
+        self.bench.run(f"cat {self.archive}")
         seconds = self.bench.run(command.replace("TREE", self.tree or "").replace("DEST", dest))
         if self.where != self.bench.work:
             gone = self.tree if keep else dest
@@ -522,6 +529,7 @@ PARTS = {
     "read": read,
     "latency": latency,
     "decompress": decompress,
+    "restore-large": restore_large,
     "restore": restore,
     "send": send,
 }

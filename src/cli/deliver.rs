@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -14,6 +14,7 @@ use crate::monitor::{Monitor, Severity, Status};
 use crate::send::{self, Delivered, Failure};
 use crate::source::Stop;
 use crate::tree::Walk;
+use crate::wire::{Token, TokenError};
 
 const TICK: Duration = Duration::from_millis(200);
 
@@ -25,11 +26,11 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
         Ok(token) => token,
         Err(message) => return fail(message),
     };
-    let begun = Stop::new().and_then(|stop| stop_on_signals(&stop).map(|()| stop));
-    let stop = match begun {
+    let stop = match Stop::new().and_then(|stop| stop_on_signals(&stop).map(|()| stop)) {
         Ok(stop) => stop,
         Err(e) => return fail(format_args!("cannot wait for signals: {e}")),
     };
+    let begun = Instant::now();
     let monitor = Monitor::new();
     monitor.source(to.into(), None);
     let job = send::Job {
@@ -45,6 +46,7 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
         stop,
     };
     let ended = show_while(&monitor, move || send::deliver(job));
+    let seconds = begun.elapsed().as_secs_f64();
     let status = monitor.status();
     let exit = match &ended {
         Ok(delivered) if delivered.refused == 0 && status.refused == 0 => Exit::Complete,
@@ -56,11 +58,11 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
     };
     tell_problems(&status);
     match &ended {
-        Ok(delivered) => tell(summary(to, delivered, &status)),
+        Ok(delivered) => tell(summary(to, delivered, &status, seconds)),
         Err(failure) => tell(failure),
     }
     if json {
-        say(report(&ended, &status, exit));
+        say(report(&ended, &status, seconds, exit));
     }
     exit
 }
@@ -96,13 +98,15 @@ fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) 
     })
 }
 
-fn summary(to: &str, delivered: &Delivered, status: &Status) -> String {
+fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> String {
     let mut line = format!(
-        "delivered: {} entries, {} in {:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
+        "delivered: {} entries, {} in {seconds:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
         HumanCount(delivered.totals.entries),
         HumanBytes(delivered.totals.bytes),
-        status.seconds,
     );
+    if delivered.totals.entries == 0 {
+        line.push_str(super::send::NOTHING);
+    }
     for (count, what) in [
         (delivered.there_already, "files were there from an earlier try"),
         (delivered.outages, "times the connection was lost"),
@@ -119,12 +123,12 @@ fn summary(to: &str, delivered: &Delivered, status: &Status) -> String {
     line
 }
 
-fn report(ended: &Result<Delivered, Failure>, status: &Status, exit: Exit) -> serde_json::Value {
+fn report(ended: &Result<Delivered, Failure>, status: &Status, seconds: f64, exit: Exit) -> serde_json::Value {
     let mut object = serde_json::json!({
         "exit": exit as u8,
         "entries": status.entries,
         "bytes": status.bytes,
-        "seconds": status.seconds,
+        "seconds": seconds,
         "problems": status.problems.iter().filter(|p| p.severity == Severity::Refused).collect::<Vec<_>>(),
     });
     match ended {
@@ -169,7 +173,8 @@ fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Whether a path is there that `--token-file` names, for a better message than that of the walk.
+/// Whether a path is a token, or is meant to be one with a digit mistyped; it must not be repeated in a message then.
 pub(super) fn is_token(path: &Path) -> bool {
-    path.to_str().is_some_and(|text| crate::wire::Token::parse(text).is_ok())
+    let looks_so = |text: &str| !matches!(Token::parse(text), Err(TokenError::Prefix));
+    path.to_str().is_some_and(looks_so) && path.symlink_metadata().is_err()
 }

@@ -21,6 +21,9 @@ const TICK: Duration = Duration::from_millis(200);
 /// So many problems are printed.
 const PRINTED: usize = 20;
 
+/// What is said of an archive without entries, or of a delivery.
+pub(super) const NOTHING: &str = "; nothing was left to be sent (see --exclude, --exclude-caches)";
+
 /// Where it goes.
 enum Destination {
     /// An archive, on standard output.
@@ -73,19 +76,19 @@ pub(super) fn run(args: SendArgs) -> Exit {
 
 /// Takes the destination from the paths.
 fn destination(args: &SendArgs) -> Result<(Vec<PathBuf>, Destination), String> {
+    if args.paths.iter().any(|path| deliver::is_token(path)) {
+        return Err(format!(
+            "a token does not belong on the command line, where everybody on this machine can read it: make a new \
+             one, and set {}, or use --token-file",
+            super::token::VARIABLE
+        ));
+    }
     if let Some(to) = &args.deliver.to {
         if to.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
             return Err(format!("'{to}' is no HOST:PORT to send to"));
         }
         if args.paths.iter().any(|path| path.as_os_str() == "-") {
             return Err("'-' is an archive on standard output: with --to, name only what is to be sent".into());
-        }
-        if args.paths.iter().any(|path| deliver::is_token(path)) {
-            return Err(format!(
-                "a token does not belong on the command line, where everybody on this machine can read it: make a new \
-                 one, and set {}, or use --token-file",
-                super::token::VARIABLE
-            ));
         }
         return Ok((args.paths.clone(), Destination::Receiver(to.clone())));
     }
@@ -195,6 +198,9 @@ fn tell_summary(summary: &Summary, begun: Instant) {
         HumanBytes(summary.bytes),
         HumanBytes((summary.bytes as f64 / seconds.max(0.001)) as u64)
     );
+    if summary.entries == 0 {
+        line.push_str(NOTHING);
+    }
     if summary.left_out > 0 {
         line.push_str(&format!("; {} could not be sent as they are", HumanCount(summary.left_out)));
     }

@@ -76,8 +76,7 @@ fn ask() -> Result<Token, String> {
     };
     let failed = |e: io::Error| format!("cannot ask for the token: {e}");
     for _ in 0..3 {
-        write!(terminal, "token: ").map_err(failed)?;
-        let line = hidden_line(&terminal).map_err(failed)?;
+        let line = hidden_line(&terminal, "token: ").map_err(failed)?;
         let _ = writeln!(terminal);
         match Token::parse(&line) {
             Ok(token) => return Ok(token),
@@ -89,19 +88,19 @@ fn ask() -> Result<Token, String> {
     Err("there is no token".into())
 }
 
-/// A line that is not shown. Keys come one by one, also Ctrl-C: the terminal must be as before when that ends us.
-fn hidden_line(terminal: &File) -> io::Result<String> {
+/// A line that is not shown. It is asked for when nothing is shown any more, and nothing flushed. Keys come one by one, also Ctrl-C: the terminal must be as before when that ends us.
+fn hidden_line(mut terminal: &File, prompt: &str) -> io::Result<String> {
     let before = tcgetattr(terminal)?;
     let mut hidden = before.clone();
     hidden.local_modes.remove(LocalModes::ECHO | LocalModes::ICANON | LocalModes::ISIG);
     hidden.special_codes[SpecialCodeIndex::VMIN] = 1;
     hidden.special_codes[SpecialCodeIndex::VTIME] = 0;
     tcsetattr(terminal, OptionalActions::Flush, &hidden)?;
-    let line = keys(terminal);
+    let line = terminal.write_all(prompt.as_bytes()).and_then(|()| keys(terminal));
     tcsetattr(terminal, OptionalActions::Now, &before)?;
     let line = line?;
     if line.is_none() {
-        let _ = writeln!(&*terminal);
+        let _ = writeln!(terminal);
         signal_hook::low_level::emulate_default_handler(signal_hook::consts::SIGINT)?;
     }
     Ok(line.unwrap_or_default())

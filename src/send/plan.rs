@@ -477,7 +477,7 @@ impl Plan {
                 format!("the tree was not read to its end; of {} files at least {files} are missing", self.files.len())
             }
             (Some(_), 0) => "everything was sent, and the receiver has not confirmed it".into(),
-            (Some(_), _) => format!("{files} of {} files are missing, {bytes} bytes", self.files.len()),
+            (Some(_), _) => format!("{files} of {} files are missing or cut, at most {bytes} bytes", self.files.len()),
         }
     }
 }

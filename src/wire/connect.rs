@@ -86,7 +86,7 @@ pub enum ConnectError {
     /// They answer otherwise than a receiver does.
     #[error(
         "{peer} is no 'restorefs mount --listen' that waits for a sender: {cause} (with --plain it waits for an archive: \
-         'restorefs send PATH… - | nc')"
+         'restorefs send PATH… - | nc'; where too many others knock, try again)"
     )]
     Handshake {
         /// Where.

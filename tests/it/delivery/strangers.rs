@@ -168,6 +168,12 @@ fn tokens_are_taken_from_where_nobody_else_sees_them() {
     assert!(send(&["--token-file", "nowhere"]).1.contains("No such file"));
     let output = restorefs(&["send", "--to", "nowhere"], &[&path("file")]);
     assert_eq!(output.status.code(), Some(2), "{output:?}");
+    // As a path by mistake, and with a typing error: it is not repeated, whatever it was to be sent to.
+    for rest in [&["--to", "127.0.0.1:1"][..], &["-"], &[]] {
+        let output = restorefs(&[&["send", token][..], rest].concat(), &[]);
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && told.contains("command line") && !told.contains("rfs1-0"), "{told}");
+    }
 }
 
 /// Types a line at each question. Tells the exit status, whether the terminal shows again what is typed, and what it
