@@ -179,7 +179,6 @@ def walk(bench):
 def read(bench):
     """Large files from the spool: from front to end, and 4 KiB anywhere; beside the same files as tar extracts them there."""
     path = archive(bench, "large")
-    size = (64 << 20) if bench.quick else 1 << 30
     tree = bench.directory("tree")
     bench.run(f"tar xf {path} -C {tree} large-0")
 

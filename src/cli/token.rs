@@ -88,7 +88,8 @@ fn ask() -> Result<Token, String> {
     Err("there is no token".into())
 }
 
-/// A line that is not shown. It is asked for when nothing is shown any more, and nothing flushed. Keys come one by one, also Ctrl-C: the terminal must be as before when that ends us.
+/// A line that is not shown. The prompt comes when nothing is echoed and nothing flushed any more. Keys come one by one,
+/// also Ctrl-C: the terminal must be as before when that ends us.
 fn hidden_line(mut terminal: &File, prompt: &str) -> io::Result<String> {
     let before = tcgetattr(terminal)?;
     let mut hidden = before.clone();
