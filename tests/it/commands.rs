@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use crate::support::disk::Disk;
 use crate::support::mount::{Mount, RESTOREFS, fifo, restorefs};
 use crate::support::pack::gnu_tar;
 use crate::support::{needs_fuse, run, shell, wait_until};
@@ -273,18 +274,9 @@ fn a_full_spool_waits_for_room_and_what_is_there_can_be_read() {
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(dir.path());
     // A disk of its own: two megabytes, where three are to come.
-    let disk = dir.path().join("disk");
-    std::fs::create_dir(&disk).unwrap();
-    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=2M", "tmpfs"]).arg(&disk));
-    struct Disk<'a>(&'a Path);
-    impl Drop for Disk<'_> {
-        fn drop(&mut self) {
-            let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
-        }
-    }
-    let guard = Disk(&disk);
+    let disk = Disk::new("tmpfs", "size=2M");
     for limit in [&[][..], &["--spool-limit", "1M"]] {
-        let args = [&["--spool", disk.to_str().unwrap(), "-d"], limit].concat();
+        let args = [&["--spool", disk.path().to_str().unwrap(), "-d"], limit].concat();
         let own = tempfile::tempdir().unwrap();
         let fifo = fifo(own.path());
         let mount = Mount::start(Stdio::null(), &args, |command| {
@@ -301,7 +293,7 @@ fn a_full_spool_waits_for_room_and_what_is_there_can_be_read() {
         assert_eq!(page, [7; 4096]);
         if limit.is_empty() {
             // Room comes, and it goes on.
-            run(Command::new("mount").args(["-o", "remount,size=20M"]).arg(&disk));
+            disk.remount("size=20M");
             assert_eq!(mount.wait_end()["end"]["verdict"], "complete");
             assert_eq!(std::fs::read(mount.path("large")).unwrap(), vec![7; 3 << 20]);
         }
@@ -310,7 +302,6 @@ fn a_full_spool_waits_for_room_and_what_is_there_can_be_read() {
         let _ = writer.kill();
         let _ = writer.wait();
     }
-    drop(guard);
 }
 
 #[test]

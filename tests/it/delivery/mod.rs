@@ -16,6 +16,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::support::compare::{same_holes, same_tree};
+use crate::support::disk::Disk;
 use crate::support::mount::{Mount, RESTOREFS, restorefs};
 use crate::support::needs_fuse;
 use crate::support::process::Group;
@@ -96,32 +97,6 @@ impl Sender {
         assert_eq!(sent.code, Some(0), "{sent:#?}");
         assert!(sent.printed.contains("has confirmed"), "{sent:#?}");
         sent
-    }
-}
-
-/// A disk that is soon full.
-pub(super) struct SmallDisk(TempDir);
-
-impl SmallDisk {
-    pub(super) fn new() -> SmallDisk {
-        let disk = SmallDisk(tempfile::tempdir().unwrap());
-        crate::support::shell(disk.0.path(), "mount -t tmpfs -o size=8m restorefs-test .");
-        disk
-    }
-
-    pub(super) fn path(&self) -> &str {
-        self.0.path().to_str().unwrap()
-    }
-
-    /// There is room on it.
-    pub(super) fn grow(&self) {
-        crate::support::shell(Path::new("/"), &format!("mount -o remount,size=256m '{}'", self.path()));
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(self.0.path(), rustix::mount::UnmountFlags::DETACH);
     }
 }
 
@@ -242,18 +217,37 @@ fn a_receiver_that_dies_leaves_the_sender_with_an_error() {
 #[test]
 fn a_full_disk_holds_the_sender_back_and_it_goes_on() {
     needs_fuse!();
-    let spool = SmallDisk::new();
-    let mut pair = Pair::new(&["--spool", spool.path()], |tree| {
+    let spool = Disk::new("tmpfs", "size=8M");
+    let mut pair = Pair::new(&["--spool", spool.path().to_str().unwrap()], |tree| {
         fs::write(tree.join("file"), bytes(5, 12 << 20)).unwrap();
     });
     let sender = pair.send(pair.address, &["--no-compress"]);
     pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
     // Names are there, and it is told so also when contents wait.
     assert_eq!(pair.mount.status()["sender"]["missing_files"], 1, "{:#}", pair.mount.status());
-    spool.grow();
+    spool.remount("size=256M");
     sender.delivered();
     assert_eq!(pair.mount.wait_front(), Some(0));
     same_tree(&pair.tree, &pair.mount.point);
+    drop(pair);
+}
+
+#[test]
+fn a_sender_that_goes_while_the_disk_is_full_is_not_shown_as_connected() {
+    needs_fuse!();
+    let spool = Disk::new("tmpfs", "size=8M");
+    let mut pair = Pair::new(&["--spool", spool.path().to_str().unwrap()], long_file);
+    let sender = pair.send(pair.address, &["--no-compress"]);
+    pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
+    assert_eq!(pair.mount.status()["sender"]["connected"], true, "{:#}", pair.mount.status());
+    sender.0.signal(Signal::INT);
+    assert_eq!(sender.end().code, Some(4));
+    let is_away = |status: &Value| status["sender"]["connected"] == false && status["phase"] == "no-space";
+    pair.mount.wait_status("it is away", is_away);
+    // What came of it is taken when there is room.
+    spool.remount("size=256M");
+    assert_eq!(pair.mount.wait_front(), Some(4), "{}", pair.mount.printed());
+    assert!(pair.mount.state("a-long").starts_with("truncated "), "{}", pair.mount.state("a-long"));
     drop(pair);
 }
 

@@ -3,8 +3,9 @@
 use std::fs;
 use std::process::{Command, Stdio};
 
-use super::{Pair, Sender, SmallDisk, long_file};
+use super::{Pair, Sender, long_file};
 use crate::support::compare::same_tree;
+use crate::support::disk::Disk;
 use crate::support::mount::RESTOREFS;
 use crate::support::needs_fuse;
 use crate::support::network::{Network, RECEIVER};
@@ -17,8 +18,8 @@ fn a_sender_that_comes_back_with_another_address() {
     let Some(network) = Network::new() else { return };
     network.address_of_sender("10.11.12.2");
     // It is full in the midst of the first file: until it grows, the cable is pulled in time.
-    let spool = SmallDisk::new();
-    let args = ["--timeout", "6", "--spool", spool.path()];
+    let spool = Disk::new("tmpfs", "size=8M");
+    let args = ["--timeout", "6", "--spool", spool.path().to_str().unwrap()];
     let mut pair = Pair::new_on(&network.receiver, &format!("{RECEIVER}:0"), &args, |tree| {
         long_file(tree);
         make(tree, Features::ALL);
@@ -30,7 +31,7 @@ fn a_sender_that_comes_back_with_another_address() {
     let sender = Sender(Group::start(&mut command));
     pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
     network.ip(&network.sender, "link set cable down");
-    spool.grow();
+    spool.remount("size=256M");
     pair.mount.wait_status("the receiver has noticed", |status| status["sender"]["outages"] == 1);
     // Who reads what has not come waits through the outage.
     let copy = pair.dir.path().join("copy");

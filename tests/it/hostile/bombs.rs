@@ -1,12 +1,12 @@
 //! Little input that asks for much: memory, room, time, depth.
 
 use std::io::Read as _;
-use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::*;
+use crate::support::disk::Disk;
 use crate::support::mount::Mount;
-use crate::support::{needs_fuse, run, wait_until};
+use crate::support::{needs_fuse, wait_until};
 use restorefs::monitor::Verdict;
 use restorefs::spool::BLOB_THRESHOLD;
 
@@ -156,15 +156,7 @@ fn a_reader_is_answered_when_receiving_is_stopped_while_the_spool_is_full() {
 #[test]
 fn a_disk_without_inodes_is_waited_for() {
     needs_fuse!();
-    let disk = tempfile::tempdir().unwrap();
-    run(Command::new("mount").args(["-t", "tmpfs", "-o", "nr_inodes=8", "tmpfs"]).arg(disk.path()));
-    struct Disk<'a>(&'a Path);
-    impl Drop for Disk<'_> {
-        fn drop(&mut self) {
-            let _ = rustix::mount::unmount(self.0, rustix::mount::UnmountFlags::DETACH);
-        }
-    }
-    let guard = Disk(disk.path());
+    let disk = Disk::new("tmpfs", "nr_inodes=8");
     let (mount, mut stdin) = Mount::pipe(&["--spool", disk.path().to_str().unwrap()]);
     let contents = vec![7; BLOB_THRESHOLD as usize];
     let sender = std::thread::spawn(move || {
@@ -175,10 +167,9 @@ fn a_disk_without_inodes_is_waited_for() {
     });
     let status = mount.wait_status("the disk is full", |status| status["phase"] == "no-space");
     assert!(status["paused"].as_str().unwrap().contains("No space"), "{status:#}");
-    run(Command::new("mount").args(["-o", "remount,nr_inodes=100"]).arg(disk.path()));
+    disk.remount("nr_inodes=100");
     sender.join().unwrap();
     mount.wait_clean();
     assert_eq!(fs::read(mount.path("f5")).unwrap(), vec![7; BLOB_THRESHOLD as usize]);
     assert_eq!(mount.unmount(), Some(0));
-    drop(guard);
 }

@@ -7,7 +7,8 @@ use std::process::Command;
 
 use tar::EntryType::{Directory, Link, Regular};
 
-use super::{Disk, archive, materialize};
+use super::{archive, materialize};
+use crate::support::disk::Disk;
 use crate::support::feed::{member, whole};
 use crate::support::mount::Mount;
 use crate::support::{needs_fuse, run, shell};
@@ -27,14 +28,6 @@ fn times(archive: &Path) {
     run(Command::new("python3").args(["-c", script]).arg(archive));
 }
 
-/// An ext4 in a file.
-fn ext4(dir: &Path, name: &str, make: &str, options: &str) -> (Disk, std::path::PathBuf) {
-    let (image, point) = (dir.join(format!("{name}.img")), dir.join(name));
-    shell(dir, &format!("truncate -s 32M {image:?} && mkfs.ext4 -q {make} {image:?} 2>/dev/null && mkdir -p {name}"));
-    run(Command::new("mount").args(["-o", &format!("loop,{options}")]).args([&image, &point]));
-    (Disk(point), image)
-}
-
 #[test]
 fn times_that_the_target_does_not_keep() {
     needs_fuse!();
@@ -43,8 +36,8 @@ fn times_that_the_target_does_not_keep() {
     times(&tar);
     let mount = Mount::file(&tar, &[]);
     // Whole seconds from 1901 to 2038.
-    let (disk, _) = ext4(dir.path(), "disk", "-I 128", "noatime");
-    let dest = disk.0.join("dest");
+    let disk = Disk::ext4(&dir.path().join("disk.img"), &dir.path().join("disk"), "-I 128", "noatime");
+    let dest = disk.path().join("dest");
     let first = materialize(&mount, &dest, &["--verify"]).with(3);
     first.says(&["times could not be set on 4 entries"]).names(&[]);
     for overwrite in ["if-changed", "if-newer"] {
@@ -74,10 +67,10 @@ fn a_target_that_gives_its_group_on() {
         member(Directory, "d/e/", "", TIME, b""),
         whole("d/e/f", b"x"),
     ]);
-    let (disk, _) = ext4(dir.path(), "disk", "", "grpid");
-    shell(&disk.0, "mkdir d && chgrp 77 d");
-    materialize(&mount, &disk.0, &["--verify"]).with(0);
-    assert_eq!(shell(&disk.0, "stat -c %g d d/f d/e d/e/f"), "0\n0\n0\n0\n");
+    let disk = Disk::ext4(&dir.path().join("disk.img"), &dir.path().join("disk"), "", "grpid");
+    shell(disk.path(), "mkdir d && chgrp 77 d");
+    materialize(&mount, disk.path(), &["--verify"]).with(0);
+    assert_eq!(shell(disk.path(), "stat -c %g d d/f d/e d/e/f"), "0\n0\n0\n0\n");
     mount.unmount();
 }
 
@@ -93,7 +86,8 @@ fn another_file_system_in_the_target() {
         whole("zz/f", b"x"),
     ]);
     // It is brought to the disk too: nothing but a sync does that within the hour.
-    let (_disk, image) = ext4(dir.path(), "dest/other", "", "commit=3600");
+    let image = dir.path().join("other.img");
+    let other = Disk::ext4(&image, &dest.join("other"), "", "commit=3600");
     let ended = Command::new(crate::support::mount::RESTOREFS)
         .arg("materialize")
         .args([&mount.point, &dest])
@@ -106,7 +100,7 @@ fn another_file_system_in_the_target() {
         assert!(there.windows(part.len()).any(|window| window == part), "not on the disk");
     }
     // One that is read-only is no reason to leave the others as they are.
-    run(Command::new("mount").args(["-o", "remount,ro"]).arg(dest.join("other")));
+    other.remount("ro");
     shell(&dest.join("."), "touch -d @5 .");
     materialize(&mount, &dest, &[]).with(3).says(&["'other': Read-only file system"]).names(&["other"]);
     for name in ["closed", "zz"] {

@@ -5,8 +5,9 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Stdio;
 
-use super::{Disk, command, materialize};
+use super::{command, materialize};
 use crate::support::compare::same_tree;
+use crate::support::disk::Disk;
 use crate::support::mount::Mount;
 use crate::support::pack::gnu_tar;
 use crate::support::process::Group;
@@ -85,14 +86,14 @@ fn kill_at(mount: &Mount, dest: &Path, names: usize, args: &[&str]) {
 fn check(iterations: usize, args: &[&str], prepare: impl Fn(&Path)) {
     let dir = tempfile::tempdir().unwrap();
     let (packed, archive) = (dir.path().join("tree"), dir.path().join("x.tar"));
-    let _disk = Disk::new(&dir.path().join("disk"), "tmpfs", "size=200M");
+    let disk = Disk::new("tmpfs", "size=200M");
     fs::create_dir(&packed).unwrap();
     make(&packed);
     gnu_tar(&packed, &archive, &["--format=pax", "--xattrs", "--xattrs-include=user.*", "--sort=name"]);
     let mount = Mount::file(&archive, &[]);
     let all = count(&packed, &mut |_, _| {});
     for n in 0..iterations {
-        let dest = dir.path().join("disk/dest");
+        let dest = disk.path().join("dest");
         fs::create_dir(&dest).unwrap();
         prepare(&dest);
         // Once, twice, or three times, at places that lie all over it.

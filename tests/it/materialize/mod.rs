@@ -163,24 +163,3 @@ impl Canary {
         assert_eq!(look(&self.path), self.before);
     }
 }
-
-/// A file system of its own, taken away again.
-struct Disk(PathBuf);
-
-impl Disk {
-    fn new(path: &Path, kind: &str, options: &str) -> Disk {
-        fs::create_dir_all(path).unwrap();
-        crate::support::run(Command::new("mount").args(["-t", kind, "-o", options, kind]).arg(path));
-        Disk(path.to_owned())
-    }
-
-    fn remount(&self, options: &str) {
-        crate::support::run(Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(&self.0));
-    }
-}
-
-impl Drop for Disk {
-    fn drop(&mut self) {
-        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-    }
-}

@@ -6,8 +6,9 @@ use std::process::Command;
 
 use tar::EntryType::{Directory, Regular};
 
-use super::{Disk, archive, command, ended, materialize};
+use super::{archive, command, ended, materialize};
 use crate::support::compare::same_tree;
+use crate::support::disk::Disk;
 use crate::support::feed::member;
 use crate::support::mount::{Mount, RESTOREFS};
 use crate::support::pack::gnu_tar;
@@ -22,26 +23,26 @@ fn large(name: &str, len: usize) -> Vec<u8> {
 #[test]
 fn a_full_target() {
     needs_fuse!();
-    let (dir, mount, _) = archive(&[
+    let (_dir, mount, _) = archive(&[
         member(Directory, "./", "", TIME, b""),
         member(Directory, "d/", "", TIME, b""),
         large("d/fits", 100_000),
         large("d/fits not", 3 << 20),
         large("later", 1000),
     ]);
-    let disk = Disk::new(&dir.path().join("disk"), "tmpfs", "size=1M");
+    let disk = Disk::new("tmpfs", "size=1M");
     for _ in 0..2 {
-        let ended = materialize(&mount, &disk.0, &[]).with(1);
+        let ended = materialize(&mount, disk.path(), &[]).with(1);
         ended.says(&["'d/fits not'", "No space left", "the same command goes on"]);
-        assert_eq!(fs::metadata(disk.0.join("d/fits")).unwrap().len(), 100_000);
-        assert!(!disk.0.join("d/fits not").exists());
+        assert_eq!(fs::metadata(disk.path().join("d/fits")).unwrap().len(), 100_000);
+        assert!(!disk.path().join("d/fits not").exists());
     }
     // As many names as there may be.
     disk.remount("size=20M,nr_inodes=4");
-    materialize(&mount, &disk.0, &[]).with(1).says(&["'later'", "No space left"]);
+    materialize(&mount, disk.path(), &[]).with(1).says(&["'later'", "No space left"]);
     disk.remount("nr_inodes=1000");
-    materialize(&mount, &disk.0, &[]).with(0);
-    same_tree(&mount.point, &disk.0);
+    materialize(&mount, disk.path(), &[]).with(0);
+    same_tree(&mount.point, disk.path());
     mount.unmount();
 }
 
@@ -54,27 +55,27 @@ fn a_full_target_loses_no_attributes() {
     let tar = dir.path().join("x.tar");
     gnu_tar(&dir.path().join("tree"), &tar, &["--format=pax", "--xattrs"]);
     let mount = Mount::file(&tar, &[]);
-    let disk = Disk::new(&dir.path().join("disk"), "tmpfs", "size=1M,nr_inodes=2");
-    materialize(&mount, &disk.0, &[]).with(1).says(&["'f'", "No space left"]);
-    assert!(!disk.0.join("f").exists());
+    let disk = Disk::new("tmpfs", "size=1M,nr_inodes=2");
+    materialize(&mount, disk.path(), &[]).with(1).says(&["'f'", "No space left"]);
+    assert!(!disk.path().join("f").exists());
     disk.remount("nr_inodes=1000");
-    materialize(&mount, &disk.0, &[]).with(0);
-    same_tree(&dir.path().join("tree"), &disk.0);
+    materialize(&mount, disk.path(), &[]).with(0);
+    same_tree(&dir.path().join("tree"), disk.path());
     mount.unmount();
 }
 
 #[test]
 fn a_read_only_target() {
     needs_fuse!();
-    let (dir, mount, _) = archive(&[member(Directory, "d/", "", TIME, b""), large("d/file", 1000)]);
-    let disk = Disk::new(&dir.path().join("disk"), "tmpfs", "size=1M");
+    let (_dir, mount, _) = archive(&[member(Directory, "d/", "", TIME, b""), large("d/file", 1000)]);
+    let disk = Disk::new("tmpfs", "size=1M");
     disk.remount("ro");
-    materialize(&mount, &disk.0, &[]).with(1).says(&["'d'", "Read-only file system"]);
-    assert_eq!(fs::read_dir(&disk.0).unwrap().count(), 0);
-    materialize(&mount, &disk.0.join("below"), &[]).with(1).says(&["disk/below", "Read-only file system"]);
+    materialize(&mount, disk.path(), &[]).with(1).says(&["'d'", "Read-only file system"]);
+    assert_eq!(fs::read_dir(disk.path()).unwrap().count(), 0);
+    materialize(&mount, &disk.path().join("below"), &[]).with(1).says(&["disk/below", "Read-only file system"]);
     disk.remount("rw");
-    materialize(&mount, &disk.0, &[]).with(0);
-    assert_eq!(fs::metadata(disk.0.join("d/file")).unwrap().len(), 1000);
+    materialize(&mount, disk.path(), &[]).with(0);
+    assert_eq!(fs::metadata(disk.path().join("d/file")).unwrap().len(), 1000);
     mount.unmount();
 }
 
@@ -92,10 +93,11 @@ fn a_target_without_attributes() {
     let tar = dir.path().join("x.tar");
     gnu_tar(&dir.path().join("tree"), &tar, &["--format=pax", "--xattrs", "--xattrs-include=*", "--acls"]);
     let mount = Mount::file(&tar, &[]);
-    let disk = Disk::new(&dir.path().join("disk"), "ramfs", "mode=755");
+    let disk = Disk::new("ramfs", "mode=755");
     // They are told each time, also when everything else is right already.
     for entries in [5, 0] {
-        let ended = materialize(&mount, &disk.0, &[]).with(3).says(&["could not be set", "Operation not supported"]);
+        let ended =
+            materialize(&mount, disk.path(), &[]).with(3).says(&["could not be set", "Operation not supported"]);
         let attributes = ended.json["attributes"].as_array().unwrap();
         let mut kinds: Vec<_> = attributes.iter().map(|a| a.as_str().unwrap()).collect();
         kinds.sort_unstable();
@@ -111,7 +113,7 @@ fn a_target_without_attributes() {
         assert_eq!(ended.count("entries"), entries, "{}", ended.text);
         ended.names(&[]);
     }
-    crate::support::compare::same_tree_except(&dir.path().join("tree"), &disk.0, &["--no-xattrs", "--no-acls"]);
+    crate::support::compare::same_tree_except(&dir.path().join("tree"), disk.path(), &["--no-xattrs", "--no-acls"]);
     mount.unmount();
 }
 

@@ -2,6 +2,7 @@
 //! kind, and whole-tree comparison.
 
 pub mod compare;
+pub mod disk;
 pub mod feed;
 pub mod members;
 pub mod mount;
