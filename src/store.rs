@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
@@ -14,6 +15,7 @@ use parking_lot::{Mutex, RwLock};
 use rustix::process::{Resource, getrlimit};
 
 use crate::index::{Arrival, Index, Ino, Place};
+use crate::monitor::{Monitor, Verdict};
 use crate::spool::Spool;
 
 /// Told when more of an inode's contents are there, or when no more will come.
@@ -77,6 +79,14 @@ impl Store {
             listener: OnceLock::new(),
             wanted: OnceLock::new(),
             over: AtomicBool::new(false),
+        }
+    }
+
+    /// Has `work` fill it. Whoever waits is told how that ended, even where a fault of ours ends it.
+    pub fn fill(&self, monitor: &Monitor, work: impl FnOnce()) {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            self.cut();
+            monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
         }
     }
 

@@ -10,7 +10,6 @@ mod ahead;
 mod keeper;
 
 use std::fs::File;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, SparseMap};
@@ -45,11 +44,7 @@ pub struct Job {
 /// marker so that the sender can finish. A source that [`needs_spool`] needs the store to have one.
 pub fn run(job: Job) {
     let (store, monitor) = (job.store.clone(), job.monitor.clone());
-    // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
-    if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
-        store.cut();
-        monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
-    }
+    store.fill(&monitor, || receive(job));
 }
 
 fn receive(job: Job) {

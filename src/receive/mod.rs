@@ -4,6 +4,7 @@
 //! A connection that is lost is no end: what came stays, readers go on waiting, and the sender goes on from there when it
 //! is back. Whoever reads what has not come has the sender send that first. `sink` has what becomes of the messages.
 
+mod catalogue;
 mod check;
 mod contents;
 #[cfg(any(test, fuzzing))]
@@ -12,7 +13,6 @@ mod sink;
 #[cfg(test)]
 mod tests;
 
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -53,11 +53,7 @@ pub struct Job {
 /// sender knows it too, or `stop` is said.
 pub fn run(job: Job) {
     let (store, monitor) = (job.store.clone(), job.monitor.clone());
-    // Whoever waits must be told, whatever happens here; a fault of ours must not make readers hang.
-    if std::panic::catch_unwind(AssertUnwindSafe(|| receive(job))).is_err() {
-        store.cut();
-        monitor.end(Verdict::Failed { cause: "receiving ended with a panic: please report it".into() });
-    }
+    store.fill(&monitor, || receive(job));
 }
 
 fn receive(job: Job) {
@@ -351,10 +347,15 @@ impl Receive {
         let (poker, monitor) = (link.poker(), self.monitor.clone());
         let told = Arc::new(AtomicBool::new(false));
         let waiting = told.clone();
+        let away = SenderStatus { connected: false, ..self.status.clone() };
+        let is_away = AtomicBool::new(false);
         let waits = move || {
             if !waiting.swap(true, Ordering::Relaxed) {
                 let reason = monitor.status().paused;
                 let _ = poker.send_now(frame(&[FromReceiver::Waiting { reason }]));
+            }
+            if poker.is_gone() && !is_away.swap(true, Ordering::Relaxed) {
+                monitor.sender(away.clone());
             }
         };
         let taken = self.sink.body(body, waits, answers);

@@ -17,8 +17,6 @@ use crate::spool::{self, BLOB_THRESHOLD, Blob};
 use crate::store::Store;
 use crate::wire::{FromReceiver, FromSender, Hash, Position, SMALL, Session, Totals};
 
-use super::check::{Checked, check};
-
 /// No sender that keeps to the protocol says this.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Violation(String);
@@ -62,7 +60,7 @@ pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
 pub(super) const NONE: u32 = 0;
 
 /// No number in this session.
-const UNNAMED: u32 = u32::MAX;
+pub(super) const UNNAMED: u32 = u32::MAX;
 
 /// How far an entry's contents are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +77,7 @@ pub(super) enum State {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
     /// Of its entry, as it was encoded.
-    digest: u64,
+    pub(super) digest: u64,
     /// Number of its entry in the journal.
     pub(super) journal: u32,
     /// Number of its entry in this session.
@@ -107,17 +105,14 @@ pub(super) struct Small {
     pub(super) place: Place,
 }
 
-/// A sender that is started again, after everything had come, with another tree.
-const CHANGED_SINCE: &str = "everything had come already, and its tree has changed since: make another mount for it";
-
 /// Whom to tell that there is no room.
 pub(super) type Waits = Arc<dyn Fn() + Send + Sync>;
 
 /// An entry that is to go into the index.
 pub(super) struct Op {
-    id: u32,
-    entry: Box<Entry>,
-    digest: u64,
+    pub(super) id: u32,
+    pub(super) entry: Box<Entry>,
+    pub(super) digest: u64,
 }
 
 /// The store, as a sender fills it.
@@ -134,7 +129,7 @@ pub(super) struct Sink {
     journaled: u32,
     session: Option<Session>,
     /// There was another session before: what it brought may be named again.
-    again: bool,
+    pub(super) again: bool,
     /// The inode of each entry of this session.
     pub(super) slots: Vec<u32>,
     /// By inode.
@@ -144,9 +139,9 @@ pub(super) struct Sink {
     /// Entries of this body that are not in the index yet.
     pub(super) ops: Vec<Op>,
     pub(super) late: Vec<(Ino, Option<Place>, Arrival)>,
-    hasher: blake3::Hasher,
-    totals: Totals,
-    complete: bool,
+    pub(super) hasher: blake3::Hasher,
+    pub(super) totals: Totals,
+    pub(super) complete: bool,
     /// Files of this session whose contents are not over.
     pub(super) awaited: u64,
     pub(super) wanted: BTreeSet<u32>,
@@ -154,7 +149,7 @@ pub(super) struct Sink {
     /// Stored bytes of files that are over.
     pub(super) received: u64,
     /// Everything was there, and whoever looks may remember it.
-    finished: bool,
+    pub(super) finished: bool,
 }
 
 impl Sink {
@@ -202,7 +197,6 @@ impl Sink {
             self.complete = false;
             self.awaited = 0;
             self.received = 0;
-            self.wanted.clear();
         }
         self.small = None;
         self.totals.records
@@ -302,163 +296,9 @@ impl Sink {
         }
     }
 
-    fn catalogue(&mut self, encoded: &[u8]) -> Outcome {
-        if self.complete {
-            return violation("an entry behind the end of the catalogue");
-        }
-        self.hasher.update(encoded);
-        self.totals.records += 1;
-        Ok(())
-    }
-
     pub(super) fn refuse(&mut self, path: &[u8], reason: impl ToString) {
         self.refused += 1;
         self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
-    }
-
-    fn entry(&mut self, entry: Entry, encoded: &[u8]) -> Outcome {
-        let id = self.totals.entries;
-        if id >= u64::from(UNNAMED) {
-            return violation("more entries than can be numbered");
-        }
-        self.totals.entries += 1;
-        self.slots.push(NONE);
-        let stored = entry.kind.stored_len();
-        if stored > 0 {
-            self.totals.files += 1;
-            self.totals.bytes = self.totals.bytes.saturating_add(stored);
-            self.awaited += 1;
-        }
-        let digest = digest(encoded);
-        let entry = match check(entry) {
-            Checked::Right(entry) => entry,
-            Checked::Mended(entry, what) => {
-                self.monitor.warning(entry.path.as_bytes(), what);
-                entry
-            }
-            Checked::Refused(path, reason) => {
-                self.awaited -= u64::from(stored > 0);
-                self.refuse(path.as_bytes(), reason);
-                return Ok(());
-            }
-        };
-        if self.again && self.is_known(&entry, digest, id) {
-            return Ok(());
-        }
-        if self.finished {
-            return violation(CHANGED_SINCE);
-        }
-        let record = Record::Entry(entry.into());
-        record::encode(&record, &[], &mut self.frames);
-        let Record::Entry(entry) = record else { return Ok(()) };
-        self.ops.push(Op { id: id as u32, entry, digest });
-        if self.again {
-            self.commit()?;
-        }
-        Ok(())
-    }
-
-    /// Whether a session before has brought the very same entry.
-    fn is_known(&mut self, entry: &Entry, digest: u64, id: u64) -> bool {
-        let (ino, target) = {
-            let index = self.store.index.read();
-            let target = match &entry.kind {
-                EntryKind::HardLink { target } => Some(index.resolve(target.as_bytes())),
-                _ => None,
-            };
-            (index.resolve(entry.path.as_bytes()), target)
-        };
-        let Some(ino) = ino else { return false };
-        if let Some(target) = target {
-            return target == Some(ino);
-        }
-        let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == digest) else {
-            return false;
-        };
-        known.id = id as u32;
-        let over = known.state == State::Over;
-        self.slots[id as usize] = ino.0 as u32;
-        if entry.kind.stored_len() > 0 && over {
-            self.awaited -= 1;
-            self.received += entry.kind.stored_len();
-        }
-        true
-    }
-
-    fn catalogue_end(&mut self, totals: Totals, answers: &mut Vec<FromReceiver>) -> Outcome {
-        self.commit()?;
-        if totals != self.totals() {
-            return violation("it counts its catalogue otherwise than what came of it");
-        }
-        if !self.complete {
-            self.complete = true;
-            if self.again {
-                self.name_what_is_gone()?;
-            }
-        }
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
-        let mut parts = Vec::new();
-        for (id, &ino) in self.slots.iter().enumerate() {
-            let id = id as u64;
-            let state = self.known.get(ino as usize).filter(|_| ino != NONE).map_or(State::Over, |known| known.state);
-            match state {
-                State::Awaited => {}
-                State::Part => parts.extend(self.parts.get(&ino).map(|part| part.position(id))),
-                State::Over => match ranges.last_mut() {
-                    Some((first, count)) if *first + *count == id => *count += 1,
-                    _ => ranges.push((id, 1)),
-                },
-            }
-        }
-        answers.push(FromReceiver::Whole { ranges });
-        answers.push(FromReceiver::Parts(parts));
-        answers.push(FromReceiver::Ready);
-        answers.extend(self.wanted.iter().filter_map(|&ino| self.want_message(ino)));
-        Ok(())
-    }
-
-    /// What an earlier session brought and this one has not stays, and is named.
-    fn name_what_is_gone(&mut self) -> Outcome {
-        let mut gone = Vec::new();
-        let mut cut = Vec::new();
-        {
-            let mut index = self.store.index.write();
-            let mut directories = vec![(Ino::ROOT, Vec::new())];
-            while let Some((directory, path)) = directories.pop() {
-                for (_, name, ino) in index.list(directory, 0) {
-                    let mut path: Vec<u8> = path.clone();
-                    if !path.is_empty() {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(name);
-                    if index.parent(ino).is_some() {
-                        directories.push((ino, path.clone()));
-                    }
-                    if self.known.get(ino.0 as usize).is_some_and(|known| known.digest != 0 && known.id == UNNAMED) {
-                        gone.push(path);
-                    }
-                }
-            }
-            for (ino, known) in self.known.iter_mut().enumerate() {
-                if known.id == UNNAMED && known.state != State::Over {
-                    known.state = State::Over;
-                    let received = self.parts.remove(&(ino as u32)).map_or(0, |part| part.received);
-                    let ino = Ino(ino as u64);
-                    index.set_arrival(ino, Arrival::Truncated { received });
-                    cut.push(ino);
-                }
-            }
-        }
-        for ino in cut {
-            self.store.notify(ino);
-        }
-        if self.finished && !gone.is_empty() {
-            return violation(CHANGED_SINCE);
-        }
-        for path in gone {
-            self.refuse(&path, "it is not at the sender any more; what came of it stays");
-        }
-        Ok(())
     }
 
     pub(super) fn ino(&self, id: u64) -> Outcome<u32> {
@@ -479,12 +319,15 @@ impl Sink {
     /// Somebody waits for a file. What is to be said to the sender.
     pub(super) fn want(&mut self, ino: Ino) -> Option<FromReceiver> {
         let ino = u32::try_from(ino.0).ok()?;
-        let message = self.want_message(ino)?;
+        if self.known.get(ino as usize)?.state == State::Over {
+            return None;
+        }
         self.wanted.insert(ino);
-        Some(message)
+        // Of what this session has not announced yet it is told at the end of the catalogue.
+        self.want_message(ino)
     }
 
-    fn want_message(&self, ino: u32) -> Option<FromReceiver> {
+    pub(super) fn want_message(&self, ino: u32) -> Option<FromReceiver> {
         let known = self.known.get(ino as usize)?;
         if known.id == UNNAMED || known.state == State::Over {
             return None;
@@ -554,6 +397,7 @@ impl Sink {
                     && known.id == UNNAMED
                 {
                     known.state = State::Over;
+                    self.wanted.remove(&(before.0 as u32));
                     let received = self.parts.remove(&(before.0 as u32)).map_or(0, |part| part.received);
                     index.set_arrival(before, Arrival::Truncated { received });
                     told.push(before);
@@ -642,7 +486,7 @@ impl Sink {
 }
 
 impl Part {
-    fn position(&self, id: u64) -> Position {
+    pub(super) fn position(&self, id: u64) -> Position {
         Position { id, checked: self.checked, received: self.received }
     }
 }
@@ -656,13 +500,6 @@ pub(super) fn stopped(stop: &Stop, waits: &Option<Waits>) -> impl Fn() -> bool +
         }
         stop.is_stopped()
     }
-}
-
-fn digest(encoded: &[u8]) -> u64 {
-    let hash = blake3::hash(encoded);
-    let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
-    // Zero stands for none.
-    u64::from_le_bytes(first) | 1
 }
 
 const _: () = assert!(SMALL == BLOB_THRESHOLD, "what comes at once goes into the journal at once");

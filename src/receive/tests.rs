@@ -198,6 +198,57 @@ fn nothing_changes_once_everything_was_there() {
 }
 
 #[test]
+fn what_is_wanted_of_one_sender_is_wanted_of_the_next() {
+    let mut bench = Bench::new();
+    let end = |bench: &mut Bench| {
+        let totals = bench.sink.totals();
+        bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap()
+    };
+    bench.take(&["f", "g", "h", "i"].map(|name| (file(name, 5), NOTHING))).unwrap();
+    end(&mut bench);
+    let [f, g, h] = ["f", "g", "h"].map(|name| bench.store.index.read().resolve(name.as_bytes()).unwrap());
+    assert!(matches!(bench.sink.want(g), Some(FromReceiver::Want(position)) if position.id == 1));
+    assert!(bench.sink.want(h).is_some());
+    bench.sink.begin([2; 16]);
+    // Nobody can be told of it yet.
+    assert_eq!(bench.sink.want(f), None);
+    bench.take(&["i", "g", "f"].map(|name| (file(name, 5), NOTHING))).unwrap();
+    let mut wanted: Vec<u64> = end(&mut bench)
+        .into_iter()
+        .filter_map(|answer| match answer {
+            FromReceiver::Want(position) => Some(position.id),
+            _ => None,
+        })
+        .collect();
+    wanted.sort_unstable();
+    wanted.dedup();
+    // The first is what came last, which somebody always reads here.
+    assert_eq!(wanted, [0, 1, 2]);
+    // The one that is gone is waited for no longer.
+    assert_eq!(bench.sink.wanted(&[]), 3);
+}
+
+#[test]
+fn what_was_cut_in_one_session_is_sent_again_in_the_next() {
+    let mut bench = Bench::new();
+    let short = Fate::Short { path: b"f".to_vec(), reason: "it cannot be read".into() };
+    bench.take(&[(file("f", 5), NOTHING), (file("g", 2), NOTHING)]).unwrap();
+    let end = FromSender::End { id: 0, hash: hash(b"cut"), fate: short };
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"cut"), (end, NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 1, offset: 0 }, b"gg"), (whole(1, b"gg"), NOTHING)]).unwrap();
+    assert_eq!(bench.contents("f"), None);
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (file("g", 2), NOTHING)]).unwrap();
+    let totals = bench.sink.totals();
+    let answers = bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![(1, 1)] });
+    assert!(!bench.sink.is_whole());
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    assert!(bench.sink.is_whole());
+    assert_eq!(bench.contents("f").unwrap(), b"whole");
+}
+
+#[test]
 fn what_policy_refuses_is_refused_and_named() {
     let mut bench = Bench::new();
     let link = |target: &[u8]| EntryKind::Symlink { target: target.into() };

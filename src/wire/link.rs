@@ -91,6 +91,8 @@ struct State {
     /// Bodies that have been used.
     spare: Vec<Vec<u8>>,
     poked: bool,
+    /// The other side says no more, though what it said may not be read yet.
+    gone: bool,
     /// What is in the outbox is to be sent, and then it is to be closed.
     closing: Option<Instant>,
     closed: Option<Closed>,
@@ -227,6 +229,12 @@ impl Poker {
         self.0.changed.notify_all();
     }
 
+    /// Whether the other side is gone. What it said before may still have to be taken.
+    pub fn is_gone(&self) -> bool {
+        let state = self.0.state.lock();
+        state.gone || state.closed.is_some()
+    }
+
     /// As [`Link::send_now`].
     pub fn send_now(&self, frame: Vec<u8>) -> Result<(), Closed> {
         self.0.put(&mut self.0.state.lock(), frame)
@@ -331,6 +339,7 @@ impl Pump {
     fn pump(&mut self) -> Result<std::convert::Infallible, Closed> {
         // What came with the handshake.
         self.take_plaintext()?;
+        let mut gone = false;
         loop {
             let (reading, deadline) = self.fill()?;
             let now = Instant::now();
@@ -341,8 +350,9 @@ impl Pump {
             if let Some(deadline) = deadline {
                 until = until.min(deadline);
             }
-            let mut interest = PollFlags::RDHUP;
+            let mut interest = PollFlags::empty();
             interest.set(PollFlags::IN, reading);
+            interest.set(PollFlags::RDHUP, reading || !gone);
             interest.set(PollFlags::OUT, self.connection.wants_write());
             let wait = until.saturating_duration_since(now);
             let wait = Timespec { tv_sec: wait.as_secs() as i64, tv_nsec: i64::from(wait.subsec_nanos()) };
@@ -360,6 +370,11 @@ impl Pump {
             }
             if events.contains(PollFlags::OUT) {
                 self.write()?;
+            }
+            if !reading && events.contains(PollFlags::RDHUP) {
+                // Told again and again otherwise, until there is room for what came before.
+                gone = true;
+                self.shared.state.lock().gone = true;
             }
             if reading && events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP) {
                 self.read()?;
