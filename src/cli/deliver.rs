@@ -102,7 +102,7 @@ fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> St
     let mut line = format!(
         "delivered: {} entries, {} in {seconds:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
         HumanCount(delivered.totals.entries),
-        HumanBytes(delivered.totals.bytes),
+        HumanBytes(delivered.bytes),
     );
     if delivered.totals.entries == 0 {
         line.push_str(super::send::NOTHING);
@@ -136,7 +136,7 @@ fn report(ended: &Result<Delivered, Failure>, status: &Status, seconds: f64, exi
             object["confirmed"] = serde_json::json!({
                 "entries": delivered.totals.entries,
                 "files": delivered.totals.files,
-                "bytes": delivered.totals.bytes,
+                "bytes": delivered.bytes,
                 "left_out": delivered.refused,
             });
             object["outages"] = serde_json::json!(delivered.outages);

@@ -59,6 +59,8 @@ pub struct Job {
 pub struct Delivered {
     /// What it has confirmed.
     pub totals: Totals,
+    /// Bytes of contents that it has: less than were announced where files vanished or became shorter.
+    pub bytes: u64,
     /// Entries and attributes that it has left out.
     pub refused: u64,
     /// Files that were there from an earlier try, and are not read again.
@@ -157,7 +159,8 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
         match end {
             End::Delivered(totals, refused) => {
                 let there_already = delivery.plan.there_already();
-                return Ok(Delivered { totals, refused, there_already, outages });
+                let bytes = totals.bytes.saturating_sub(delivery.plan.short_bytes());
+                return Ok(Delivered { totals, bytes, refused, there_already, outages });
             }
             End::Denied => return Err(Failure::Denied(to)),
             End::Bye(reason) => return Err(incomplete(format!("the receiver ended: {}", escape(reason.as_bytes())))),

@@ -11,6 +11,7 @@ mod limit;
 mod plan;
 mod report;
 mod shrink;
+mod small;
 mod tar;
 
 #[cfg(any(test, fuzzing))]

@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::catalogue::Piece;
+use super::small::{self, Ahead, Files, Sent, shrunk};
 use crate::monitor::{Monitor, Receiving};
 use crate::record;
 use crate::tree::{Contents, Opener, Origin};
@@ -69,11 +70,14 @@ pub(super) struct Plan {
     files: Vec<File>,
     active: HashMap<usize, Active>,
     wanted: VecDeque<usize>,
-    /// Before it, every file is over.
+    /// Before it, every file is over, or read ahead.
     cursor: usize,
+    ahead: Option<Ahead>,
     stage: Stage,
     /// Bytes of files that are over.
     over_bytes: u64,
+    /// Of files that could not be sent whole, the bytes that are missing.
+    short: HashMap<usize, u64>,
     there_already: u64,
     /// Contents were sent in order, on some connection.
     has_sent: bool,
@@ -98,8 +102,10 @@ impl Plan {
             active: HashMap::new(),
             wanted: VecDeque::new(),
             cursor: 0,
+            ahead: None,
             stage: Stage::Greeting,
             over_bytes: 0,
+            short: HashMap::new(),
             there_already: 0,
             has_sent: false,
             told: 0,
@@ -132,6 +138,8 @@ impl Plan {
     /// There is no connection, and what the receiver has is not known.
     pub(super) fn disconnected(&mut self) {
         self.stage = Stage::Greeting;
+        // What was read ahead was not sent.
+        self.ahead.as_mut().and_then(Ahead::take);
         self.active.clear();
         self.wanted.clear();
         for file in &mut self.files {
@@ -144,6 +152,11 @@ impl Plan {
     /// Grows with what the receiver is known to have, or has been sent for the first time.
     pub(super) fn progress(&self) -> u64 {
         self.told + self.unconfirmed.front().map_or(self.records, |front| front.first)
+    }
+
+    /// Bytes of contents that were announced, and could not be sent.
+    pub(super) fn short_bytes(&self) -> u64 {
+        self.short.values().sum()
     }
 
     /// Files that the receiver had from another sender before us.
@@ -263,9 +276,18 @@ impl Plan {
         if self.stage == Stage::Greeting {
             return None;
         }
+        // Whatever is wanted may be in it.
+        if let Some(read) = self.ahead.as_mut().and_then(Ahead::take) {
+            return Some(self.account(read));
+        }
         while let Some(n) = self.wanted.pop_front() {
             if self.files[n].over {
                 continue;
+            }
+            if self.is_small(n) {
+                let File { id, origin, .. } = &self.files[n];
+                let read = small::read(&self.opener, vec![(n, *id, origin.clone())]);
+                return Some(self.account(read));
             }
             let mut batch = Batch::default();
             self.piece(n, &mut batch);
@@ -303,30 +325,66 @@ impl Plan {
     }
 
     fn next_in_order(&mut self) -> Option<Batch> {
+        let files = self.small_files();
+        if !files.is_empty() {
+            let next = self.small_files();
+            if !next.is_empty() {
+                self.read_ahead(next);
+            }
+            let read = small::read(&self.opener, files);
+            return Some(self.account(read));
+        }
         let mut batch = Batch::default();
-        while batch.len() < BATCH {
-            while self.files.get(self.cursor).is_some_and(|file| file.over) {
-                self.cursor += 1;
-            }
-            if self.cursor == self.files.len() {
-                // It stands alone in its frame.
-                if batch.is_empty() {
-                    batch.push(&FromSender::Done);
-                    self.stage = Stage::Done;
-                    self.monitor.receiving(None);
-                }
-                break;
-            }
-            let is_small = self.is_small(self.cursor);
-            if !is_small && !batch.is_empty() {
-                break;
-            }
+        if self.cursor == self.files.len() {
+            // It stands alone in its frame.
+            batch.push(&FromSender::Done);
+            self.stage = Stage::Done;
+            self.monitor.receiving(None);
+        } else {
             self.piece(self.cursor, &mut batch);
-            if !is_small {
-                break;
-            }
         }
         Some(batch)
+    }
+
+    /// The small files that are next, as many as are a batch; none where something else is next.
+    fn small_files(&mut self) -> Vec<small::File> {
+        let mut files = Vec::new();
+        let mut bytes = 0;
+        while let Some(File { id, origin, over }) = self.files.get(self.cursor) {
+            if !over {
+                if !self.is_small(self.cursor) || bytes >= BATCH as u64 {
+                    break;
+                }
+                bytes += origin.stored_len();
+                files.push((self.cursor, *id, origin.clone()));
+            }
+            self.cursor += 1;
+        }
+        files
+    }
+
+    /// Has files read by the second thread: their batch is the next one, whatever else there is.
+    fn read_ahead(&mut self, files: Vec<small::File>) {
+        if self.ahead.is_none() {
+            match Ahead::begin(self.opener.clone()) {
+                Ok(ahead) => self.ahead = Some(ahead),
+                Err(e) => log::info!("small files are read by one thread: {e}"),
+            }
+        }
+        match &mut self.ahead {
+            Some(ahead) => ahead.read(files),
+            // The next time it is begun here again.
+            None => self.cursor = files.first().map_or(self.cursor, |(n, ..)| *n),
+        }
+    }
+
+    /// Files are read: what became of them is kept.
+    fn account(&mut self, Files { batch, files }: Files) -> Batch {
+        for Sent { n, bytes, fate } in files {
+            self.is_over(n, bytes, &fate);
+        }
+        self.tell_progress();
+        batch
     }
 
     fn is_small(&self, n: usize) -> bool {
@@ -334,14 +392,9 @@ impl Plan {
         origin.sparse().is_none() && origin.stored_len() < SMALL
     }
 
-    /// The next of a file: all of a small one, a piece of another.
+    /// The next piece of a file that is not small.
     fn piece(&mut self, n: usize, batch: &mut Batch) {
         let id = self.files[n].id;
-        if self.is_small(n) {
-            let (hash, fate) = self.small(n, batch);
-            self.over(n, hash, fate, batch);
-            return;
-        }
         if !self.active.contains_key(&n) {
             match self.opener.open(&self.files[n].origin) {
                 Ok(contents) => {
@@ -350,7 +403,7 @@ impl Plan {
                 }
                 Err(e) => {
                     let fate = Fate::Short { path: self.path(n), reason: e.to_string() };
-                    return self.over(n, *blake3::hash(&[]).as_bytes(), fate, batch);
+                    return self.over(n, 0, *blake3::hash(&[]).as_bytes(), fate, batch);
                 }
             }
         }
@@ -399,54 +452,29 @@ impl Plan {
         };
         let hash = *active.hasher.finalize().as_bytes();
         self.active.remove(&n);
-        self.over(n, hash, fate, batch);
+        self.over(n, sent, hash, fate, batch);
     }
 
-    /// A small file. Its hash, and what became of it.
-    fn small(&mut self, n: usize, batch: &mut Batch) -> ([u8; 32], Fate) {
-        let file = &self.files[n];
+    fn over(&mut self, n: usize, sent: u64, hash: [u8; 32], fate: Fate, batch: &mut Batch) {
+        self.is_over(n, sent, &fate);
+        batch.push(&FromSender::End { id: self.files[n].id, hash, fate });
+        self.tell_progress();
+    }
+
+    /// A file is over: so much of it is sent.
+    fn is_over(&mut self, n: usize, sent: u64, fate: &Fate) {
+        let file = &mut self.files[n];
         let stored = file.origin.stored_len();
-        let nothing = *blake3::hash(&[]).as_bytes();
-        let mut contents = match self.opener.open(&file.origin) {
-            Ok(contents) => contents,
-            Err(e) => return (nothing, Fate::Short { path: self.path(n), reason: e.to_string() }),
-        };
-        let records = batch.records();
-        let frame = record::begin(&FromSender::Data { id: file.id, offset: 0 }, records);
-        let at = records.len();
-        records.resize(at + stored as usize, 0);
-        let read = contents.read(0, &mut records[at..]);
-        let len = *read.as_ref().unwrap_or(&0);
-        let hash = if len == 0 {
-            records.truncate(frame);
-            nothing
-        } else {
-            records.truncate(at + len);
-            record::end(frame, records);
-            *blake3::hash(&records[at..]).as_bytes()
-        };
-        let fate = match (read, contents.is_unchanged()) {
-            (Err(e), _) => Fate::Short { path: self.path(n), reason: format!("it cannot be read: {e}") },
-            (Ok(len), _) if (len as u64) < stored => {
-                Fate::Short { path: self.path(n), reason: shrunk(len as u64, stored) }
-            }
-            (Ok(_), Ok(true)) => Fate::Whole,
-            (Ok(_), _) => Fate::Changed { path: self.path(n) },
-        };
-        (hash, fate)
-    }
-
-    fn over(&mut self, n: usize, hash: [u8; 32], fate: Fate, batch: &mut Batch) {
-        match &fate {
+        file.over = true;
+        self.over_bytes += stored;
+        match fate {
             Fate::Whole => {}
             Fate::Changed { path } => self.monitor.refused(path, "it was written to while it was sent"),
-            Fate::Short { path, reason } => self.monitor.refused(path, reason),
+            Fate::Short { path, reason } => {
+                self.short.insert(n, stored.saturating_sub(sent));
+                self.monitor.refused(path, reason);
+            }
         }
-        batch.push(&FromSender::End { id: self.files[n].id, hash, fate });
-        let file = &mut self.files[n];
-        file.over = true;
-        self.over_bytes += file.origin.stored_len();
-        self.tell_progress();
     }
 
     /// What had to be sent again after a lost connection counts once.
@@ -480,8 +508,4 @@ impl Plan {
             (Some(_), _) => format!("{files} of {} files are missing or cut, at most {bytes} bytes", self.files.len()),
         }
     }
-}
-
-fn shrunk(read: u64, stored: u64) -> String {
-    format!("it has become shorter while it was sent: {read} of {stored} bytes")
 }

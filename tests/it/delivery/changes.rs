@@ -40,6 +40,9 @@ fn what_changes_vanishes_or_shrinks_is_marked_named_and_counted() {
     proxy.release();
     let sent = sender.end();
     assert_eq!(sent.code, Some(3), "{sent:#?}");
+    // What could not be sent is not said to be there.
+    let confirmed = (48 << 20) + 3 * (1 << 20) + 1000 + 4;
+    assert_eq!(sent.report["confirmed"]["bytes"], confirmed, "{sent:#?}");
     for (name, why) in [
         ("grown", "written to"),
         ("shrunk", "shorter"),
