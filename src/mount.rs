@@ -265,12 +265,10 @@ impl Running {
                 Box::new(move || receive::run(job))
             }
         };
+        // Whoever waits for the end opens files next.
         let read_ahead = session.read_ahead();
-        let begun = std::thread::Builder::new().name("ingest".into()).spawn(move || {
-            job();
-            read_ahead.widen();
-        });
-        match begun {
+        handle.store.set_when_over(move || read_ahead.widen());
+        match std::thread::Builder::new().name("ingest".into()).spawn(job) {
             Ok(ingest) => Ok(Running { session, ingest, handle }),
             Err(e) => {
                 let _ = handle.unmount();

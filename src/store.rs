@@ -31,6 +31,7 @@ pub struct Store {
     listener: OnceLock<Listener>,
     wanted: OnceLock<Listener>,
     over: AtomicBool,
+    when_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
 /// An archive whose contents are read in place, as it was when it was mounted.
@@ -79,6 +80,7 @@ impl Store {
             listener: OnceLock::new(),
             wanted: OnceLock::new(),
             over: AtomicBool::new(false),
+            when_over: OnceLock::new(),
         }
     }
 
@@ -142,9 +144,18 @@ impl Store {
         }
     }
 
+    /// What is done as soon as the stream is over, before anybody is told so. Only the first call counts.
+    pub fn set_when_over(&self, action: impl Fn() + Send + Sync + 'static) {
+        let _ = self.when_over.set(Box::new(action));
+    }
+
     /// The stream is over; nothing changes any more.
     pub fn set_over(&self) {
-        self.over.store(true, Ordering::Release);
+        if !self.over.swap(true, Ordering::AcqRel)
+            && let Some(action) = self.when_over.get()
+        {
+            action();
+        }
     }
 
     /// The stream is over, and what has not arrived is cut: whoever waits for it is told.

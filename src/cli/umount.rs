@@ -25,7 +25,7 @@ pub(super) fn run(args: &UmountArgs) -> Exit {
         Ok(Response::Done) => {
             if daemon.is_some_and(|daemon| !daemon.wait_gone(CLEAN_UP)) {
                 tell(format_args!(
-                    "'{path}' is unmounted; its daemon goes when the spool is removed, and files in it that are open are closed"
+                    "'{path}' is unmounted; its daemon goes when it has cleaned up (a spool is removed), and files in it that are open are closed"
                 ));
             }
             Exit::Complete

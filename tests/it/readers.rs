@@ -373,3 +373,20 @@ fn nothing_can_be_written() {
     assert_eq!(run(Command::new("cat").arg(&link)).stdout, b"contents");
     mount.unmount();
 }
+
+#[test]
+fn it_is_read_ahead_widely_before_the_end_is_told() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let device = fs::metadata(&mount.point).unwrap().dev();
+    let device = format!("{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let setting = Path::new("/sys/class/bdi").join(device).join("read_ahead_kb");
+    let wide = || fs::read_to_string(&setting).unwrap().trim() == "1024";
+    // A read beyond what has come would have to be asked for again.
+    assert!(!wide());
+    stdin.write_all(&[feed::whole("f", b"x"), feed::end()].concat()).unwrap();
+    mount.wait_end();
+    assert!(wide());
+    drop(stdin);
+    mount.unmount();
+}
