@@ -24,7 +24,7 @@ const TABLE: &[(&str, &[&str])] = &[
     // Where they are kept.
     ("spool", &["monitor", "record"]),
     ("index", &["entry"]),
-    ("store", &["index", "spool"]),
+    ("store", &["monitor", "index", "spool"]),
     ("ingest", &["entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
     ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "wire"]),
     // How they are served.
