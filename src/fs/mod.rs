@@ -4,6 +4,7 @@
 //! `parking`.
 
 mod ahead;
+mod behind;
 mod handles;
 mod killed;
 mod parking;
@@ -21,10 +22,12 @@ use rustix::io::Errno;
 use crate::index::{Arrival, Attributes, Index, Ino, Kind, Place};
 use crate::store::{Read, Store};
 use ahead::{Bringing, Step, Walks};
+use behind::Passes;
 use handles::Handles;
 use parking::{Parked, Parking};
 
 pub use ahead::Window;
+pub use behind::Span;
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
 /// tools do not carry it along.
@@ -42,6 +45,7 @@ pub struct Filesystem<B> {
     parking: Arc<Parking>,
     handles: Handles<B>,
     walks: Mutex<Walks>,
+    passes: Mutex<Passes>,
 }
 
 /// What an open came to.
@@ -84,7 +88,13 @@ impl<B> Filesystem<B> {
                 lot.arrived(ino);
             }
         });
-        Ok(Filesystem { store, parking, handles: Handles::default(), walks: Mutex::default() })
+        Ok(Filesystem {
+            store,
+            parking,
+            handles: Handles::default(),
+            walks: Mutex::default(),
+            passes: Mutex::default(),
+        })
     }
 
     /// What ends waiting: for whoever unmounts.
@@ -189,6 +199,24 @@ impl<B> Filesystem<B> {
     /// A window that is not brought.
     pub fn forgo(&self, window: &Window) {
         self.walks.lock().forgone(window);
+    }
+
+    /// A file is read. What of it the kernel can forget, since the reader has left it behind; nothing while entries
+    /// arrive: then a page may be locked by a read that waits.
+    pub fn behind(&self, ino: Ino, offset: u64, len: usize) -> Option<Span> {
+        if len < behind::REQUEST || !self.is_over() {
+            return None;
+        }
+        let size = self.store.index.read().attributes(ino)?.size;
+        if size < behind::LEAST {
+            return None;
+        }
+        self.passes.lock().read(ino, offset, len as u64, size)
+    }
+
+    /// What the kernel could not be told to forget.
+    pub fn remembered(&self, span: &Span) {
+        self.passes.lock().remembered(span);
     }
 
     /// The size of a small file that is complete and read by us; None behind the last inode.

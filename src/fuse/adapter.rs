@@ -14,9 +14,9 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
-use super::Options;
+use super::{Options, Task};
 use crate::entry::{Device, Timestamp};
-use crate::fs::{Filesystem, Opened, Seek, Window};
+use crate::fs::{Filesystem, Opened, Seek};
 use crate::index::{Attributes, Ino, Kind};
 
 /// The kernel's unit of `st_blocks`, whatever the block size.
@@ -37,8 +37,8 @@ const KEPT: FileHandle = FileHandle(1);
 
 pub(super) struct Adapter {
     filesystem: Arc<Filesystem<BackingId>>,
-    /// Where what will be read soon is told.
-    ahead: SyncSender<Window>,
+    /// Where it is told what will be read soon, and what will not be any more.
+    cache: SyncSender<Task>,
     /// Whether the kernel checks permissions, for everybody: then it does ACLs too.
     checked: bool,
     /// Whether the kernel may read blobs by itself.
@@ -50,10 +50,10 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(filesystem: Arc<Filesystem<BackingId>>, ahead: SyncSender<Window>, options: Options) -> Self {
+    pub(super) fn new(filesystem: Arc<Filesystem<BackingId>>, cache: SyncSender<Task>, options: Options) -> Self {
         let Options { allow_other: checked, passthrough, xattrs } = options;
         let passthrough = AtomicBool::new(passthrough);
-        Adapter { filesystem, ahead, checked, passthrough, xattrs, no_open: false, no_opendir: false }
+        Adapter { filesystem, cache, checked, passthrough, xattrs, no_open: false, no_opendir: false }
     }
 
     /// Gives a blob to the kernel, where that takes it.
@@ -211,13 +211,19 @@ impl fuser::Filesystem for Adapter {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),
         });
-        // Said first, so that nobody brings what is being read.
+        // Said first, so that nobody brings what is being read; and the reader cannot be far beyond it before it is answered.
         let window = self.filesystem.ahead(Ino(ino.0), offset);
+        let span = self.filesystem.behind(Ino(ino.0), offset, size as usize);
         self.filesystem.read(Ino(ino.0), offset, size as usize, request.pid(), reply);
         if let Some(window) = window
-            && self.ahead.try_send(window).is_err()
+            && self.cache.try_send(Task::Bring(window)).is_err()
         {
             self.filesystem.forgo(&window);
+        }
+        if let Some(span) = span
+            && self.cache.try_send(Task::Forget(span)).is_err()
+        {
+            self.filesystem.remembered(&span);
         }
     }
 

@@ -14,14 +14,14 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::fs::{Filesystem, Window};
+use crate::fs::{Filesystem, Span, Window};
 use adapter::Adapter;
 
 /// So many threads take requests. Reads that wait hold none of them.
 const THREADS: usize = 4;
 
-/// So many windows of files to bring may wait.
-const WINDOWS: usize = 4;
+/// So many tasks may wait.
+const TASKS: usize = 4;
 
 /// How far the kernel reads ahead in a file, once nothing arrives any more: as much as it asks for at once
 /// (`fs.fuse.max_pages_limit`). Its own 128 KiB make four times as many requests of us as are good for large files; but
@@ -37,6 +37,14 @@ pub struct Options {
     pub passthrough: bool,
     /// Whether extended attributes are there; else they are as on a filesystem that has none.
     pub xattrs: bool,
+}
+
+/// What is to become of the kernel's copies of contents.
+enum Task {
+    /// Of files that will be read soon.
+    Bring(Window),
+    /// Of what will not be read again.
+    Forget(Span),
 }
 
 /// A blob that the kernel was given.
@@ -67,8 +75,8 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
         config.acl = SessionACL::All;
     }
     let filesystem = Arc::new(filesystem);
-    let (ahead, windows) = sync_channel(WINDOWS);
-    let adapter = Adapter::new(filesystem.clone(), ahead, options);
+    let (cache, tasks) = sync_channel(TASKS);
+    let adapter = Adapter::new(filesystem.clone(), cache, options);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
@@ -92,7 +100,7 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
     let begin = || {
         let read_ahead = ReadAhead::of(mountpoint)?;
         // It ends with the adapter, and holds the device no longer than that.
-        std::thread::Builder::new().name("ahead".into()).spawn(move || bring(&filesystem, &windows, &notifier))?;
+        std::thread::Builder::new().name("cache".into()).spawn(move || manage(&filesystem, &tasks, &notifier))?;
         Ok(Session { session: session.spawn()?, read_ahead })
     };
     begin().inspect_err(|_| {
@@ -100,19 +108,28 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
     })
 }
 
-/// Brings files to the kernel that it will be asked for. The kernel makes this wait for pages that are being read;
-/// therefore it is a thread of its own, which nobody waits for, which holds no lock meanwhile, and which keeps its
-/// distance from readers: were the daemon killed right then, the kernel would not see it end before somebody
-/// takes the mount away by force (umount(2), `MNT_FORCE`).
-fn bring(filesystem: &Filesystem<Given>, windows: &Receiver<Window>, notifier: &Notifier) {
-    for window in windows {
-        filesystem.bring(window, |ino, contents| match notifier.store(INodeNo(ino.0), 0, contents) {
-            Ok(()) => true,
-            Err(e) => {
-                log::debug!("the kernel does not take contents of {}: {e}", ino.0);
-                false
+/// Brings files to the kernel that it will be asked for, and has it forget what it will not. The kernel makes this wait for
+/// pages that are being read; therefore it is a thread of its own, which nobody waits for, which holds no lock
+/// meanwhile, and which keeps its distance from readers: were the daemon killed right then, the kernel would not see it end
+/// before somebody takes the mount away by force (umount(2), `MNT_FORCE`).
+fn manage(filesystem: &Filesystem<Given>, tasks: &Receiver<Task>, notifier: &Notifier) {
+    for task in tasks {
+        match task {
+            Task::Bring(window) => {
+                filesystem.bring(window, |ino, contents| match notifier.store(INodeNo(ino.0), 0, contents) {
+                    Ok(()) => true,
+                    Err(e) => {
+                        log::debug!("the kernel does not take contents of {}: {e}", ino.0);
+                        false
+                    }
+                });
             }
-        });
+            Task::Forget(Span { ino, offset, len }) => {
+                if let Err(e) = notifier.inval_inode(INodeNo(ino.0), offset as i64, len as i64) {
+                    log::debug!("the kernel does not forget contents of {}: {e}", ino.0);
+                }
+            }
+        }
     }
 }
 

@@ -1,5 +1,5 @@
-//! Large files that the kernel reads by itself, and small ones that are brought to it before it asks. A daemon that
-//! is stopped shows who reads: what comes all the same comes without it.
+//! Large files that the kernel reads by itself, small ones that are brought to it before it asks, and what it is told to
+//! forget. A daemon that is stopped shows who reads: what comes all the same comes without it.
 
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
@@ -284,6 +284,12 @@ fn an_open_file_is_read_on_when_the_daemon_is_killed() {
     mount.wait_front();
 }
 
+/// So many bytes of a file the kernel has. Nothing is read for it.
+fn in_page_cache(path: &Path) -> u64 {
+    let bytes = run(Command::new("fincore").args(["-bnro", "RES"]).arg(path)).stdout;
+    String::from_utf8(bytes).unwrap().trim().parse().unwrap()
+}
+
 #[test]
 fn the_next_files_of_a_walk_are_there_before_they_are_asked_for() {
     needs_fuse!();
@@ -318,12 +324,9 @@ fn the_next_files_of_a_walk_are_there_before_they_are_asked_for() {
         for (name, contents) in &files[..read] {
             assert!(fs::read(mount.path(name)).unwrap() == *contents, "{name}");
         }
-        // Looks at what the kernel has, and reads nothing.
-        let has_pages = |name: &str| {
-            let pages = run(Command::new("fincore").args(["-bnro", "PAGES"]).arg(mount.path(name))).stdout;
-            String::from_utf8(pages).unwrap().trim().parse::<usize>().unwrap() > 0
-        };
-        let brought = wait_until("the next files are brought", || (read..60).find(|&n| has_pages(&files[n].0)));
+        let brought = wait_until("the next files are brought", || {
+            (read..60).find(|&n| in_page_cache(&mount.path(&files[n].0)) > 0)
+        });
         if in_place {
             // An archive in place is opened without the daemon; what was brought is read without it.
             let _stopped = Stopped::new(&mount);
@@ -337,4 +340,51 @@ fn the_next_files_of_a_walk_are_there_before_they_are_asked_for() {
         }
         mount.unmount();
     }
+}
+
+#[test]
+fn what_the_reader_of_a_large_file_has_left_behind_is_forgotten() {
+    needs_fuse!();
+    const MIB: usize = 1 << 20;
+    let (large, small) = (256, 32);
+    // Nothing but a number in each MiB, and holes between: it takes no room.
+    let archive = tempfile::NamedTempFile::new().unwrap();
+    let mut at = 0;
+    for (name, mib) in [("large", large), ("small", small)] {
+        let header = feed::file(name, mib * MIB);
+        archive.as_file().write_all_at(&header, at).unwrap();
+        at += header.len() as u64;
+        for n in 0..mib {
+            archive.as_file().write_all_at(&n.to_le_bytes(), at + (n * MIB) as u64).unwrap();
+        }
+        at += (mib * MIB) as u64;
+    }
+    archive.as_file().write_all_at(&feed::end(), at).unwrap();
+    let mount = Mount::file(archive.path(), &[]);
+    mount.wait_clean();
+    let read = |file: &File, n: usize| {
+        let mut piece = vec![1; MIB];
+        file.read_exact_at(&mut piece, (n * MIB) as u64).unwrap();
+        assert_eq!(piece[..8], n.to_le_bytes());
+        assert!(piece[8..].iter().all(|&b| b == 0), "MiB {n}");
+    };
+    for _ in 0..2 {
+        let (path, file) = (mount.path("large"), File::open(mount.path("large")).unwrap());
+        let mut pieces = 0..large;
+        pieces.by_ref().take(128).for_each(|n| read(&file, n));
+        // The kernel is told a little later; how much it had meanwhile does not matter.
+        wait_until("most of it is forgotten", || {
+            if in_page_cache(&path) < (64 * MIB) as u64 {
+                return Some(());
+            }
+            read(&file, pieces.next().expect("it is forgotten before the end"));
+            None
+        });
+        pieces.for_each(|n| read(&file, n));
+    }
+    let file = File::open(mount.path("small")).unwrap();
+    (0..small).for_each(|n| read(&file, n));
+    assert_eq!(in_page_cache(&mount.path("small")), (small * MIB) as u64);
+    drop(file);
+    mount.unmount();
 }

@@ -28,8 +28,14 @@ struct Reader {
 impl Reader {
     fn start(program: &str, args: &[&OsStr]) -> Reader {
         let out = tempfile::NamedTempFile::new().unwrap();
-        let mut command = Command::new(program);
-        command.args(args).stdout(out.reopen().unwrap()).stderr(Stdio::null()).stdin(Stdio::null());
+        // What was started in the background of a script ignores SIGINT, and so do its children.
+        let mut command = Command::new("env");
+        command
+            .args(["--default-signal=INT", program])
+            .args(args)
+            .stdout(out.reopen().unwrap())
+            .stderr(Stdio::null())
+            .stdin(Stdio::null());
         Reader { process: Group::start(&mut command), out }
     }
 
