@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, SparseMap};
@@ -240,20 +241,39 @@ impl Sink {
         taken
     }
 
-    fn messages(&mut self, mut body: &[u8], answers: &mut Vec<FromReceiver>) -> Outcome {
+    fn messages(&mut self, body: &[u8], answers: &mut Vec<FromReceiver>) -> Outcome {
         let before = self.totals.records;
-        while !body.is_empty() {
-            let (message, bytes, length) = record::decode::<FromSender>(body)
-                .or_else(|e| violation(format!("a message that cannot be read: {e}")))?;
-            self.message(message, &body[..length], bytes, answers)?;
-            body = &body[length..];
-        }
+        // Records of the catalogue that are counted, and not yet hashed: all at once is several times faster.
+        let mut unhashed = 0..0;
+        let taken = self.each_message(body, answers, &mut unhashed);
+        self.hasher.update(&body[unhashed]);
+        taken?;
         if self.small.is_some() {
             return violation("contents of a small file without their end");
         }
         self.commit()?;
         if self.totals.records != before {
             answers.push(FromReceiver::Taken { catalogue: self.totals.records });
+        }
+        Ok(())
+    }
+
+    fn each_message(&mut self, body: &[u8], answers: &mut Vec<FromReceiver>, unhashed: &mut Range<usize>) -> Outcome {
+        let mut at = 0;
+        while at < body.len() {
+            let (message, bytes, length) = record::decode::<FromSender>(&body[at..])
+                .or_else(|e| violation(format!("a message that cannot be read: {e}")))?;
+            if !matches!(message, FromSender::Entry(_) | FromSender::Problem { .. }) {
+                self.hasher.update(&body[std::mem::replace(unhashed, 0..0)]);
+            }
+            let counted = self.totals.records;
+            let taken = self.message(message, &body[at..at + length], bytes, answers);
+            if self.totals.records > counted {
+                let begun = unhashed.start < unhashed.end;
+                *unhashed = if begun { unhashed.start } else { at }..at + length;
+            }
+            taken?;
+            at += length;
         }
         Ok(())
     }
@@ -275,11 +295,11 @@ impl Sink {
         }
         match message {
             FromSender::Entry(entry) => {
-                self.catalogue(encoded)?;
+                self.catalogue()?;
                 self.entry(*entry, encoded)
             }
             FromSender::Problem { path, reason } => {
-                self.catalogue(encoded)?;
+                self.catalogue()?;
                 if !self.finished {
                     self.refuse(&path, reason);
                 }

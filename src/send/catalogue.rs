@@ -59,7 +59,6 @@ fn all(walk: Walk, monitor: &Monitor, send: &SyncSender<Piece>, poke: &impl Fn()
     let mut piece = Piece::default();
     let mut begun = Instant::now();
     for step in walk {
-        let before = piece.records.len();
         match step {
             Step::Entry { entry, contents } => {
                 let stored = entry.kind.stored_len();
@@ -83,8 +82,9 @@ fn all(walk: Walk, monitor: &Monitor, send: &SyncSender<Piece>, poke: &impl Fn()
         }
         piece.count += 1;
         totals.records += 1;
-        hasher.update(&piece.records[before..]);
         if piece.records.len() >= PIECE || begun.elapsed() >= AT_ONCE {
+            // All at once: several times faster than one after the other.
+            hasher.update(&piece.records);
             if send.send(std::mem::take(&mut piece)).is_err() {
                 return;
             }
@@ -92,6 +92,7 @@ fn all(walk: Walk, monitor: &Monitor, send: &SyncSender<Piece>, poke: &impl Fn()
             begun = Instant::now();
         }
     }
+    hasher.update(&piece.records);
     totals.hash = *hasher.finalize().as_bytes();
     piece.end = Some(totals);
     let _ = send.send(piece);
