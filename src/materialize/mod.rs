@@ -15,6 +15,7 @@ mod early;
 mod latest;
 mod links;
 mod metadata;
+mod order;
 mod replay;
 mod report;
 mod restore;

@@ -3,13 +3,13 @@
 //! From the journal of a spool, as far as it is written, or from an archive that is mounted in place. An entry is
 //! given when all of its contents are there. Nothing is waited for here.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::order::Order;
 use crate::entry::Entry;
 use crate::index::Place;
 use crate::record::{self, DecodeError, Record};
@@ -41,11 +41,11 @@ impl Bytes {
 }
 
 impl Item {
-    fn new(entry: Box<Entry>, place: Place) -> Self {
+    pub(super) fn new(entry: Box<Entry>, place: Place) -> Self {
         Item { entry, place, bytes: None, lost: None }
     }
 
-    fn lost(entry: Box<Entry>, received: u64) -> Self {
+    pub(super) fn lost(entry: Box<Entry>, received: u64) -> Self {
         Item { lost: Some(received), ..Item::new(entry, Place::Empty) }
     }
 }
@@ -68,10 +68,7 @@ impl Replay {
     /// A file that is arriving as the only one, and the number of its blob.
     pub(super) fn arriving(&self) -> Option<(&Entry, u64)> {
         match self {
-            Replay::Journal(journal) if !journal.catalogue => {
-                let (_, pending) = journal.pending.first_key_value()?;
-                Some((&pending.entry, pending.blob?))
-            }
+            Replay::Journal(Journal { pending: Pending::One(Some(one)), .. }) => Some((&one.entry, one.blob?)),
             _ => None,
         }
     }
@@ -87,7 +84,7 @@ impl Replay {
     /// One after the other, what is not there as a whole, and will never be.
     pub(super) fn rest(&mut self) -> Option<Item> {
         match self {
-            Replay::Journal(journal) => journal.pending.pop_first().map(|(_, pending)| pending.lost(0)),
+            Replay::Journal(journal) => journal.rest(),
             Replay::Archive(_) => None,
         }
     }
@@ -106,23 +103,23 @@ pub(super) struct Journal {
     entries: u64,
     /// Bytes in blobs of the entries that have been given.
     blobs: u64,
-    /// Contents come in any order, and not each directly behind its entry.
-    catalogue: bool,
-    /// Entries whose contents have not come, by their numbers.
-    pending: BTreeMap<u64, Pending>,
+    pending: Pending,
     /// Given after an entry whose contents never came.
     held: Option<Item>,
 }
 
-struct Pending {
-    entry: Box<Entry>,
-    blob: Option<u64>,
+/// Entries whose contents have not come.
+enum Pending {
+    /// Of a stream: each has them directly behind it.
+    One(Option<One>),
+    /// Of a catalogue: they come in any order.
+    Any(Box<Order>),
 }
 
-impl Pending {
-    fn lost(self, received: u64) -> Item {
-        Item::lost(self.entry, received)
-    }
+struct One {
+    id: u64,
+    entry: Box<Entry>,
+    blob: Option<u64>,
 }
 
 impl Journal {
@@ -135,8 +132,7 @@ impl Journal {
             used: 0,
             entries: 0,
             blobs: 0,
-            catalogue: false,
-            pending: BTreeMap::new(),
+            pending: Pending::One(None),
             held: None,
         }
     }
@@ -151,6 +147,11 @@ impl Journal {
             return Ok(Some(item));
         }
         loop {
+            if let Pending::Any(order) = &mut self.pending
+                && let Some(item) = order.pop()
+            {
+                return Ok(Some(item));
+            }
             let chunk = self.chunk.clone();
             let (record, bytes, length) = match record::decode(&chunk[self.used..]) {
                 Ok(decoded) => decoded,
@@ -171,18 +172,33 @@ impl Journal {
         }
     }
 
+    /// One after the other, what will never be there as a whole.
+    fn rest(&mut self) -> Option<Item> {
+        match &mut self.pending {
+            Pending::One(one) => one.take().map(|one| Item::lost(one.entry, 0)),
+            Pending::Any(order) => order.pop_first(|entry| Item::lost(entry, 0)),
+        }
+    }
+
+    /// Takes a record. What of a stream can be given then; of a catalogue, `pending` has it.
     fn take(&mut self, record: Record, chunk: &Arc<Vec<u8>>, range: Range<usize>) -> Option<Item> {
         match record {
             Record::Entry(entry) => {
                 let id = self.entries;
                 self.entries += 1;
+                let one = match &mut self.pending {
+                    Pending::One(one) => one,
+                    Pending::Any(order) => {
+                        order.announce(id, entry);
+                        return None;
+                    }
+                };
                 // A file whose contents were refused: nothing of it follows.
-                let before = if self.catalogue { None } else { self.pending.pop_first() };
-                let before = before.map(|(_, pending)| pending.lost(0));
+                let before = one.take().map(|one| Item::lost(one.entry, 0));
                 let item = if entry.kind.stored_len() == 0 {
                     Some(Item::new(entry, Place::Empty))
                 } else {
-                    self.pending.insert(id, Pending { entry, blob: None });
+                    *one = Some(One { id, entry, blob: None });
                     None
                 };
                 if before.is_some() {
@@ -192,33 +208,50 @@ impl Journal {
                 item
             }
             Record::Data { id, .. } => {
-                let pending = self.pending.remove(&id)?;
-                let stored = pending.entry.kind.stored_len();
-                if range.len() as u64 != stored {
-                    return Some(pending.lost(range.len() as u64));
-                }
                 let at = self.at + range.start as u64;
-                Some(Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(pending.entry, Place::Journal(at)) })
+                self.end(id, |entry, _| {
+                    if range.len() as u64 != entry.kind.stored_len() {
+                        return Item::lost(entry, range.len() as u64);
+                    }
+                    Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(entry, Place::Journal(at)) }
+                })
             }
             Record::Blob { id, number } => {
-                if let Some(pending) = self.pending.get_mut(&id) {
-                    pending.blob = Some(number);
+                match &mut self.pending {
+                    Pending::One(Some(one)) if one.id == id => one.blob = Some(number),
+                    Pending::One(_) => {}
+                    Pending::Any(order) => order.set_blob(id, number),
                 }
                 None
             }
             Record::End { id, received, complete } => {
-                let pending = self.pending.remove(&id)?;
-                self.blobs += received;
-                Some(match pending.blob {
-                    Some(number) if complete => Item::new(pending.entry, Place::Blob(number)),
-                    _ => pending.lost(received),
-                })
+                let mut ended = 0;
+                let item = self.end(id, |entry, blob| {
+                    ended = received;
+                    match blob {
+                        Some(number) if complete => Item::new(entry, Place::Blob(number)),
+                        _ => Item::lost(entry, received),
+                    }
+                });
+                self.blobs += ended;
+                item
             }
             Record::Catalogue => {
-                self.catalogue = true;
+                self.pending = Pending::Any(Box::default());
                 None
             }
             Record::Begin { .. } | Record::Finish { .. } => None,
+        }
+    }
+
+    /// No more of an entry's contents comes.
+    fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<u64>) -> Item) -> Option<Item> {
+        match &mut self.pending {
+            Pending::One(one) => one.take_if(|one| one.id == id).map(|one| item(one.entry, one.blob)),
+            Pending::Any(order) => {
+                order.end(id, item);
+                None
+            }
         }
     }
 

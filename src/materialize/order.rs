@@ -1,0 +1,225 @@
+//! Entries whose contents come in any order, given so that names mean in the end what they mean in the mount.
+//!
+//! An entry is given when all of its contents are there, but never before an earlier one of the same name, nor a hard link
+//! before an earlier entry with the name of its target: what replaces, and what is linked to, is what it was in the order of
+//! the journal.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+
+use super::replay::Item;
+use crate::entry::{Entry, EntryKind};
+use crate::index::Place;
+
+/// Those that have been announced, and not been given.
+#[derive(Default)]
+pub(super) struct Order {
+    /// By their numbers.
+    announced: BTreeMap<u64, Announced>,
+    /// The last one that gives a name or links to it, by a hash. Two names that meet there only wait for each other.
+    last: HashMap<u64, u64>,
+    /// Who waits for an entry.
+    waiting: HashMap<u64, Vec<u64>>,
+    /// To be given, in this order.
+    ready: VecDeque<Item>,
+    keys: RandomState,
+}
+
+struct Announced {
+    /// None: it has become `item`.
+    entry: Option<Box<Entry>>,
+    item: Option<Item>,
+    blob: Option<u64>,
+    /// Its name, and the one that it links to.
+    keys: [Option<u64>; 2],
+    /// So many have to be given before.
+    after: usize,
+}
+
+impl Order {
+    /// An entry. Where it has contents, these are to come.
+    pub(super) fn announce(&mut self, id: u64, entry: Box<Entry>) {
+        let target = match &entry.kind {
+            EntryKind::HardLink { target } => Some(target),
+            _ => None,
+        };
+        let keys = [Some(&entry.path), target].map(|path| path.map(|path| self.keys.hash_one(path.as_bytes())));
+        let mut before: Vec<u64> = keys.iter().flatten().filter_map(|key| self.last.get(key).copied()).collect();
+        before.dedup();
+        let has_contents = entry.kind.stored_len() > 0;
+        if before.is_empty() && !has_contents {
+            self.ready.push_back(Item::new(entry, Place::Empty));
+            return;
+        }
+        for &other in &before {
+            self.waiting.entry(other).or_default().push(id);
+        }
+        self.last.extend(keys.iter().flatten().map(|&key| (key, id)));
+        let (entry, item) =
+            if has_contents { (Some(entry), None) } else { (None, Some(Item::new(entry, Place::Empty))) };
+        self.announced.insert(id, Announced { entry, item, blob: None, keys, after: before.len() });
+    }
+
+    /// Where its contents go.
+    pub(super) fn set_blob(&mut self, id: u64, number: u64) {
+        if let Some(announced) = self.announced.get_mut(&id) {
+            announced.blob = Some(number);
+        }
+    }
+
+    /// No more of its contents comes. `item` makes of the entry, and the number of its blob, what is given.
+    pub(super) fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<u64>) -> Item) {
+        let Some(announced) = self.announced.get_mut(&id) else { return };
+        let Some(entry) = announced.entry.take() else { return };
+        let item = announced.item.insert(item(entry, announced.blob));
+        if announced.after == 0 {
+            self.give(id);
+        } else {
+            // What is read is not kept for as long as that takes.
+            item.bytes = None;
+        }
+    }
+
+    /// The next one that can be given.
+    pub(super) fn pop(&mut self) -> Option<Item> {
+        self.ready.pop_front()
+    }
+
+    /// No more comes of any: the first one, whatever it waits for.
+    pub(super) fn pop_first(&mut self, item: impl FnOnce(Box<Entry>) -> Item) -> Option<Item> {
+        if self.ready.is_empty() {
+            let (&id, announced) = self.announced.first_key_value()?;
+            // Whatever it had to wait for came before it.
+            debug_assert_eq!(announced.after, 0);
+            self.end(id, |entry, _| item(entry));
+        }
+        self.ready.pop_front()
+    }
+
+    fn give(&mut self, id: u64) {
+        let mut next = vec![id];
+        while let Some(id) = next.pop() {
+            let Some(announced) = self.announced.remove(&id) else { continue };
+            for key in announced.keys.iter().flatten() {
+                if self.last.get(key) == Some(&id) {
+                    self.last.remove(key);
+                }
+            }
+            self.ready.extend(announced.item);
+            let waiting = self.waiting.remove(&id).unwrap_or_default();
+            for other in waiting.into_iter().rev() {
+                let Some(after) = self.announced.get_mut(&other).map(|other| &mut other.after) else { continue };
+                *after -= 1;
+                if *after == 0 && self.announced[&other].item.is_some() {
+                    next.push(other);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{EntryPath, Metadata};
+
+    fn entry(path: &str, kind: EntryKind) -> Box<Entry> {
+        Box::new(Entry { path: EntryPath::parse(path.as_bytes()).unwrap(), kind, metadata: Metadata::default() })
+    }
+
+    fn file(path: &str, size: u64) -> Box<Entry> {
+        entry(path, EntryKind::File { size, sparse: None })
+    }
+
+    fn link(path: &str, target: &str) -> Box<Entry> {
+        entry(path, EntryKind::HardLink { target: EntryPath::parse(target.as_bytes()).unwrap() })
+    }
+
+    fn end(order: &mut Order, id: u64) {
+        order.end(id, |entry, _| Item::new(entry, Place::Empty));
+    }
+
+    /// Path and length of what can be given.
+    fn given(order: &mut Order) -> Vec<(String, u64)> {
+        std::iter::from_fn(|| order.pop())
+            .map(|item| (item.entry.path.to_string(), item.entry.kind.stored_len()))
+            .collect()
+    }
+
+    fn names(names: &[(&str, u64)]) -> Vec<(String, u64)> {
+        names.iter().map(|&(name, len)| (name.into(), len)).collect()
+    }
+
+    #[test]
+    fn each_is_given_when_its_contents_are_there() {
+        let mut order = Order::default();
+        order.announce(0, file("a", 1));
+        order.announce(1, file("empty", 0));
+        order.announce(2, file("b", 2));
+        assert_eq!(given(&mut order), names(&[("empty", 0)]));
+        end(&mut order, 2);
+        assert_eq!(given(&mut order), names(&[("b", 2)]));
+        end(&mut order, 0);
+        assert_eq!(given(&mut order), names(&[("a", 1)]));
+        assert!(order.announced.is_empty() && order.last.is_empty() && order.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_link_waits_for_the_file_that_its_target_means_by_then() {
+        let mut order = Order::default();
+        order.announce(0, file("f", 1));
+        order.announce(1, link("l", "f"));
+        order.announce(2, link("m", "l"));
+        end(&mut order, 0);
+        assert_eq!(given(&mut order), names(&[("f", 1), ("l", 0), ("m", 0)]));
+        // Another sender, another file.
+        order.announce(3, file("f", 2));
+        order.announce(4, link("m", "l"));
+        order.announce(5, link("l", "f"));
+        assert_eq!(given(&mut order), names(&[("m", 0)]));
+        end(&mut order, 3);
+        assert_eq!(given(&mut order), names(&[("f", 2), ("l", 0)]));
+    }
+
+    #[test]
+    fn what_replaces_waits_for_what_it_replaces() {
+        let mut order = Order::default();
+        order.announce(0, file("f", 1));
+        order.announce(1, file("f", 2));
+        order.announce(2, link("l", "f"));
+        order.announce(3, entry("f", EntryKind::Fifo));
+        end(&mut order, 1);
+        end(&mut order, 1);
+        assert!(given(&mut order).is_empty());
+        end(&mut order, 0);
+        let all = given(&mut order);
+        assert_eq!(all[..2], names(&[("f", 1), ("f", 2)]));
+        assert_eq!(all.len(), 4);
+        assert!(order.announced.is_empty() && order.last.is_empty() && order.waiting.is_empty());
+    }
+
+    #[test]
+    fn a_name_is_not_replaced_before_what_links_to_it() {
+        let mut order = Order::default();
+        order.announce(0, file("l", 1));
+        order.announce(1, link("l", "f"));
+        order.announce(2, entry("f", EntryKind::Fifo));
+        assert!(given(&mut order).is_empty());
+        end(&mut order, 0);
+        assert_eq!(given(&mut order), names(&[("l", 1), ("l", 0), ("f", 0)]));
+    }
+
+    #[test]
+    fn what_never_comes_is_given_in_order() {
+        let mut order = Order::default();
+        order.announce(0, file("f", 1));
+        order.announce(1, link("l", "f"));
+        order.announce(2, file("f", 2));
+        order.announce(3, file("g", 3));
+        end(&mut order, 2);
+        let rest: Vec<_> = std::iter::from_fn(|| order.pop_first(|entry| Item::lost(entry, 0)))
+            .map(|item| (item.entry.path.to_string(), item.lost))
+            .collect();
+        assert_eq!(rest, [("f".into(), Some(0)), ("l".into(), None), ("f".into(), None), ("g".into(), Some(0))]);
+    }
+}
