@@ -340,6 +340,16 @@ impl Monitor {
         self.problem(Severity::Refused, path, reason.to_string());
     }
 
+    /// It is told once more, from the beginning: what was left out so far counts no more.
+    pub fn forget_problems(&self) {
+        self.refused.store(0, Ordering::Relaxed);
+        self.warnings.store(0, Ordering::Relaxed);
+        self.update(|s| {
+            s.problems.clear();
+            s.problem_bytes = 0;
+        });
+    }
+
     /// Something was accepted after a change. An empty path stands for the stream.
     pub fn warning(&self, path: &[u8], reason: impl ToString) {
         self.warnings.fetch_add(1, Ordering::Relaxed);

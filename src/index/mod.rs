@@ -379,6 +379,24 @@ impl Index {
         })
     }
 
+    /// All names below the root, with their paths; a directory before what is in it.
+    pub fn walk(&self, name: &mut dyn FnMut(&[u8], Ino)) {
+        let mut directories = vec![(Ino::ROOT, Vec::new())];
+        while let Some((directory, path)) = directories.pop() {
+            for (_, component, ino) in self.list(directory, 0) {
+                let mut path: Vec<u8> = path.clone();
+                if !path.is_empty() {
+                    path.push(b'/');
+                }
+                path.extend_from_slice(component);
+                name(&path, ino);
+                if self.parent(ino).is_some() {
+                    directories.push((ino, path));
+                }
+            }
+        }
+    }
+
     fn inode(&self, ino: Ino) -> Option<&Inode> {
         self.inodes.get((ino.0 as usize).checked_sub(1)?)
     }

@@ -2,7 +2,7 @@
 //! gone since.
 
 use super::check::{Checked, check};
-use super::sink::{NONE, Op, Outcome, Sink, State, UNNAMED, violation};
+use super::sink::{Known, LEFT_OUT, NONE, Op, Outcome, Sink, State, UNNAMED, violation};
 use crate::entry::{Entry, EntryKind};
 use crate::index::{Arrival, Ino};
 use crate::record::{self, Record};
@@ -38,17 +38,26 @@ impl Sink {
         let entry = match check(entry) {
             Checked::Right(entry) => entry,
             Checked::Mended(entry, what) => {
-                self.monitor.warning(entry.path.as_bytes(), what);
+                if !self.finished {
+                    self.monitor.warning(entry.path.as_bytes(), what);
+                }
                 entry
             }
             Checked::Refused(path, reason) => {
-                self.awaited -= u64::from(stored > 0);
+                if stored > 0 {
+                    self.awaited -= 1;
+                    self.over_bytes += stored;
+                    self.slots[id as usize] = LEFT_OUT;
+                }
                 self.refuse(path.as_bytes(), reason);
                 return Ok(());
             }
         };
-        if self.again && self.is_known(&entry, digest, id) {
-            return Ok(());
+        if self.again {
+            self.named.insert(self.key(entry.path.as_bytes()));
+            if self.is_known(&entry, digest, id) {
+                return Ok(());
+            }
         }
         if self.finished {
             return violation(CHANGED_SINCE);
@@ -65,7 +74,7 @@ impl Sink {
 
     /// Whether a session before has brought the very same entry.
     fn is_known(&mut self, entry: &Entry, digest: u64, id: u64) -> bool {
-        let (ino, target, is_cut) = {
+        let (ino, target, may_be_better) = {
             let index = self.store.index.read();
             let target = match &entry.kind {
                 EntryKind::HardLink { target } => Some(index.resolve(target.as_bytes())),
@@ -73,7 +82,8 @@ impl Sink {
             };
             let ino = index.resolve(entry.path.as_bytes());
             let arrival = ino.and_then(|ino| index.arrival(ino));
-            (ino, target, matches!(arrival, Some(Arrival::Truncated { .. })))
+            let is_changed = ino.is_some_and(|ino| index.is_changed(ino));
+            (ino, target, is_changed || matches!(arrival, Some(Arrival::Truncated { .. })))
         };
         let Some(ino) = ino else { return false };
         if let Some(target) = target {
@@ -82,8 +92,8 @@ impl Sink {
         let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == digest) else {
             return false;
         };
-        if is_cut && !self.finished {
-            // Perhaps it can be read whole this time: another entry of that name.
+        if may_be_better && !self.finished {
+            // Perhaps it can be read whole this time, and as it is: another entry of that name.
             return false;
         }
         known.id = id as u32;
@@ -91,7 +101,7 @@ impl Sink {
         self.slots[id as usize] = ino.0 as u32;
         if entry.kind.stored_len() > 0 && over {
             self.awaited -= 1;
-            self.received += entry.kind.stored_len();
+            self.over_bytes += entry.kind.stored_len();
         }
         true
     }
@@ -101,27 +111,34 @@ impl Sink {
         if totals != self.totals() {
             return violation("it counts its catalogue otherwise than what came of it");
         }
+        if std::mem::replace(&mut self.ended, true) {
+            return violation("the end of the catalogue more than once");
+        }
         if !self.complete {
             self.complete = true;
             if self.again {
                 self.name_what_is_gone()?;
             }
         }
-        let mut ranges: Vec<(u64, u64)> = Vec::new();
         let mut parts = Vec::new();
-        for (id, &ino) in self.slots.iter().enumerate() {
-            let id = id as u64;
-            let state = self.known.get(ino as usize).filter(|_| ino != NONE).map_or(State::Over, |known| known.state);
-            match state {
-                State::Awaited => {}
-                State::Part => parts.extend(self.parts.get(&ino).map(|part| part.position(id))),
-                State::Over => match ranges.last_mut() {
-                    Some((first, count)) if *first + *count == id => *count += 1,
-                    _ => ranges.push((id, 1)),
-                },
+        let (mut whole, mut cut) = (Ranges::default(), Ranges::default());
+        {
+            let index = self.store.index.read();
+            for (id, &ino) in self.slots.iter().enumerate() {
+                let id = id as u64;
+                let known = self.known.get(ino as usize).filter(|_| ino != NONE);
+                match known.map(|known| known.state) {
+                    Some(State::Awaited) => {}
+                    Some(State::Part) => parts.extend(self.parts.get(&ino).map(|part| part.position(id))),
+                    Some(State::Over) if index.arrival(Ino(ino.into())) != Some(Arrival::Complete) => cut.add(id),
+                    None if ino == LEFT_OUT => cut.add(id),
+                    // Also what has no contents of its own.
+                    Some(State::Over) | None => whole.add(id),
+                }
             }
         }
-        answers.push(FromReceiver::Whole { ranges });
+        answers.push(FromReceiver::Whole { ranges: whole.0 });
+        answers.push(FromReceiver::Cut { ranges: cut.0 });
         answers.push(FromReceiver::Parts(parts));
         answers.push(FromReceiver::Ready);
         answers.extend(self.wanted.iter().filter_map(|&ino| self.want_message(ino)));
@@ -131,39 +148,21 @@ impl Sink {
     /// What an earlier session brought and this one has not stays, and is named.
     fn name_what_is_gone(&mut self) -> Outcome {
         let mut gone = Vec::new();
-        let mut cut = Vec::new();
         {
-            let mut index = self.store.index.write();
-            let mut directories = vec![(Ino::ROOT, Vec::new())];
-            while let Some((directory, path)) = directories.pop() {
-                for (_, name, ino) in index.list(directory, 0) {
-                    let mut path: Vec<u8> = path.clone();
-                    if !path.is_empty() {
-                        path.push(b'/');
-                    }
-                    path.extend_from_slice(name);
-                    if index.parent(ino).is_some() {
-                        directories.push((ino, path.clone()));
-                    }
-                    if self.known.get(ino.0 as usize).is_some_and(|known| known.digest != 0 && known.id == UNNAMED) {
-                        gone.push(path);
-                    }
+            let index = self.store.index.read();
+            index.walk(&mut |path, ino| {
+                if !self.named.contains(&self.key(path)) && !index.is_implied(ino) {
+                    gone.push(path.to_vec());
                 }
-            }
-            for (ino, known) in self.known.iter_mut().enumerate() {
-                if known.id == UNNAMED && known.state != State::Over {
-                    known.state = State::Over;
-                    self.wanted.remove(&(ino as u32));
-                    let received = self.parts.remove(&(ino as u32)).map_or(0, |part| part.received);
-                    let ino = Ino(ino as u64);
-                    index.set_arrival(ino, Arrival::Truncated { received });
-                    cut.push(ino);
-                }
-            }
+            });
         }
+        let is_cut = |known: &Known| known.id == UNNAMED && known.state != State::Over;
+        let cut: Vec<u32> = (0u32..).zip(&self.known).filter(|(_, known)| is_cut(known)).map(|(ino, _)| ino).collect();
         for ino in cut {
-            self.store.notify(ino);
+            let received = self.give_up(ino);
+            self.late.push((Ino(ino.into()), None, Arrival::Truncated { received }));
         }
+        self.commit()?;
         if self.finished && !gone.is_empty() {
             return violation(CHANGED_SINCE);
         }
@@ -171,6 +170,19 @@ impl Sink {
             self.refuse(&path, "it is not at the sender any more; what came of it stays");
         }
         Ok(())
+    }
+}
+
+/// Numbers, as ranges of a first one and how many.
+#[derive(Default)]
+struct Ranges(Vec<(u64, u64)>);
+
+impl Ranges {
+    fn add(&mut self, id: u64) {
+        match self.0.last_mut() {
+            Some((first, count)) if *first + *count == id => *count += 1,
+            _ => self.0.push((id, 1)),
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! Contents into the sink: what a file's pieces, hashes and end come to.
 
-use super::sink::{NONE, Outcome, Part, Sink, Small, State, stopped, violation};
+use super::sink::{LEFT_OUT, NONE, Outcome, Part, Sink, Small, State, stopped, violation};
 use crate::index::{Arrival, Ino, Place};
 use crate::record::{self, Record};
 use crate::spool::{self, Spool};
@@ -29,6 +29,7 @@ impl Sink {
                     differs: false,
                     blob: None,
                 };
+                self.path_bytes += part.path.len();
                 self.parts.insert(ino, part);
                 self.known[ino as usize].state = State::Part;
             }
@@ -60,9 +61,10 @@ impl Sink {
                 }
                 let base = self.store.spool().map_or(0, Spool::position);
                 let record = Record::Data { id: self.known[ino as usize].journal.into(), offset: 0 };
+                let frame = self.frames.len();
                 let at = base + record::encode(&record, bytes, &mut self.frames) as u64;
                 let hash = *blake3::hash(bytes).as_bytes();
-                self.small = Some(Small { id, hash, len, place: Place::Journal(at) });
+                self.small = Some(Small { id, hash, len, place: Place::Journal(at), frame });
                 self.monitor.add_bytes(len);
                 Ok(())
             }
@@ -86,9 +88,7 @@ impl Sink {
             let blob = match spool.create_blob(map.is_some().then_some(size), &stopped) {
                 Ok(blob) => blob,
                 Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
-                    let path = std::mem::take(&mut part.path);
-                    self.parts.remove(&ino);
-                    return self.leave_out(id, ino, &path, format!("no file of {size} bytes: {cause}"));
+                    return self.leave_out(id, ino, format!("no file of {size} bytes: {cause}"));
                 }
                 Err(e) => return Err(e.into()),
             };
@@ -119,13 +119,14 @@ impl Sink {
     }
 
     /// The spool cannot have a file: what comes of it is dropped.
-    fn leave_out(&mut self, id: u64, ino: u32, path: &[u8], reason: String) -> Outcome {
-        self.known[ino as usize].state = State::Over;
-        self.slots[id as usize] = NONE;
+    fn leave_out(&mut self, id: u64, ino: u32, reason: String) -> Outcome {
+        let path = self.parts.get(&ino).map_or_else(Vec::new, |part| part.path.clone());
+        self.over_bytes += self.stored(ino);
+        self.slots[id as usize] = LEFT_OUT;
         self.awaited -= 1;
-        self.wanted.remove(&ino);
-        self.late.push((Ino(ino.into()), None, Arrival::Truncated { received: 0 }));
-        self.refuse(path, format!("its contents are left out: {reason}"));
+        let received = self.give_up(ino);
+        self.late.push((Ino(ino.into()), None, Arrival::Truncated { received }));
+        self.refuse(&path, format!("its contents are left out: {reason}"));
         Ok(())
     }
 
@@ -162,34 +163,38 @@ impl Sink {
         let journal = u64::from(known.journal);
         self.awaited -= 1;
         self.wanted.remove(&ino);
-        let part = self.parts.remove(&ino);
-        let (mut received, right, place) = match (small, &part) {
-            (Some(small), _) => (small.len, small.hash == hash, Some(small.place)),
+        let part = self.take_part(ino);
+        let (mut received, right, mut place) = match (&small, &part) {
+            (Some(small), _) => (small.len, small.hash == hash, Some(small.place.clone())),
             (None, Some(part)) => (part.received, !part.differs && part.hasher.finalize() == hash, None),
             (None, None) => (0, true, None),
         };
-        let path = match &fate {
-            Fate::Changed { path } | Fate::Short { path, .. } => path.clone(),
-            Fate::Whole => part.as_ref().map_or_else(Vec::new, |part| part.path.clone()),
-        };
         let mut complete = received == stored;
+        if !complete && !matches!(fate, Fate::Short { .. }) {
+            return violation("the end of a file before all of it came");
+        }
+        if !right {
+            complete = false;
+            // What cannot be trusted is not shown, and not restored.
+            received = part.as_ref().filter(|part| !part.differs).map_or(0, |part| part.checked);
+            place = None;
+            if let Some(small) = &small {
+                self.frames.truncate(small.frame);
+            }
+        }
         match fate {
-            Fate::Whole if !complete => return violation("the end of a file before all of it came"),
-            Fate::Whole if !right => {
+            Fate::Short { path, reason } => {
                 complete = false;
-                // What cannot be trusted is not shown.
-                received = part.filter(|part| !part.differs).map_or(0, |part| part.checked);
+                self.refuse(&path, reason);
+            }
+            Fate::Whole | Fate::Changed { .. } if !right => {
+                let path = part.map_or_else(|| self.path_of(ino), |part| part.path);
                 self.refuse(&path, "its contents have another hash than at the sender");
             }
             Fate::Whole => {}
-            Fate::Changed { .. } if !complete => return violation("the end of a file before all of it came"),
-            Fate::Changed { .. } => {
+            Fate::Changed { path } => {
                 self.store.index.write().set_changed(Ino(ino.into()));
                 self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
-            }
-            Fate::Short { reason, .. } => {
-                complete = false;
-                self.refuse(&path, reason);
             }
         }
         let arrival = if complete { Arrival::Complete } else { Arrival::Truncated { received } };
@@ -197,8 +202,20 @@ impl Sink {
         if place.is_none() || !complete {
             record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
         }
-        self.received += received;
+        self.over_bytes += stored;
         self.late.push((Ino(ino.into()), place, arrival));
         Ok(())
+    }
+
+    /// What a small file is called: its messages do not say. Looks through the whole tree.
+    fn path_of(&self, ino: u32) -> Vec<u8> {
+        let index = self.store.index.read();
+        let mut path = Vec::new();
+        index.walk(&mut |at, other| {
+            if path.is_empty() && other == Ino(ino.into()) {
+                path = at.to_vec();
+            }
+        });
+        path
     }
 }

@@ -4,8 +4,9 @@
 //! The catalogue comes first and makes the tree; contents come later and in any order. Of each body of messages the
 //! contents are written first, then the index is changed under one short lock, then waiting readers are told.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -57,8 +58,11 @@ pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Stopped::Violation(Violation(what.into())))
 }
 
-/// No entry: of a hard link, or of what was refused.
+/// No inode: of a hard link.
 pub(super) const NONE: u32 = 0;
+
+/// No inode: of a file that was refused.
+pub(super) const LEFT_OUT: u32 = u32::MAX;
 
 /// No number in this session.
 pub(super) const UNNAMED: u32 = u32::MAX;
@@ -104,6 +108,8 @@ pub(super) struct Small {
     pub(super) hash: Hash,
     pub(super) len: u64,
     pub(super) place: Place,
+    /// Where its record begins in what is gathered for the journal.
+    pub(super) frame: usize,
 }
 
 /// Whom to tell that there is no room.
@@ -136,6 +142,8 @@ pub(super) struct Sink {
     /// By inode.
     pub(super) known: Vec<Known>,
     pub(super) parts: HashMap<u32, Part>,
+    /// Bytes of their paths.
+    pub(super) path_bytes: usize,
     pub(super) small: Option<Small>,
     /// Entries of this body that are not in the index yet.
     pub(super) ops: Vec<Op>,
@@ -143,12 +151,17 @@ pub(super) struct Sink {
     pub(super) hasher: blake3::Hasher,
     pub(super) totals: Totals,
     pub(super) complete: bool,
+    /// This connection has said the end of its catalogue.
+    pub(super) ended: bool,
+    /// Names that this session has said, where there was another before; by a keyed hash.
+    pub(super) named: HashSet<u64>,
+    pub(super) keys: RandomState,
     /// Files of this session whose contents are not over.
     pub(super) awaited: u64,
     pub(super) wanted: BTreeSet<u32>,
     refused: u64,
-    /// Stored bytes of files that are over.
-    pub(super) received: u64,
+    /// Stored bytes of files that are over, and of those left out.
+    pub(super) over_bytes: u64,
     /// Everything was there, and whoever looks may remember it.
     pub(super) finished: bool,
 }
@@ -171,16 +184,20 @@ impl Sink {
             slots: Vec::new(),
             known: Vec::new(),
             parts: HashMap::new(),
+            path_bytes: 0,
             small: None,
             ops: Vec::new(),
             late: Vec::new(),
             hasher: blake3::Hasher::new(),
             totals: Totals::default(),
             complete: false,
+            ended: false,
+            named: HashSet::new(),
+            keys: RandomState::new(),
             awaited: 0,
             wanted: BTreeSet::new(),
             refused: 0,
-            received: 0,
+            over_bytes: 0,
             finished: false,
         }
     }
@@ -197,8 +214,14 @@ impl Sink {
             self.totals = Totals::default();
             self.complete = false;
             self.awaited = 0;
-            self.received = 0;
+            self.over_bytes = 0;
+            self.refused = 0;
+            self.named.clear();
+            if self.again && !self.finished {
+                self.monitor.forget_problems();
+            }
         }
+        self.ended = false;
         self.small = None;
         self.totals.records
     }
@@ -215,11 +238,8 @@ impl Sink {
 
     /// Files whose contents are not over, and the bytes that have not come of them.
     pub(super) fn missing(&self) -> (u64, u64) {
-        (self.awaited, self.totals.bytes.saturating_sub(self.totals_received()))
-    }
-
-    pub(super) fn totals_received(&self) -> u64 {
-        self.received + self.parts.values().map(|part| part.received).sum::<u64>()
+        let parts: u64 = self.parts.values().map(|part| part.received).sum();
+        (self.awaited, self.totals.bytes.saturating_sub(self.over_bytes + parts))
     }
 
     /// What has been counted.
@@ -296,13 +316,18 @@ impl Sink {
         match message {
             FromSender::Entry(entry) => {
                 self.catalogue()?;
-                self.entry(*entry, encoded)
+                self.entry(*entry, encoded)?;
+                if self.again
+                    && let Some(&ino) = self.slots.last()
+                    && self.wanted.contains(&ino)
+                {
+                    answers.extend(self.want_message(ino));
+                }
+                Ok(())
             }
             FromSender::Problem { path, reason } => {
                 self.catalogue()?;
-                if !self.finished {
-                    self.refuse(&path, reason);
-                }
+                self.refuse(&path, reason);
                 Ok(())
             }
             FromSender::CatalogueEnd(totals) => self.catalogue_end(totals, answers),
@@ -318,11 +343,44 @@ impl Sink {
 
     pub(super) fn refuse(&mut self, path: &[u8], reason: impl ToString) {
         self.refused += 1;
-        self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
+        // Later the verdict is known, and nothing is changed any more.
+        if !self.finished {
+            self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
+        }
+    }
+
+    /// Nothing more comes of a file: what was waited for it, in memory and by readers, and what the journal says of it.
+    pub(super) fn give_up(&mut self, ino: u32) -> u64 {
+        let received = self.take_part(ino).map_or(0, |part| part.received);
+        let known = &mut self.known[ino as usize];
+        known.state = State::Over;
+        self.wanted.remove(&ino);
+        record::encode(&Record::End { id: known.journal.into(), received, complete: false }, &[], &mut self.frames);
+        received
+    }
+
+    pub(super) fn take_part(&mut self, ino: u32) -> Option<Part> {
+        let part = self.parts.remove(&ino)?;
+        self.path_bytes -= part.path.len();
+        Some(part)
+    }
+
+    /// Keyed, so that nobody can choose names that meet.
+    pub(super) fn key(&self, path: &[u8]) -> u64 {
+        self.keys.hash_one(path)
+    }
+
+    /// Whether the index, and what is kept beside it, may become larger.
+    fn check_memory(&self) -> Outcome {
+        let parts = self.parts.len() * size_of::<Part>() + self.path_bytes;
+        let beside = self.known.len() * size_of::<Known>() + self.slots.len() * 4 + self.named.capacity() * 9 + parts;
+        let memory = self.store.index.read().memory() + beside as u64;
+        if memory > self.max_index { Err(Stopped::Full(self.max_index)) } else { Ok(()) }
     }
 
     pub(super) fn ino(&self, id: u64) -> Outcome<u32> {
         match usize::try_from(id).ok().and_then(|id| self.slots.get(id)) {
+            Some(&LEFT_OUT) => Ok(NONE),
             Some(&ino) => Ok(ino),
             None => violation("contents of an entry that was not announced"),
         }
@@ -374,13 +432,15 @@ impl Sink {
         }
         self.frames.clear();
         if self.ops.is_empty() && self.late.is_empty() {
-            return Ok(());
+            return self.check_memory();
         }
         let mut refused = Vec::new();
         let mut told = Vec::new();
+        let mut superseded = Vec::new();
         let taken = self.ops.len() as u64;
-        let memory = {
-            let mut index = self.store.index.write();
+        let store = self.store.clone();
+        {
+            let mut index = store.index.write();
             for Op { id, entry, digest } in self.ops.drain(..) {
                 let is_link = matches!(entry.kind, EntryKind::HardLink { .. });
                 let before = self.again.then(|| index.resolve(entry.path.as_bytes())).flatten();
@@ -405,7 +465,13 @@ impl Sink {
                     }
                     Ok(_) => {}
                     Err(refusal) => {
-                        self.awaited -= u64::from(has_contents);
+                        if has_contents {
+                            self.slots[id as usize] = LEFT_OUT;
+                            self.awaited -= 1;
+                            self.over_bytes += entry.kind.stored_len();
+                            let end = Record::End { id: journal.into(), received: 0, complete: false };
+                            record::encode(&end, &[], &mut self.frames);
+                        }
                         refused.push((entry.path.as_bytes().to_vec(), refusal));
                     }
                 }
@@ -417,11 +483,13 @@ impl Sink {
                     && known.id == UNNAMED
                 {
                     known.state = State::Over;
-                    self.wanted.remove(&(before.0 as u32));
-                    let received = self.parts.remove(&(before.0 as u32)).map_or(0, |part| part.received);
-                    index.set_arrival(before, Arrival::Truncated { received });
-                    told.push(before);
+                    superseded.push(before);
                 }
+            }
+            for ino in superseded {
+                let received = self.give_up(ino.0 as u32);
+                index.set_arrival(ino, Arrival::Truncated { received });
+                told.push(ino);
             }
             for (ino, place, arrival) in self.late.drain(..) {
                 if let Some(place) = place {
@@ -432,8 +500,7 @@ impl Sink {
                     told.push(ino);
                 }
             }
-            index.memory() + (self.known.len() * size_of::<Known>() + self.slots.len() * 4) as u64
-        };
+        }
         for ino in told {
             self.store.notify(ino);
         }
@@ -447,7 +514,7 @@ impl Sink {
             received: part.received,
             size: part.stored,
         }));
-        if memory > self.max_index { Err(Stopped::Full(self.max_index)) } else { Ok(()) }
+        self.check_memory()
     }
 
     /// Everything is there. It is brought to the disk.

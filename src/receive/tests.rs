@@ -6,7 +6,7 @@ use super::fuzz::Receiver;
 use super::sink::Stopped;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
 use crate::index::Arrival;
-use crate::record;
+use crate::record::{self, Record};
 use crate::store::Read;
 use crate::wire::{Fate, FromReceiver, FromSender, MAX_DATA, SMALL, Totals};
 
@@ -200,10 +200,6 @@ fn nothing_changes_once_everything_was_there() {
 #[test]
 fn what_is_wanted_of_one_sender_is_wanted_of_the_next() {
     let mut bench = Bench::new();
-    let end = |bench: &mut Bench| {
-        let totals = bench.sink.totals();
-        bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap()
-    };
     bench.take(&["f", "g", "h", "i"].map(|name| (file(name, 5), NOTHING))).unwrap();
     end(&mut bench);
     let [f, g, h] = ["f", "g", "h"].map(|name| bench.store.index.read().resolve(name.as_bytes()).unwrap());
@@ -233,19 +229,160 @@ fn what_was_cut_in_one_session_is_sent_again_in_the_next() {
     let mut bench = Bench::new();
     let short = Fate::Short { path: b"f".to_vec(), reason: "it cannot be read".into() };
     bench.take(&[(file("f", 5), NOTHING), (file("g", 2), NOTHING)]).unwrap();
-    let end = FromSender::End { id: 0, hash: hash(b"cut"), fate: short };
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"cut"), (end, NOTHING)]).unwrap();
+    let cut = FromSender::End { id: 0, hash: hash(b"cut"), fate: short };
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"cut"), (cut, NOTHING)]).unwrap();
     bench.take(&[(FromSender::Data { id: 1, offset: 0 }, b"gg"), (whole(1, b"gg"), NOTHING)]).unwrap();
     assert_eq!(bench.contents("f"), None);
     bench.sink.begin([2; 16]);
     bench.take(&[(file("f", 5), NOTHING), (file("g", 2), NOTHING)]).unwrap();
-    let totals = bench.sink.totals();
-    let answers = bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
+    let answers = end(&mut bench);
     assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![(1, 1)] });
     assert!(!bench.sink.is_whole());
     bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
     assert!(bench.sink.is_whole());
     assert_eq!(bench.contents("f").unwrap(), b"whole");
+}
+
+/// The end of the catalogue, as the sink counts it.
+fn end(bench: &mut Bench) -> Vec<FromReceiver> {
+    let totals = bench.sink.totals();
+    bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap()
+}
+
+fn link_to(path: &str, target: &str) -> FromSender {
+    entry(path, EntryKind::HardLink { target: EntryPath::parse(target.as_bytes()).unwrap() })
+}
+
+#[test]
+fn a_session_counts_only_what_it_finds_itself() {
+    let mut bench = Bench::new();
+    let problem = || FromSender::Problem { path: b"closed".to_vec(), reason: "permission denied".into() };
+    let outside = || entry("f/below", EntryKind::Fifo);
+    let short = Fate::Short { path: b"f".to_vec(), reason: "it cannot be read".into() };
+    bench.take(&[(file("f", 5), NOTHING), (outside(), NOTHING), (problem(), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::End { id: 0, hash: hash(b""), fate: short }, NOTHING)]).unwrap();
+    assert_eq!(bench.monitor.refused_count(), 3);
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (outside(), NOTHING), (problem(), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    end(&mut bench);
+    assert!(bench.sink.is_whole());
+    assert_eq!(bench.sink.missing(), (0, 0));
+    let problems: Vec<_> = bench.monitor.status().problems.into_iter().map(|problem| problem.path).collect();
+    assert_eq!(problems, ["f/below", "closed"]);
+    let commit = bench.sink.finish().unwrap();
+    assert!(matches!(commit, FromReceiver::Commit { refused: 2, .. }), "{commit:?}");
+    // Later it is told to whoever asks, and changes nothing here.
+    bench.sink.begin([3; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (problem(), NOTHING)]).unwrap();
+    assert!(matches!(bench.sink.commit_message(), FromReceiver::Commit { refused: 1, .. }));
+    assert_eq!(bench.monitor.refused_count(), 2);
+}
+
+#[test]
+fn what_is_left_out_or_cut_is_not_said_to_be_there() {
+    let mut bench = Bench::new();
+    let short = Fate::Short { path: b"g".to_vec(), reason: "it cannot be read".into() };
+    bench.take(&[(file("f", 5), NOTHING), (link_to("l", "f"), NOTHING), (file("g", 5), NOTHING)]).unwrap();
+    // A file that has a name is no directory.
+    bench.take(&[(file("f/below", 7), NOTHING), (file("h", 5), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::End { id: 2, hash: hash(b""), fate: short }, NOTHING)]).unwrap();
+    assert_eq!(bench.sink.missing(), (1, 5));
+    let answers = end(&mut bench);
+    assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![(0, 2)] });
+    assert_eq!(answers[1], FromReceiver::Cut { ranges: vec![(2, 2)] });
+}
+
+#[test]
+fn the_end_of_the_catalogue_comes_once_on_a_connection() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING)]).unwrap();
+    end(&mut bench);
+    let totals = bench.sink.totals();
+    let why = bench.violates(&[(FromSender::CatalogueEnd(totals), NOTHING)]);
+    assert!(why.contains("more than once"), "{why}");
+    bench.sink.begin([1; 16]);
+    end(&mut bench);
+}
+
+#[test]
+fn a_second_name_that_is_gone_is_named() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING), (link_to("l", "f"), NOTHING), (link_to("m", "f"), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    end(&mut bench);
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (link_to("m", "f"), NOTHING)]).unwrap();
+    end(&mut bench);
+    let problems: Vec<_> = bench.monitor.status().problems.into_iter().map(|problem| problem.path).collect();
+    assert_eq!(problems, ["l"]);
+}
+
+#[test]
+fn what_was_written_to_in_one_session_is_sent_again_in_the_next() {
+    let mut bench = Bench::new();
+    let changed = Fate::Changed { path: b"f".to_vec() };
+    bench.take(&[(file("f", 3), NOTHING)]).unwrap();
+    let last = FromSender::End { id: 0, hash: hash(b"one"), fate: changed };
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"one"), (last, NOTHING)]).unwrap();
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 3), NOTHING)]).unwrap();
+    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"two"), (whole(0, b"two"), NOTHING)]).unwrap();
+    assert_eq!(bench.contents("f").unwrap(), b"two");
+    assert_eq!(bench.monitor.refused_count(), 0);
+}
+
+/// What the journal has, in order.
+fn journal(bench: &Bench) -> Vec<Record> {
+    let spool = bench.store.spool().unwrap();
+    let mut bytes = vec![0; spool.position() as usize];
+    spool.read_journal(&mut bytes, 0).unwrap();
+    let mut records = Vec::new();
+    let mut rest = &bytes[..];
+    while !rest.is_empty() {
+        let (record, _, length) = record::decode::<Record>(rest).unwrap();
+        records.push(record);
+        rest = &rest[length..];
+    }
+    records
+}
+
+#[test]
+fn contents_with_a_wrong_hash_are_not_in_the_journal() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("a", 4), NOTHING), (file("dir/f", 5), NOTHING)]).unwrap();
+    let data = |id| FromSender::Data { id, offset: 0 };
+    bench
+        .take(&[(data(0), b"fine"), (whole(0, b"fine"), NOTHING), (data(1), b"wrong"), (whole(1, b"right"), NOTHING)])
+        .unwrap();
+    assert_eq!(bench.contents("a").unwrap(), b"fine");
+    assert_eq!(bench.contents("dir/f"), None);
+    let records = journal(&bench);
+    let data = records.iter().filter(|record| matches!(record, Record::Data { .. })).count();
+    assert_eq!(data, 1, "{records:#?}");
+    assert!(matches!(records.last(), Some(Record::End { id: 1, received: 0, complete: false })), "{records:#?}");
+    assert_eq!(bench.monitor.status().problems[0].path, "dir/f");
+}
+
+#[test]
+fn what_no_more_comes_of_is_ended_in_the_journal() {
+    let mut bench = Bench::new();
+    let large = 2 * SMALL;
+    bench.take(&[(file("f", large), NOTHING), (file("gone", 5), NOTHING), (file("f/below", 5), NOTHING)]).unwrap();
+    let begin = FromSender::Begin { id: 0, path: b"f".to_vec() };
+    bench.take(&[(begin, NOTHING), (FromSender::Data { id: 0, offset: 0 }, b"a part")]).unwrap();
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 5), NOTHING)]).unwrap();
+    end(&mut bench);
+    let ends: Vec<_> = journal(&bench)
+        .into_iter()
+        .filter_map(|record| match record {
+            Record::End { id, received, complete } => Some((id, received, complete)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(ends, [(2, 0, false), (0, 6, false), (1, 0, false)]);
 }
 
 #[test]

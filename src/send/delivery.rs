@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::catalogue::{self, Piece};
 use super::flight::Flight;
 use super::limit::Limit;
-use super::plan::Plan;
+use super::plan::{Odd, Plan};
 use super::shrink::Shrink;
 use crate::entry::escape;
 use crate::monitor::Monitor;
@@ -103,6 +103,8 @@ enum End {
     Bye(String),
     Stopped,
     Protocol(String),
+    /// The receiver is another one than before.
+    Anew,
     /// We cannot go on.
     Failed(String),
 }
@@ -162,7 +164,14 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
                 let bytes = totals.bytes.saturating_sub(delivery.plan.short_bytes());
                 return Ok(Delivered { totals, bytes, refused, there_already, outages });
             }
+            End::Denied if outages > 0 => {
+                return Err(incomplete(format!("the receiver at {to} has another token now")));
+            }
             End::Denied => return Err(Failure::Denied(to)),
+            End::Anew => {
+                let cause = format!("the receiver at {to} was started anew, and has nothing of what was sent before");
+                return Err(incomplete(format!("{cause}: start the sender again too")));
+            }
             End::Bye(reason) => return Err(incomplete(format!("the receiver ended: {}", escape(reason.as_bytes())))),
             End::Stopped => return Err(incomplete("sending was stopped".into())),
             End::Protocol(what) => return Err(Failure::Protocol(what)),
@@ -236,16 +245,15 @@ impl Delivery {
             return Ok(Some(End::Stopped));
         }
         let mut news = false;
-        while let Ok(piece) = self.pieces.try_recv() {
+        while !self.plan.is_far_ahead()
+            && let Ok(piece) = self.pieces.try_recv()
+        {
             if let Some(failed) = piece.failed {
                 self.say_bye(link, Some(failed.clone()));
                 return Ok(Some(End::Failed(failed)));
             }
             self.plan.announce(piece);
             news = true;
-            if self.plan.is_far_ahead() {
-                break;
-            }
         }
         let pause = self.limit.wait(Instant::now());
         let ready = pause.is_zero() && self.flight.has_room() && self.plan.has_something();
@@ -269,7 +277,14 @@ impl Delivery {
         if !can_send {
             return Ok(None);
         }
-        if let Some(batch) = self.plan.next() {
+        let next = match self.plan.next() {
+            Ok(next) => next,
+            Err(failed) => {
+                self.say_bye(link, Some(failed.clone()));
+                return Ok(Some(End::Failed(failed)));
+            }
+        };
+        if let Some(batch) = next {
             self.flight.sent(batch.len() as u64, Instant::now());
             let frame = self.shrink.frame(batch, link);
             self.limit.take(frame.len(), Instant::now());
@@ -314,8 +329,10 @@ impl Delivery {
                     if matches!(message, FromReceiver::Welcome { .. }) {
                         self.monitor.paused_for_sender(None);
                     }
-                    if let Err(what) = self.plan.hear(message) {
-                        return Some(End::Protocol(what.into()));
+                    match self.plan.hear(message) {
+                        Ok(()) => {}
+                        Err(Odd::Protocol(what)) => return Some(End::Protocol(what.into())),
+                        Err(Odd::Anew) => return Some(End::Anew),
                     }
                 }
             }

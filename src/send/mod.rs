@@ -7,6 +7,7 @@
 mod catalogue;
 mod delivery;
 mod flight;
+mod large;
 mod limit;
 mod plan;
 mod report;

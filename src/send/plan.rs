@@ -4,18 +4,22 @@
 //! First what somebody waits for, piece by piece in turn; then the catalogue; then contents in the order of the catalogue.
 //! After a connection is lost, the receiver says what it has, and only the rest is sent.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::catalogue::Piece;
-use super::small::{self, Ahead, Files, Sent, shrunk};
+use super::large::{Begun, End};
+use super::small::{self, Ahead, Files, Sent, unreadable};
 use crate::monitor::{Monitor, Receiving};
 use crate::record;
-use crate::tree::{Contents, Opener, Origin};
-use crate::wire::{Batch, Fate, FromReceiver, FromSender, MAX_DATA, Position, SEGMENT, SMALL, Totals};
+use crate::tree::{Opener, Origin};
+use crate::wire::{Batch, Fate, FromReceiver, FromSender, MAX_DATA, SMALL, Totals};
 
 /// A batch is about so long.
 const BATCH: usize = MAX_DATA;
+
+/// No batch has more files: what is wanted meanwhile waits for it.
+const FILES: usize = 256;
 
 /// So many bytes of the catalogue wait for the receiver to have them.
 const AHEAD: usize = 8 << 20;
@@ -27,14 +31,23 @@ struct File {
     origin: Origin,
     /// The receiver has them, or as much as there will be.
     over: bool,
+    /// It is among `wanted`.
+    wanted: bool,
 }
 
-/// A file that is being sent.
-struct Active {
-    contents: Contents,
-    checked: u64,
-    sent: u64,
-    hasher: blake3::Hasher,
+/// What the receiver said cannot be gone on with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Odd {
+    /// It does not keep to the protocol.
+    Protocol(&'static str),
+    /// It is another one than before, and has nothing of what was sent.
+    Anew,
+}
+
+impl From<&'static str> for Odd {
+    fn from(what: &'static str) -> Self {
+        Odd::Protocol(what)
+    }
 }
 
 /// Pieces of the catalogue that the receiver has not confirmed.
@@ -68,7 +81,7 @@ pub(super) struct Plan {
     entries: u64,
     end: Option<Totals>,
     files: Vec<File>,
-    active: HashMap<usize, Active>,
+    begun: Begun,
     wanted: VecDeque<usize>,
     /// Before it, every file is over, or read ahead.
     cursor: usize,
@@ -78,13 +91,13 @@ pub(super) struct Plan {
     over_bytes: u64,
     /// Of files that could not be sent whole, the bytes that are missing.
     short: HashMap<usize, u64>,
+    /// Files of which has been told what became of them.
+    told_of: HashSet<usize>,
     there_already: u64,
     /// Contents were sent in order, on some connection.
     has_sent: bool,
     /// The monitor knows of so many bytes.
     told: u64,
-    /// What is read of a file.
-    scratch: Vec<u8>,
 }
 
 impl Plan {
@@ -99,17 +112,17 @@ impl Plan {
             entries: 0,
             end: None,
             files: Vec::new(),
-            active: HashMap::new(),
+            begun: Begun::default(),
             wanted: VecDeque::new(),
             cursor: 0,
             ahead: None,
             stage: Stage::Greeting,
             over_bytes: 0,
             short: HashMap::new(),
+            told_of: HashSet::new(),
             there_already: 0,
             has_sent: false,
             told: 0,
-            scratch: Vec::new(),
         }
     }
 
@@ -117,7 +130,8 @@ impl Plan {
     pub(super) fn announce(&mut self, piece: Piece) {
         self.monitor.add_entries(piece.entries);
         self.entries += piece.entries;
-        self.files.extend(piece.files.into_iter().map(|(id, origin)| File { id, origin, over: false }));
+        let file = |(id, origin)| File { id, origin, over: false, wanted: false };
+        self.files.extend(piece.files.into_iter().map(file));
         if piece.count > 0 {
             self.unconfirmed_bytes += piece.records.len();
             let unconfirmed = Unconfirmed { first: self.records, count: piece.count, records: piece.records };
@@ -140,10 +154,10 @@ impl Plan {
         self.stage = Stage::Greeting;
         // What was read ahead was not sent.
         self.ahead.as_mut().and_then(Ahead::take);
-        self.active.clear();
+        self.begun.clear();
         self.wanted.clear();
         for file in &mut self.files {
-            file.over = false;
+            (file.over, file.wanted) = (false, false);
         }
         self.over_bytes = 0;
         self.cursor = 0;
@@ -165,31 +179,35 @@ impl Plan {
     }
 
     /// What the receiver says.
-    pub(super) fn hear(&mut self, message: FromReceiver) -> Result<(), &'static str> {
+    pub(super) fn hear(&mut self, message: FromReceiver) -> Result<(), Odd> {
         match message {
             FromReceiver::Welcome { catalogue } if self.stage == Stage::Greeting => {
+                if catalogue < self.unconfirmed.front().map_or(self.records, |front| front.first) {
+                    return Err(Odd::Anew);
+                }
                 self.confirmed(catalogue)?;
                 self.sent_records = catalogue;
                 self.stage = Stage::Catalogue;
             }
             FromReceiver::Taken { catalogue } => self.confirmed(catalogue)?,
-            FromReceiver::Whole { ranges } => {
-                for (first, count) in ranges {
-                    let end = first.checked_add(count).filter(|&end| end <= self.entries);
-                    let end = end.ok_or("it has entries that were not announced")?;
-                    let from = self.files.partition_point(|file| file.id < first);
-                    for file in self.files[from..].iter_mut().take_while(|file| file.id < end) {
-                        if !std::mem::replace(&mut file.over, true) {
-                            self.over_bytes += file.origin.stored_len();
-                            self.there_already += u64::from(!self.has_sent);
-                        }
-                    }
+            FromReceiver::Whole { ranges } if self.stage == Stage::Announced => {
+                for n in self.there(ranges)? {
+                    self.there_already += u64::from(!self.has_sent);
+                    self.short.remove(&n);
+                }
+            }
+            FromReceiver::Cut { ranges } if self.stage == Stage::Announced => {
+                for n in self.there(ranges)? {
+                    let stored = self.files[n].origin.stored_len();
+                    self.short.entry(n).or_insert(stored);
                 }
             }
             FromReceiver::Parts(parts) => {
                 for position in parts {
                     let n = self.file(position.id)?;
-                    self.go_on(n, position)?;
+                    if !self.files[n].over {
+                        self.begun.go_on(n, position, self.files[n].origin.stored_len())?;
+                    }
                 }
             }
             FromReceiver::Ready if self.stage == Stage::Announced => {
@@ -199,16 +217,34 @@ impl Plan {
             }
             FromReceiver::Want(position) => {
                 let n = self.file(position.id)?;
-                if !self.files[n].over && !self.wanted.contains(&n) {
+                let file = &mut self.files[n];
+                if !file.over && !std::mem::replace(&mut file.wanted, true) {
                     if position.received > 0 {
-                        self.go_on(n, position)?;
+                        self.begun.go_on(n, position, file.origin.stored_len())?;
                     }
                     self.wanted.push_back(n);
                 }
             }
-            _ => return Err("a message where it does not belong"),
+            _ => return Err(Odd::Protocol("a message where it does not belong")),
         }
         Ok(())
+    }
+
+    /// Of these entries no more is to be sent. Files that were not over yet.
+    fn there(&mut self, ranges: Vec<(u64, u64)>) -> Result<Vec<usize>, &'static str> {
+        let mut over = Vec::new();
+        for (first, count) in ranges {
+            let end = first.checked_add(count).filter(|&end| end <= self.entries);
+            let end = end.ok_or("it has entries that were not announced")?;
+            let from = self.files.partition_point(|file| file.id < first);
+            for (n, file) in self.files.iter_mut().enumerate().skip(from).take_while(|(_, file)| file.id < end) {
+                if !std::mem::replace(&mut file.over, true) {
+                    self.over_bytes += file.origin.stored_len();
+                    over.push(n);
+                }
+            }
+        }
+        Ok(over)
     }
 
     fn confirmed(&mut self, records: u64) -> Result<(), &'static str> {
@@ -231,35 +267,6 @@ impl Plan {
         self.files.binary_search_by_key(&id, |file| file.id).map_err(|_| "a file that was not announced")
     }
 
-    /// The receiver has a part of a file. What was not checked of it is read again, for its hash.
-    fn go_on(&mut self, n: usize, position: Position) -> Result<(), &'static str> {
-        let file = &self.files[n];
-        if position.checked > position.received || position.received > file.origin.stored_len() {
-            return Err("it has more of a file than there is");
-        }
-        if file.over || self.active.contains_key(&n) {
-            return Ok(());
-        }
-        // What cannot be opened is told when it is sent.
-        let Ok(mut contents) = self.opener.open(&file.origin) else { return Ok(()) };
-        let mut hasher = blake3::Hasher::new();
-        let mut at = position.checked;
-        self.scratch.resize(MAX_DATA, 0);
-        while at < position.received {
-            let len = self.scratch.len().min(usize::try_from(position.received - at).unwrap_or(usize::MAX));
-            match contents.read(at, &mut self.scratch[..len]) {
-                Ok(n) if n > 0 => {
-                    hasher.update(&self.scratch[..n]);
-                    at += n as u64;
-                }
-                // It has become shorter: sending it comes to the same end.
-                _ => break,
-            }
-        }
-        self.active.insert(n, Active { contents, checked: position.checked, sent: position.received, hasher });
-        Ok(())
-    }
-
     /// Whether there may be something to send.
     pub(super) fn has_something(&self) -> bool {
         match self.stage {
@@ -271,35 +278,37 @@ impl Plan {
         }
     }
 
-    /// The next batch, where there is something to send.
-    pub(super) fn next(&mut self) -> Option<Batch> {
+    /// The next batch, where there is something to send. An error is why we cannot go on.
+    pub(super) fn next(&mut self) -> Result<Option<Batch>, String> {
         if self.stage == Stage::Greeting {
-            return None;
+            return Ok(None);
         }
         // Whatever is wanted may be in it.
         if let Some(read) = self.ahead.as_mut().and_then(Ahead::take) {
-            return Some(self.account(read));
+            return self.account(read).map(Some);
         }
         while let Some(n) = self.wanted.pop_front() {
-            if self.files[n].over {
+            let File { id, origin, over, wanted } = &mut self.files[n];
+            *wanted = false;
+            if *over {
                 continue;
             }
-            if self.is_small(n) {
-                let File { id, origin, .. } = &self.files[n];
+            if is_small(origin) {
                 let read = small::read(&self.opener, vec![(n, *id, origin.clone())]);
-                return Some(self.account(read));
+                return self.account(read).map(Some);
             }
-            let mut batch = Batch::default();
-            self.piece(n, &mut batch);
-            if !self.files[n].over {
+            let batch = self.piece(n)?;
+            let file = &mut self.files[n];
+            if !file.over {
+                file.wanted = true;
                 self.wanted.push_back(n);
             }
-            return Some(batch);
+            return Ok(Some(batch));
         }
         match self.stage {
-            Stage::Catalogue => self.next_of_catalogue(),
-            Stage::Contents => self.next_in_order(),
-            Stage::Greeting | Stage::Announced | Stage::Done => None,
+            Stage::Catalogue => Ok(self.next_of_catalogue()),
+            Stage::Contents => self.next_in_order().map(Some),
+            Stage::Greeting | Stage::Announced | Stage::Done => Ok(None),
         }
     }
 
@@ -324,7 +333,7 @@ impl Plan {
         (!batch.is_empty()).then_some(batch)
     }
 
-    fn next_in_order(&mut self) -> Option<Batch> {
+    fn next_in_order(&mut self) -> Result<Batch, String> {
         let files = self.small_files();
         if !files.is_empty() {
             let next = self.small_files();
@@ -332,27 +341,26 @@ impl Plan {
                 self.read_ahead(next);
             }
             let read = small::read(&self.opener, files);
-            return Some(self.account(read));
+            return self.account(read);
         }
+        if self.cursor < self.files.len() {
+            return self.piece(self.cursor);
+        }
+        // It stands alone in its frame.
         let mut batch = Batch::default();
-        if self.cursor == self.files.len() {
-            // It stands alone in its frame.
-            batch.push(&FromSender::Done);
-            self.stage = Stage::Done;
-            self.monitor.receiving(None);
-        } else {
-            self.piece(self.cursor, &mut batch);
-        }
-        Some(batch)
+        batch.push(&FromSender::Done);
+        self.stage = Stage::Done;
+        self.monitor.receiving(None);
+        Ok(batch)
     }
 
     /// The small files that are next, as many as are a batch; none where something else is next.
     fn small_files(&mut self) -> Vec<small::File> {
         let mut files = Vec::new();
         let mut bytes = 0;
-        while let Some(File { id, origin, over }) = self.files.get(self.cursor) {
+        while let Some(File { id, origin, over, .. }) = self.files.get(self.cursor) {
             if !over {
-                if !self.is_small(self.cursor) || bytes >= BATCH as u64 {
+                if !is_small(origin) || bytes >= BATCH as u64 || files.len() >= FILES {
                     break;
                 }
                 bytes += origin.stored_len();
@@ -379,116 +387,60 @@ impl Plan {
     }
 
     /// Files are read: what became of them is kept.
-    fn account(&mut self, Files { batch, files }: Files) -> Batch {
+    fn account(&mut self, Files { batch, files, failed }: Files) -> Result<Batch, String> {
         for Sent { n, bytes, fate } in files {
             self.is_over(n, bytes, &fate);
         }
         self.tell_progress();
-        batch
-    }
-
-    fn is_small(&self, n: usize) -> bool {
-        let origin = &self.files[n].origin;
-        origin.sparse().is_none() && origin.stored_len() < SMALL
+        failed.map_or(Ok(batch), Err)
     }
 
     /// The next piece of a file that is not small.
-    fn piece(&mut self, n: usize, batch: &mut Batch) {
-        let id = self.files[n].id;
-        if !self.active.contains_key(&n) {
-            match self.opener.open(&self.files[n].origin) {
-                Ok(contents) => {
-                    let active = Active { contents, checked: 0, sent: 0, hasher: blake3::Hasher::new() };
-                    self.active.insert(n, active);
-                }
-                Err(e) => {
-                    let fate = Fate::Short { path: self.path(n), reason: e.to_string() };
-                    return self.over(n, 0, *blake3::hash(&[]).as_bytes(), fate, batch);
-                }
-            }
+    fn piece(&mut self, n: usize) -> Result<Batch, String> {
+        let mut batch = Batch::default();
+        let File { id, origin, .. } = &self.files[n];
+        let (id, stored, path) = (*id, origin.stored_len(), self.opener.path(origin));
+        let piece = self.begun.piece(n, (id, origin), &self.opener, &mut batch);
+        let (received, end) = piece.map_err(|e| unreadable(&path, &e))?;
+        if let Some(End { sent, hash, fate }) = end {
+            self.is_over(n, sent, &fate);
+            batch.push(&FromSender::End { id, hash, fate });
         }
-        let stored = self.files[n].origin.stored_len();
-        let path = self.path(n);
-        let Some(active) = self.active.get_mut(&n) else { return };
-        // Said with each piece: the receiver shows it, and who comes back after a lost connection has to say it again.
-        batch.push(&FromSender::Begin { id, path: path.clone() });
-        let left = stored - active.sent;
-        let upto_check = SEGMENT - (active.sent - active.checked).min(SEGMENT - 1);
-        let len = left.min(upto_check).min(MAX_DATA as u64) as usize;
-        let records = batch.records();
-        let frame = record::begin(&FromSender::Data { id, offset: active.sent }, records);
-        let at = records.len();
-        records.resize(at + len, 0);
-        let read = active.contents.read(active.sent, &mut records[at..]);
-        let n_read = *read.as_ref().unwrap_or(&0);
-        if n_read == 0 {
-            records.truncate(frame);
-        } else {
-            records.truncate(at + n_read);
-            active.hasher.update(&records[at..]);
-            active.sent += n_read as u64;
-            record::end(frame, records);
-        }
-        let sent = active.sent;
         self.tell_progress();
-        self.monitor.receiving(Some(Receiving { path: crate::entry::escape(&path), received: sent, size: stored }));
-        let Some(active) = self.active.get_mut(&n) else { return };
-        let fate = match read {
-            Err(e) => Fate::Short { path, reason: format!("it cannot be read: {e}") },
-            Ok(read) if read < len => Fate::Short { path, reason: shrunk(sent, stored) },
-            Ok(_) if sent == stored => match active.contents.is_unchanged() {
-                Ok(true) => Fate::Whole,
-                _ => Fate::Changed { path },
-            },
-            Ok(_) => {
-                if sent - active.checked >= SEGMENT {
-                    let hash = *active.hasher.finalize().as_bytes();
-                    active.hasher.reset();
-                    active.checked = sent;
-                    batch.push(&FromSender::Check { id, upto: sent, hash });
-                }
-                return;
-            }
-        };
-        let hash = *active.hasher.finalize().as_bytes();
-        self.active.remove(&n);
-        self.over(n, sent, hash, fate, batch);
-    }
-
-    fn over(&mut self, n: usize, sent: u64, hash: [u8; 32], fate: Fate, batch: &mut Batch) {
-        self.is_over(n, sent, &fate);
-        batch.push(&FromSender::End { id: self.files[n].id, hash, fate });
-        self.tell_progress();
+        self.monitor.receiving(Some(Receiving { path: crate::entry::escape(&path), received, size: stored }));
+        Ok(batch)
     }
 
     /// A file is over: so much of it is sent.
     fn is_over(&mut self, n: usize, sent: u64, fate: &Fate) {
         let file = &mut self.files[n];
         let stored = file.origin.stored_len();
-        file.over = true;
-        self.over_bytes += stored;
-        match fate {
-            Fate::Whole => {}
-            Fate::Changed { path } => self.monitor.refused(path, "it was written to while it was sent"),
+        if !std::mem::replace(&mut file.over, true) {
+            self.over_bytes += stored;
+        }
+        self.short.remove(&n);
+        let (path, reason) = match fate {
+            Fate::Whole => return,
+            Fate::Changed { path } => (path, "it was written to while it was sent"),
             Fate::Short { path, reason } => {
                 self.short.insert(n, stored.saturating_sub(sent));
-                self.monitor.refused(path, reason);
+                (path, reason.as_str())
             }
+        };
+        // After a lost connection it is sent again, and comes to the same end.
+        if self.told_of.insert(n) {
+            self.monitor.refused(path, reason);
         }
     }
 
     /// What had to be sent again after a lost connection counts once.
     fn tell_progress(&mut self) {
-        let sent = self.over_bytes + self.active.values().map(|active| active.sent).sum::<u64>();
+        let sent = self.over_bytes + self.begun.sent();
         if sent > self.told {
             self.monitor.add_source_bytes(sent - self.told);
             self.monitor.add_bytes(sent - self.told);
             self.told = sent;
         }
-    }
-
-    fn path(&self, n: usize) -> Vec<u8> {
-        self.opener.path(&self.files[n].origin)
     }
 
     /// Whether this is what was sent.
@@ -499,7 +451,7 @@ impl Plan {
     /// What has not been sent, in words.
     pub(super) fn missing(&self) -> String {
         let files = self.files.iter().filter(|file| !file.over).count();
-        let bytes = self.files.iter().map(|file| file.origin.stored_len()).sum::<u64>() - self.over_bytes;
+        let bytes = self.files.iter().map(|file| file.origin.stored_len()).sum::<u64>().saturating_sub(self.over_bytes);
         match (&self.end, files) {
             (None, _) => {
                 format!("the tree was not read to its end; of {} files at least {files} are missing", self.files.len())
@@ -508,4 +460,8 @@ impl Plan {
             (Some(_), _) => format!("{files} of {} files are missing or cut, at most {bytes} bytes", self.files.len()),
         }
     }
+}
+
+fn is_small(origin: &Origin) -> bool {
+    origin.sparse().is_none() && origin.stored_len() < SMALL
 }

@@ -3,8 +3,9 @@
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
+use crate::entry::escape;
 use crate::record;
-use crate::tree::{Opener, Origin};
+use crate::tree::{OpenError, Opener, Origin};
 use crate::wire::{Batch, Fate, FromSender};
 
 /// A file to be read: its place in the plan, the number of its entry, and where it is.
@@ -16,6 +17,8 @@ pub(super) struct Files {
     /// Their messages.
     pub(super) batch: Batch,
     pub(super) files: Vec<Sent>,
+    /// Why not all of them were, where that is no fault of theirs.
+    pub(super) failed: Option<String>,
 }
 
 /// What became of one.
@@ -52,12 +55,15 @@ impl Ahead {
 
     /// Has it read these.
     pub(super) fn read(&mut self, files: Vec<File>) {
-        self.busy = self.work.send(files).is_ok();
+        // Where it is gone, that is noticed when they are taken.
+        let _ = self.work.send(files);
+        self.busy = true;
     }
 
     /// What it has read; it is waited for. None where it had nothing to do.
     pub(super) fn take(&mut self) -> Option<Files> {
-        if std::mem::take(&mut self.busy) { self.done.recv().ok() } else { None }
+        let gone = |_| Files { failed: Some("a thread has panicked: please report it".into()), ..Files::default() };
+        std::mem::take(&mut self.busy).then(|| self.done.recv().unwrap_or_else(gone))
     }
 }
 
@@ -65,7 +71,13 @@ impl Ahead {
 pub(super) fn read(opener: &Opener, files: Vec<File>) -> Files {
     let mut read = Files::default();
     for (n, id, origin) in files {
-        let (bytes, hash, fate) = contents(opener, id, &origin, &mut read.batch);
+        let (bytes, hash, fate) = match contents(opener, id, &origin, &mut read.batch) {
+            Ok(sent) => sent,
+            Err(e) => {
+                read.failed = Some(unreadable(&opener.path(&origin), &e));
+                break;
+            }
+        };
         let end = FromSender::End { id, hash, fate };
         read.batch.push(&end);
         let FromSender::End { fate, .. } = end else { continue };
@@ -74,14 +86,16 @@ pub(super) fn read(opener: &Opener, files: Vec<File>) -> Files {
     read
 }
 
-/// The contents of a file. How much of it is sent, the hash of that, and what became of the file.
-fn contents(opener: &Opener, id: u64, origin: &Origin, batch: &mut Batch) -> (u64, [u8; 32], Fate) {
+/// The contents of a file. How much of it is sent, the hash of that, and what became of the file. An error is ours, and not
+/// of the file.
+fn contents(opener: &Opener, id: u64, origin: &Origin, batch: &mut Batch) -> Result<(u64, [u8; 32], Fate), OpenError> {
     let stored = origin.stored_len();
     let nothing = *blake3::hash(&[]).as_bytes();
     let short = |reason: String| Fate::Short { path: opener.path(origin), reason };
     let mut contents = match opener.open(origin) {
         Ok(contents) => contents,
-        Err(e) => return (0, nothing, short(e.to_string())),
+        Err(e) if e.is_ours() => return Err(e),
+        Err(e) => return Ok((0, nothing, short(e.to_string()))),
     };
     let records = batch.records();
     let frame = record::begin(&FromSender::Data { id, offset: 0 }, records);
@@ -103,7 +117,12 @@ fn contents(opener: &Opener, id: u64, origin: &Origin, batch: &mut Batch) -> (u6
         (Ok(_), Ok(true)) => Fate::Whole,
         (Ok(_), _) => Fate::Changed { path: opener.path(origin) },
     };
-    (len as u64, hash, fate)
+    Ok((len as u64, hash, fate))
+}
+
+/// What is said of a file that we cannot open, through no fault of its own.
+pub(super) fn unreadable(path: &[u8], e: &OpenError) -> String {
+    format!("cannot go on with '{}': {e}", escape(path))
 }
 
 pub(super) fn shrunk(read: u64, stored: u64) -> String {

@@ -76,6 +76,15 @@ pub enum OpenError {
     Io(#[from] io::Error),
 }
 
+impl OpenError {
+    /// Whether this process or machine is out of something, and the file is not to blame.
+    pub fn is_ours(&self) -> bool {
+        let OpenError::Io(e) = self else { return false };
+        let errno = e.raw_os_error().map(Errno::from_raw_os_error);
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
+    }
+}
+
 /// Opens what a walk has come by. Cheap to clone, and one for all threads.
 #[derive(Clone, Debug)]
 pub struct Opener {

@@ -150,8 +150,13 @@ pub enum FromReceiver {
         /// Decompressed.
         bytes: u64,
     },
-    /// Of these entries (first, and how many) all is there that there will be.
+    /// Of these entries (first, and how many) all is there.
     Whole {
+        /// In order, not overlapping.
+        ranges: Vec<(u64, u64)>,
+    },
+    /// Of these no more will be there than is: they were left out, or cut.
+    Cut {
         /// In order, not overlapping.
         ranges: Vec<(u64, u64)>,
     },

@@ -65,7 +65,8 @@ impl Delivery {
                 return false;
             }
             for _ in 0..BATCHES {
-                let Some(batch) = self.flight.has_room().then(|| self.plan.next()).flatten() else { break };
+                let next = if self.flight.has_room() { self.plan.next() } else { Ok(None) };
+                let Some(batch) = next.expect("the tree can be read") else { break };
                 self.flight.sent(batch.len() as u64, Instant::now());
                 is_true(batch, stored);
             }

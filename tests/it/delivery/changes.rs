@@ -5,6 +5,8 @@ use std::fs;
 use rustix::process::Signal;
 
 use super::{Pair, long_file};
+use crate::support::compare::same_tree;
+use crate::support::mount::restorefs;
 use crate::support::needs_fuse;
 use crate::support::proxy::{Proxy, Way};
 use crate::support::tree::bytes;
@@ -98,6 +100,39 @@ fn a_sender_that_is_started_again_with_another_tree() {
     assert_eq!(fs::read(pair.mount.path("new")).unwrap(), b"new");
     let status = pair.mount.status();
     assert_eq!(status["problems"][0]["path"], "gone", "{status:#}");
+    pair.mount.unmount();
+}
+
+#[test]
+fn both_names_of_a_file_get_what_a_later_sender_says_it_is() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], |tree| {
+        fs::write(tree.join("a-name"), "what it was at first").unwrap();
+        fs::hard_link(tree.join("a-name"), tree.join("b-name")).unwrap();
+        fs::write(tree.join("c-large"), bytes(3, 1 << 20)).unwrap();
+        fs::hard_link(tree.join("c-large"), tree.join("d-large")).unwrap();
+        fs::write(tree.join("m-long"), bytes(1, 48 << 20)).unwrap();
+        fs::write(tree.join("z"), "last").unwrap();
+    });
+    let proxy = Proxy::start(pair.address, |_| Way { hold: Some(4 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for("z");
+    for name in ["a-name", "c-large"] {
+        wait_until("it has come", || (pair.mount.state(name) == "complete").then_some(()));
+    }
+    sender.0.signal(Signal::KILL);
+    drop(sender);
+    proxy.cut();
+    fs::write(pair.tree.join("a-name"), "what it is").unwrap();
+    fs::write(pair.tree.join("d-large"), bytes(4, 2 << 20)).unwrap();
+    pair.send(pair.address, &[]).delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0), "{}", pair.mount.printed());
+    same_tree(&pair.tree, &pair.mount.point);
+    let dest = pair.dir.path().join("dest");
+    let output = restorefs(&["materialize", "--verify"], &[&pair.mount.point, &dest]);
+    assert!(output.status.success(), "{output:?}");
+    same_tree(&pair.tree, &dest);
     pair.mount.unmount();
 }
 

@@ -1,12 +1,14 @@
 //! Connections that are cut, crumbled, held, delayed: every run ends with the identical tree.
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
 
 use super::{Pair, long_file};
 use crate::support::compare::same_tree;
+use crate::support::mount::{Mount, RESTOREFS};
 use crate::support::needs_fuse;
 use crate::support::proxy::{Delay, Proxy, Way};
 use crate::support::tree::{Features, bytes, make};
@@ -152,5 +154,66 @@ fn a_sender_that_is_started_again_sends_the_rest() {
     let output = crate::support::mount::restorefs(&["materialize"], &[&pair.mount.point, &dest]);
     assert!(output.status.success(), "{output:?}");
     same_tree(&pair.tree, &dest);
+    pair.mount.unmount();
+}
+
+#[test]
+fn a_receiver_that_was_started_anew_is_told_from_one_that_lies() {
+    needs_fuse!();
+    let pair = Pair::new(&[], |tree| {
+        long_file(tree);
+        fs::write(tree.join("z"), "last").unwrap();
+    });
+    let token = ["--token-file", pair.token.to_str().unwrap()];
+    let (mut other, address) = Mount::listen_for_sender(&token);
+    let proxy = Proxy::start(pair.address, |n| Way { hold: (n == 0).then_some(1 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for("z");
+    proxy.lead_to(address);
+    proxy.cut();
+    let sent = sender.end();
+    assert_eq!(sent.code, Some(4), "{sent:#?}");
+    assert!(sent.printed.contains("started anew") && sent.printed.contains("start the sender again"), "{sent:#?}");
+    // The new one has not taken it amiss.
+    pair.send(proxy.address, &[]).delivered();
+    assert_eq!(other.wait_front(), Some(0), "{}", other.printed());
+    same_tree(&pair.tree, &other.point);
+    other.unmount();
+    // The first one still waits, and is detached as it is.
+}
+
+#[test]
+fn many_that_are_read_at_once_need_few_descriptors_of_the_sender() {
+    needs_fuse!();
+    const FILES: u64 = 100;
+    let name = |n: u64| format!("file-{n}");
+    let mut pair = Pair::new(&[], |tree| {
+        long_file(tree);
+        (0..FILES).for_each(|n| fs::write(tree.join(name(n)), bytes(n, 600 << 10)).unwrap());
+    });
+    let proxy = Proxy::start(pair.address, |n| Way { hold: (n == 0).then_some(1 << 20), ..Way::default() });
+    let mut limited = Command::new("prlimit");
+    limited.args(["--nofile=48", RESTOREFS]);
+    let sender = pair.send_by(limited, &pair.token, proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for(name(FILES - 1));
+    let readers: Vec<_> = (0..FILES)
+        .map(|n| {
+            let path = pair.mount.path(name(n));
+            std::thread::spawn(move || fs::read(path))
+        })
+        .collect();
+    pair.mount.wait_status("they are waited for", |status| status["sender"]["wanted"].as_u64() >= Some(FILES));
+    proxy.release();
+    // Most of them have begun then, and have to be gone on with.
+    wait_until("some of it has passed", || (proxy.passed() > 20 << 20).then_some(()));
+    proxy.cut();
+    for (n, reader) in (0..).zip(readers) {
+        assert!(reader.join().unwrap().unwrap() == bytes(n, 600 << 10), "{n}");
+    }
+    sender.delivered();
+    assert_eq!(pair.mount.wait_front(), Some(0), "{}", pair.mount.printed());
+    same_tree(&pair.tree, &pair.mount.point);
     pair.mount.unmount();
 }

@@ -62,7 +62,11 @@ impl Pair {
     }
 
     pub(super) fn send_with(&self, token: &Path, to: SocketAddr, args: &[&str]) -> Sender {
-        let mut command = Command::new(RESTOREFS);
+        self.send_by(Command::new(RESTOREFS), token, to, args)
+    }
+
+    /// The same by a command that runs what follows it.
+    pub(super) fn send_by(&self, mut command: Command, token: &Path, to: SocketAddr, args: &[&str]) -> Sender {
         command.args(["send", ".", "--json", "-C"]).arg(&self.tree).args(["--to", &to.to_string()]);
         command.arg("--token-file").arg(token).args(args);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
