@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -204,14 +204,14 @@ impl<B> Filesystem<B> {
     /// A file is read. What of it the kernel can forget, since the reader has left it behind; nothing while entries
     /// arrive: then a page may be locked by a read that waits.
     pub fn behind(&self, ino: Ino, offset: u64, len: usize) -> Option<Span> {
-        if len < behind::REQUEST || !self.is_over() {
+        if !self.is_over() {
             return None;
         }
         let size = self.store.index.read().attributes(ino)?.size;
         if size < behind::LEAST {
             return None;
         }
-        self.passes.lock().read(ino, offset, len as u64, size)
+        self.passes.lock().read(ino, offset, len as u64, size, Instant::now())
     }
 
     /// What the kernel could not be told to forget.
