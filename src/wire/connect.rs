@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -29,6 +29,9 @@ pub const TRIES: usize = 20;
 
 /// One that has not answered by then is tried again.
 const CONNECT: Duration = Duration::from_secs(10);
+
+/// So many that have shown it wait to be looked at, while the receiver waits for room on its disk, say; the rest is refused.
+const ARRIVALS: usize = 8;
 
 /// The stack of a thread that does a handshake.
 const STACK: usize = 256 << 10;
@@ -117,7 +120,7 @@ impl Listener {
         stops: [S; 2],
         poke: impl Fn() + Send + Sync + 'static,
     ) -> io::Result<Receiver<Arrival>> {
-        let (send, arrivals) = channel();
+        let (send, arrivals) = sync_channel(ARRIVALS);
         std::thread::Builder::new().name("gate".into()).spawn(move || self.gate(&stops, &send, &Arc::new(poke)))?;
         Ok(arrivals)
     }
@@ -125,7 +128,7 @@ impl Listener {
     fn gate<S: AsFd + Send + Sync + Clone + 'static>(
         &self,
         stops: &[S; 2],
-        send: &Sender<Arrival>,
+        send: &SyncSender<Arrival>,
         poke: &Arc<impl Fn() + Send + Sync + 'static>,
     ) {
         let strangers = Arc::new(AtomicUsize::new(0));
@@ -167,7 +170,9 @@ impl Listener {
                     }
                 };
                 let denied = matches!(arrival, Arrival::Stranger { why: Closed::Denied, .. });
-                let _ = send.send(arrival);
+                if send.try_send(arrival).is_err() {
+                    log::warn!("a connection from {peer} is refused: {ARRIVALS} others wait already");
+                }
                 poke();
                 if denied {
                     let _ = wait(&stops[0], PollFlags::empty(), &stops, Some(Instant::now() + PAUSE));

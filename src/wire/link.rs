@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,7 +24,10 @@ const ALIVE_EVERY: Duration = Duration::from_secs(5);
 /// More than so many bytes of frames do not wait to be sent: what is wanted next must not be long behind them.
 const OUTBOX: usize = 512 << 10;
 
-/// More than so many bytes do not wait to be taken; then nothing is read.
+/// More than so many bytes wait to be sent only where the other side takes nothing: no answer is so long.
+const OUTBOX_AT_MOST: usize = 256 << 20;
+
+/// More than so many bytes do not wait to be taken; then nothing is read, nor decrypted or decompressed of what was read.
 const INBOX: usize = 2 << 20;
 
 /// So many bodies are kept to be used again.
@@ -121,6 +125,8 @@ impl Link {
             socket,
             frames: Frames::default(),
             buf: vec![0; READ],
+            encrypted: 0..0,
+            ended: None,
             silence,
             heard: now,
             said: now,
@@ -265,6 +271,13 @@ impl Shared {
             return Err(closed.clone());
         }
         state.outbox_bytes += frame.len();
+        if state.outbox_bytes > OUTBOX_AT_MOST {
+            let why = Closed::Lost("the other side does not take what it is told".into());
+            state.closed = Some(why.clone());
+            state.outbox.clear();
+            self.wake();
+            return Err(why);
+        }
         state.outbox.push_back(frame);
         self.wake();
         Ok(())
@@ -289,6 +302,10 @@ struct Pump {
     socket: TcpStream,
     frames: Frames,
     buf: Vec<u8>,
+    /// What of `buf` is not decrypted: there was no room for more.
+    encrypted: Range<usize>,
+    /// How it ends, when what came before has been handed over.
+    ended: Option<Closed>,
     silence: Duration,
     /// When something came, or nothing was asked for.
     heard: Instant,
@@ -338,15 +355,23 @@ impl Pump {
 
     fn pump(&mut self) -> Result<std::convert::Infallible, Closed> {
         // What came with the handshake.
-        self.take_plaintext()?;
+        let mut all_taken = self.take()?;
         let mut gone = false;
         loop {
             let (reading, deadline) = self.fill()?;
+            if reading && !all_taken {
+                all_taken = self.take()?;
+                continue;
+            }
             let now = Instant::now();
             if !reading {
                 self.heard = now;
             }
-            let mut until = (self.said + ALIVE_EVERY).min(self.heard + self.silence);
+            let mut until = self.heard + self.silence;
+            // What waits to be sent says as much.
+            if !self.connection.wants_write() {
+                until = until.min(self.said + ALIVE_EVERY);
+            }
             if let Some(deadline) = deadline {
                 until = until.min(deadline);
             }
@@ -377,7 +402,7 @@ impl Pump {
                 self.shared.state.lock().gone = true;
             }
             if reading && events.intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR | PollFlags::RDHUP) {
-                self.read()?;
+                all_taken = self.read()?;
             } else if events.intersects(PollFlags::HUP | PollFlags::ERR) {
                 return Err(Closed::Lost("it was reset".into()));
             }
@@ -456,55 +481,59 @@ impl Pump {
         Ok(())
     }
 
-    fn read(&mut self) -> Result<(), Closed> {
-        loop {
+    /// Reads what has come. Tells whether all of it is handed over.
+    fn read(&mut self) -> Result<bool, Closed> {
+        while self.take()? {
             let n = match self.socket.read(&mut self.buf) {
                 Ok(0) => return Err(Closed::Ended),
                 Ok(n) => n,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(lost(e)),
             };
             self.heard = Instant::now();
-            let buf = std::mem::take(&mut self.buf);
-            let taken = self.decrypt(&buf[..n]);
-            self.buf = buf;
-            if !taken? || n < READ {
-                return Ok(());
+            self.encrypted = 0..n;
+            if n < READ {
+                return self.take();
             }
         }
+        Ok(false)
     }
 
-    /// Tells whether more may be read.
-    fn decrypt(&mut self, mut bytes: &[u8]) -> Result<bool, Closed> {
-        let mut room = true;
-        while !bytes.is_empty() {
-            self.connection.read_tls(&mut bytes).map_err(lost)?;
-            let processed = self
-                .connection
-                .process_new_packets()
-                .map_err(|e| if tls::is_denied(&e) { Closed::Denied } else { Closed::Broken(e.to_string()) });
-            room = self.take_plaintext()?;
-            if processed?.peer_has_closed() {
-                return Err(Closed::Ended);
+    /// Decrypts what was read and hands it over, as long as there is room. Tells whether that was all.
+    fn take(&mut self) -> Result<bool, Closed> {
+        while self.take_plaintext()? {
+            if let Some(ended) = self.ended.take() {
+                return Err(ended);
             }
+            if self.encrypted.is_empty() {
+                return Ok(true);
+            }
+            let mut bytes = &self.buf[self.encrypted.clone()];
+            let taken = self.connection.read_tls(&mut bytes).map_err(lost)?;
+            self.encrypted.start += taken;
+            self.ended = match self.connection.process_new_packets() {
+                Ok(state) => state.peer_has_closed().then_some(Closed::Ended),
+                Err(e) if tls::is_denied(&e) => Some(Closed::Denied),
+                Err(e) => Some(Closed::Broken(e.to_string())),
+            };
         }
-        Ok(room)
+        Ok(false)
     }
 
-    /// Hands over what is whole. Tells whether more may be read.
+    /// Hands over what is decrypted and whole, as long as there is room. Tells whether that was all.
     fn take_plaintext(&mut self) -> Result<bool, Closed> {
-        let mut room = true;
         let mut reader = self.connection.reader();
         loop {
             let mut bytes = match io::BufRead::fill_buf(&mut reader) {
-                Ok([]) => return Ok(room),
+                Ok([]) => return Ok(true),
                 Ok(bytes) => bytes,
-                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(room),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(e) => return Err(lost(e)),
             };
-            let n = bytes.len();
-            while !bytes.is_empty() {
+            let there = bytes.len();
+            let mut room = true;
+            while room && !bytes.is_empty() {
                 let body = self.frames.next_body(&mut bytes).map_err(|e| Closed::Broken(e.to_string()))?;
                 let Some(body) = body.filter(|body| !body.is_empty()) else { continue };
                 let mut state = self.shared.state.lock();
@@ -516,7 +545,11 @@ impl Pump {
                 }
                 self.shared.changed.notify_all();
             }
-            io::BufRead::consume(&mut reader, n);
+            let taken = there - bytes.len();
+            io::BufRead::consume(&mut reader, taken);
+            if !room {
+                return Ok(false);
+            }
         }
     }
 }
@@ -524,3 +557,6 @@ impl Pump {
 fn lost(e: io::Error) -> Closed {
     Closed::Lost(e.to_string())
 }
+
+#[cfg(test)]
+mod tests;
