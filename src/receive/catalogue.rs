@@ -141,7 +141,7 @@ impl Sink {
         answers.push(FromReceiver::Cut { ranges: cut.0 });
         answers.push(FromReceiver::Parts(parts));
         answers.push(FromReceiver::Ready);
-        answers.extend(self.wanted.iter().filter_map(|&ino| self.want_message(ino)));
+        answers.extend(self.wanted_messages());
         Ok(())
     }
 

@@ -25,12 +25,19 @@ use crate::index::Ino;
 use crate::monitor::{Monitor, SenderStatus, Sending, Verdict};
 use crate::record;
 use crate::source::Stop;
+use crate::spool;
 use crate::store::Store;
 use crate::wire::{self, Batch, Closed, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
 use sink::{Sink, Stopped};
 
 /// A sender says at once who it is.
 const HELLO: Duration = Duration::from_secs(10);
+
+/// So many that have come while another one is heard may say who they are,
+const NEWCOMERS: usize = 2;
+
+/// and it is looked so often whether one has.
+const SOON: Duration = Duration::from_millis(50);
 
 /// So often it is told how it stands, where nothing else happens.
 const TELL: Duration = Duration::from_secs(1);
@@ -59,8 +66,9 @@ pub fn run(job: Job) {
 fn receive(job: Job) {
     let Job { listener, store, monitor, stop, max_index } = job;
     let ended = |cause: String| monitor.end(Verdict::Failed { cause });
+    // The token has served then, however it ends.
     let done = match Stop::new() {
-        Ok(done) => done,
+        Ok(done) => StopAtEnd(done),
         Err(e) => return ended(format!("cannot begin to receive: {e}")),
     };
     let current = Current::default();
@@ -68,7 +76,7 @@ fn receive(job: Job) {
         let current = current.clone();
         move || current.poke()
     };
-    let arrivals = match listener.serve([stop.clone(), done.clone()], poke.clone()) {
+    let arrivals = match listener.serve([stop.clone(), done.0.clone()], poke.clone()) {
         Ok(arrivals) => arrivals,
         Err(e) => return ended(format!("cannot begin to receive: {e}")),
     };
@@ -88,6 +96,7 @@ fn receive(job: Job) {
         arrivals,
         current,
         wants,
+        newcomers: Vec::new(),
         status: SenderStatus::default(),
         met: false,
         whole: false,
@@ -95,8 +104,14 @@ fn receive(job: Job) {
     if let Some(verdict) = receive.all() {
         receive.conclude(verdict);
     }
-    // The token has served.
-    done.stop();
+}
+
+struct StopAtEnd(Stop);
+
+impl Drop for StopAtEnd {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
 }
 
 struct Receive {
@@ -107,6 +122,8 @@ struct Receive {
     arrivals: Receiver<wire::Arrival>,
     current: Current,
     wants: Arc<Mutex<Vec<Ino>>>,
+    /// Connections that have come while another one is heard, and until when they have to say who they are.
+    newcomers: Vec<(Link, Instant)>,
     status: SenderStatus,
     /// A sender with the token has been there.
     met: bool,
@@ -118,8 +135,8 @@ struct Receive {
 enum Next {
     /// The sender may come back.
     Again(String),
-    /// Another connection has come.
-    Other(Link),
+    /// Another connection has come, with this greeting.
+    Other(Link, Vec<u8>),
     /// The sender knows that everything is there.
     Done,
 }
@@ -129,28 +146,28 @@ impl Receive {
     fn all(&mut self) -> Option<Verdict> {
         let mut next = None;
         loop {
-            let link = match next.take() {
-                Some(link) => link,
+            let (link, greeting) = match next.take() {
+                Some((link, greeting)) => (link, Some(greeting)),
                 None => match self.next_link() {
-                    Ok(link) => link,
+                    Ok(link) => (link, None),
                     Err(verdict) => return verdict,
                 },
             };
             let peer = link.peer();
             self.current.set(Some(&link));
-            let ended = self.connection(&link);
+            let ended = self.connection(&link, greeting);
             self.current.set(None);
             self.status.connected = false;
             match ended {
                 Ok(Next::Done) => return None,
-                Ok(Next::Other(other)) => {
+                Ok(Next::Other(other, greeting)) => {
                     // The one that is there now does not wait for one that may be dead.
                     let reason = "another connection with the same token has taken its place";
                     let bye = std::thread::Builder::new().name("bye".into()).spawn(move || say_bye(link, reason));
                     if let Err(e) = bye {
                         log::debug!("a connection is closed without a word: {e}");
                     }
-                    next = Some(other);
+                    next = Some((other, greeting));
                 }
                 Ok(Next::Again(cause)) => {
                     if !self.whole {
@@ -182,6 +199,9 @@ impl Receive {
         loop {
             if self.stop.is_stopped() {
                 return Err(self.stopped());
+            }
+            if !self.newcomers.is_empty() {
+                return Ok(self.newcomers.remove(0).0);
             }
             match self.arrivals.recv_timeout(TELL) {
                 Ok(arrival) => {
@@ -232,14 +252,14 @@ impl Receive {
     }
 
     /// One connection from its beginning to its end.
-    fn connection(&mut self, link: &Link) -> Result<Next, Verdict> {
-        let greeting = match self.hello(link)? {
+    fn connection(&mut self, link: &Link, greeting: Option<Vec<u8>>) -> Result<Next, Verdict> {
+        let mut consumed = match self.hello(link, greeting)? {
             Ok(greeting) => greeting,
             Err(next) => return Ok(next),
         };
-        let mut answers = Vec::new();
+        // Who was waited for before is waited for still.
+        let mut answers = self.sink.wanted_messages();
         let mut told = Instant::now();
-        let mut consumed = greeting;
         loop {
             let wants = std::mem::take(&mut *self.wants.lock());
             answers.extend(wants.into_iter().filter_map(|ino| self.sink.want(ino)));
@@ -257,12 +277,18 @@ impl Receive {
             }
             while let Ok(arrival) = self.arrivals.try_recv() {
                 match self.arrival(arrival) {
-                    Ok(Some(other)) => return Ok(Next::Other(other)),
+                    Ok(Some(other)) => {
+                        self.newcomers.truncate(NEWCOMERS - 1);
+                        self.newcomers.insert(0, (other, Instant::now() + HELLO));
+                    }
                     Ok(None) => {}
                     Err(verdict) => return Err(verdict.unwrap_or(Verdict::Complete)),
                 }
             }
-            let body = match link.receive(TELL) {
+            if let Some((other, greeting)) = self.newcomer() {
+                return Ok(Next::Other(other, greeting));
+            }
+            let body = match link.receive(if self.newcomers.is_empty() { TELL } else { SOON }) {
                 Ok(Some(body)) => body,
                 Ok(None) => continue,
                 Err(closed) => return Ok(Next::Again(closed.to_string())),
@@ -281,10 +307,29 @@ impl Receive {
         }
     }
 
+    /// A connection that has come meanwhile, and has said who it is. One that only shows that it has the token may be one
+    /// that was given up, and takes nobody's place.
+    fn newcomer(&mut self) -> Option<(Link, Vec<u8>)> {
+        let is_greeting = |body: &[u8]| matches!(record::decode(body), Ok((FromSender::Hello { .. }, ..)));
+        let mut n = 0;
+        while n < self.newcomers.len() {
+            let (link, deadline) = &self.newcomers[n];
+            match link.receive(Duration::ZERO) {
+                Ok(Some(body)) if is_greeting(&body) => return Some((self.newcomers.remove(n).0, body)),
+                Ok(None) if Instant::now() < *deadline => n += 1,
+                _ => drop(self.newcomers.remove(n)),
+            }
+        }
+        None
+    }
+
     /// Who is there, and how far they are. How long their greeting was.
-    fn hello(&mut self, link: &Link) -> Result<Result<u64, Next>, Verdict> {
+    fn hello(&mut self, link: &Link, greeting: Option<Vec<u8>>) -> Result<Result<u64, Next>, Verdict> {
         let deadline = Instant::now() + HELLO;
         let body = loop {
+            if let Some(greeting) = greeting {
+                break greeting;
+            }
             match link.receive(deadline.saturating_duration_since(Instant::now())) {
                 Ok(Some(body)) => break body,
                 Ok(None) if self.stop.is_stopped() => return Err(self.stopped().unwrap_or(Verdict::Complete)),
@@ -365,7 +410,7 @@ impl Receive {
         match taken {
             Ok(()) => Ok(()),
             Err(Stopped::Violation(what)) => Err(corrupt(&what.to_string())),
-            Err(Stopped::Spool(crate::spool::Error::Stopped)) => Err(self.stopped().unwrap_or(Verdict::Complete)),
+            Err(Stopped::Spool(spool::Error::Stopped)) => Err(self.stopped().unwrap_or(Verdict::Complete)),
             Err(Stopped::Spool(e)) => Err(Verdict::Failed { cause: e.to_string() }),
             Err(Stopped::Full(limit)) => Err(Verdict::Corrupt {
                 cause: format!("the index has reached its limit of {} MiB (--max-index)", limit >> 20),
@@ -383,10 +428,10 @@ impl Receive {
             answers.push(self.sink.commit_message());
             return Ok(());
         }
-        let commit = self
-            .sink
-            .finish()
-            .map_err(|e| Verdict::Failed { cause: format!("the spool does not have everything: {e}") })?;
+        let commit = self.sink.finish().map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref()) {
+            Some(spool::Error::Stopped) => self.stopped().unwrap_or(Verdict::Complete),
+            _ => Verdict::Failed { cause: format!("the spool does not have everything: {e}") },
+        })?;
         self.whole = true;
         self.store.set_over();
         self.tell_status();

@@ -415,6 +415,10 @@ impl Sink {
         Some(FromReceiver::Want(self.parts.get(&ino).map_or(nothing, |part| part.position(id))))
     }
 
+    pub(super) fn wanted_messages(&self) -> Vec<FromReceiver> {
+        self.wanted.iter().filter_map(|&ino| self.want_message(ino)).collect()
+    }
+
     /// How many files are waited for, with those of which the sender has not been told.
     pub(super) fn wanted(&self, untold: &[Ino]) -> u64 {
         let is_new = |ino: &u32| {
