@@ -103,12 +103,16 @@ fn sender(session: u8, files: &[(FromSender, &'static [u8])]) -> Vec<u8> {
         let whole = stored(entry) == contents.len() as u64;
         let path = b"path".to_vec();
         let fate = if whole { Fate::Whole } else { Fate::Short { path: path.clone(), reason: "it shrank".into() } };
-        let hash = *blake3::hash(contents).as_bytes();
-        let mut messages = vec![(FromSender::Data { id, offset: 0 }, *contents)];
-        if id > 1 {
-            messages.insert(0, (FromSender::Begin { id, path }, b""));
-        }
-        messages.push((FromSender::End { id, hash, fate }, b""));
+        let sum = |bytes: &[u8]| *blake3::hash(bytes).as_bytes();
+        let messages = if id > 1 {
+            let end = FromSender::End { id, hash: sum(contents), fate };
+            vec![(FromSender::Begin { id, path }, &b""[..]), (FromSender::Data { id, offset: 0 }, contents), (end, b"")]
+        } else {
+            let file = FromSender::File { id, fate };
+            let mut body = Vec::new();
+            record::encode(&file, contents, &mut body);
+            vec![(file, *contents), (FromSender::Sum { hash: sum(&body) }, b"")]
+        };
         bytes.extend(frame(&messages));
     }
     bytes.extend(frame(&[(FromSender::Done, b"")]));
@@ -125,6 +129,7 @@ fn receiver() -> Vec<u8> {
         FromReceiver::Taken { catalogue: 1 },
         FromReceiver::Want(position(3, 0, 0)),
         FromReceiver::Whole { ranges: vec![(0, 2)] },
+        FromReceiver::Cut { ranges: vec![(2, 1)] },
         FromReceiver::Parts(vec![position(3, 0, 100), position(5, 5, 10)]),
         FromReceiver::Ready,
         FromReceiver::Waiting { reason: Some("no room".into()) },

@@ -46,7 +46,7 @@ impl Sink {
             Checked::Refused(path, reason) => {
                 if stored > 0 {
                     self.awaited -= 1;
-                    self.over_bytes += stored;
+                    self.over_bytes = self.over_bytes.saturating_add(stored);
                     self.slots[id as usize] = LEFT_OUT;
                 }
                 self.refuse(path.as_bytes(), reason);
@@ -101,7 +101,7 @@ impl Sink {
         self.slots[id as usize] = ino.0 as u32;
         if entry.kind.stored_len() > 0 && over {
             self.awaited -= 1;
-            self.over_bytes += entry.kind.stored_len();
+            self.over_bytes = self.over_bytes.saturating_add(entry.kind.stored_len());
         }
         true
     }

@@ -1,12 +1,119 @@
-//! Contents into the sink: what a file's pieces, hashes and end come to.
+//! Contents into the sink: what small files, and a large one's pieces, hashes and end come to.
 
-use super::sink::{LEFT_OUT, NONE, Outcome, Part, Sink, Small, State, stopped, violation};
+use std::ops::Range;
+
+use super::sink::{LEFT_OUT, NONE, Outcome, Part, Sink, State, stopped, violation};
 use crate::index::{Arrival, Ino, Place};
 use crate::record::{self, Record};
 use crate::spool::{self, Spool};
-use crate::wire::{Fate, Hash, MAX_DATA, SMALL};
+use crate::wire::{Fate, FromSender, Hash, MAX_DATA, SMALL};
+
+const OTHER_HASH: &str = "its contents have another hash than at the sender";
+
+/// A small file in a body.
+struct Small {
+    id: u64,
+    fate: Fate,
+    bytes: Range<usize>,
+}
 
 impl Sink {
+    /// A body of small files. None of them counts before the hash of all of them has been compared.
+    pub(super) fn files(&mut self, body: &[u8]) -> Outcome {
+        let mut files = Vec::new();
+        let mut at = 0;
+        let hash = loop {
+            let decoded = record::decode::<FromSender>(&body[at..]);
+            let (message, bytes, length) =
+                decoded.or_else(|e| violation(format!("small files that cannot be read, or have no sum: {e}")))?;
+            match message {
+                FromSender::File { id, fate } => {
+                    let end = at + length;
+                    files.push(Small { id, fate, bytes: end - bytes.len()..end });
+                }
+                FromSender::Sum { hash } if bytes.is_empty() && at + length == body.len() => break hash,
+                _ => return violation("something else among small files"),
+            }
+            at += length;
+        };
+        let right = blake3::hash(&body[..at]) == hash;
+        let base = self.store.spool().map_or(0, Spool::position);
+        for Small { id, fate, bytes } in files {
+            self.file(id, fate, &body[bytes], right, base)?;
+        }
+        Ok(())
+    }
+
+    fn file(&mut self, id: u64, fate: Fate, bytes: &[u8], right: bool, base: u64) -> Outcome {
+        let ino = self.ino(id)?;
+        if ino == NONE {
+            return Ok(());
+        }
+        let (stored, is_sparse) = {
+            let index = self.store.index.read();
+            let ino = Ino(ino.into());
+            (index.attributes(ino).map_or(0, |a| a.stored), index.sparse(ino).is_some())
+        };
+        let len = bytes.len() as u64;
+        if stored == 0 || stored >= SMALL || is_sparse {
+            return violation("a small file that is none");
+        }
+        if len > stored {
+            return violation("more contents than were announced");
+        }
+        let known = &mut self.known[ino as usize];
+        match known.state {
+            State::Awaited => known.state = State::Over,
+            State::Over => return violation("contents of a file that is over"),
+            State::Part => return violation("all of a file that has begun"),
+        }
+        let journal = known.journal.into();
+        let complete = self.fate(ino, fate, len == stored, right, None)?;
+        let received = if right { len } else { 0 };
+        let mut place = None;
+        // What cannot be trusted is not shown, and not restored.
+        if received > 0 {
+            let at = record::encode(&Record::Data { id: journal, offset: 0 }, bytes, &mut self.frames);
+            place = Some(Place::Journal(base + at as u64));
+        }
+        // Of what is whole the journal says enough with its contents.
+        if !complete {
+            record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
+        }
+        self.monitor.add_bytes(received);
+        self.is_over(ino, stored, place, if complete { Arrival::Complete } else { Arrival::Truncated { received } });
+        Ok(())
+    }
+
+    /// What became of a file: whether it is whole, where its hash is right.
+    fn fate(&mut self, ino: u32, fate: Fate, all: bool, right: bool, path: Option<&[u8]>) -> Outcome<bool> {
+        match fate {
+            Fate::Short { path, reason } => {
+                self.refuse(&path, reason);
+                return Ok(false);
+            }
+            Fate::Whole | Fate::Changed { .. } if !all => return violation("the end of a file before all of it came"),
+            Fate::Whole | Fate::Changed { .. } if !right => {
+                let path = path.map_or_else(|| self.path_of(ino), Into::into);
+                self.refuse(&path, OTHER_HASH);
+                return Ok(false);
+            }
+            Fate::Whole => {}
+            Fate::Changed { path } => {
+                self.store.index.write().set_changed(Ino(ino.into()));
+                self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_over(&mut self, ino: u32, stored: u64, place: Option<Place>, arrival: Arrival) {
+        self.awaited -= 1;
+        self.wanted.remove(&ino);
+        self.over_bytes = self.over_bytes.saturating_add(stored);
+        self.late.push((Ino(ino.into()), place, arrival));
+    }
+
     pub(super) fn begin_file(&mut self, id: u64, path: Vec<u8>) -> Outcome {
         self.commit()?;
         let ino = self.ino(id)?;
@@ -55,19 +162,7 @@ impl Sink {
         }
         match self.known[ino as usize].state {
             State::Over => violation("contents of a file that is over"),
-            State::Awaited => {
-                if stored >= SMALL || offset > 0 || self.is_sparse(ino) {
-                    return violation("contents of a file that has not begun");
-                }
-                let base = self.store.spool().map_or(0, Spool::position);
-                let record = Record::Data { id: self.known[ino as usize].journal.into(), offset: 0 };
-                let frame = self.frames.len();
-                let at = base + record::encode(&record, bytes, &mut self.frames) as u64;
-                let hash = *blake3::hash(bytes).as_bytes();
-                self.small = Some(Small { id, hash, len, place: Place::Journal(at), frame });
-                self.monitor.add_bytes(len);
-                Ok(())
-            }
+            State::Awaited => violation("contents of a file that has not begun"),
             State::Part => self.piece(id, ino, offset, bytes),
         }
     }
@@ -121,7 +216,7 @@ impl Sink {
     /// The spool cannot have a file: what comes of it is dropped.
     fn leave_out(&mut self, id: u64, ino: u32, reason: String) -> Outcome {
         let path = self.parts.get(&ino).map_or_else(Vec::new, |part| part.path.clone());
-        self.over_bytes += self.stored(ino);
+        self.over_bytes = self.over_bytes.saturating_add(self.stored(ino));
         self.slots[id as usize] = LEFT_OUT;
         self.awaited -= 1;
         let received = self.give_up(ino);
@@ -150,7 +245,6 @@ impl Sink {
             self.commit()?;
         }
         let ino = self.ino(id)?;
-        let small = self.small.take();
         if ino == NONE {
             return Ok(());
         }
@@ -161,49 +255,21 @@ impl Sink {
         }
         known.state = State::Over;
         let journal = u64::from(known.journal);
-        self.awaited -= 1;
-        self.wanted.remove(&ino);
         let part = self.take_part(ino);
-        let (mut received, right, mut place) = match (&small, &part) {
-            (Some(small), _) => (small.len, small.hash == hash, Some(small.place.clone())),
-            (None, Some(part)) => (part.received, !part.differs && part.hasher.finalize() == hash, None),
-            (None, None) => (0, true, None),
+        let (mut received, right, checked) = match &part {
+            Some(part) if part.differs => (part.received, false, 0),
+            Some(part) => (part.received, part.hasher.finalize() == hash, part.checked),
+            None => (0, true, 0),
         };
-        let mut complete = received == stored;
-        if !complete && !matches!(fate, Fate::Short { .. }) {
-            return violation("the end of a file before all of it came");
-        }
+        let all = received == stored;
+        let complete = self.fate(ino, fate, all, right, part.as_ref().map(|part| &part.path[..]))?;
         if !right {
-            complete = false;
-            // What cannot be trusted is not shown, and not restored.
-            received = part.as_ref().filter(|part| !part.differs).map_or(0, |part| part.checked);
-            place = None;
-            if let Some(small) = &small {
-                self.frames.truncate(small.frame);
-            }
-        }
-        match fate {
-            Fate::Short { path, reason } => {
-                complete = false;
-                self.refuse(&path, reason);
-            }
-            Fate::Whole | Fate::Changed { .. } if !right => {
-                let path = part.map_or_else(|| self.path_of(ino), |part| part.path);
-                self.refuse(&path, "its contents have another hash than at the sender");
-            }
-            Fate::Whole => {}
-            Fate::Changed { path } => {
-                self.store.index.write().set_changed(Ino(ino.into()));
-                self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
-            }
+            // What cannot be trusted is not shown.
+            received = checked;
         }
         let arrival = if complete { Arrival::Complete } else { Arrival::Truncated { received } };
-        // Of a small file that is whole the journal says enough with its contents.
-        if place.is_none() || !complete {
-            record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
-        }
-        self.over_bytes += stored;
-        self.late.push((Ino(ino.into()), place, arrival));
+        record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
+        self.is_over(ino, stored, None, arrival);
         Ok(())
     }
 

@@ -17,7 +17,7 @@ use crate::record::{self, Record};
 use crate::source::Stop;
 use crate::spool::{self, BLOB_THRESHOLD, Blob};
 use crate::store::Store;
-use crate::wire::{FromReceiver, FromSender, Hash, Position, SMALL, Session, Totals};
+use crate::wire::{FromReceiver, FromSender, Position, SMALL, Session, Totals};
 
 /// No sender that keeps to the protocol says this.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,16 +102,6 @@ pub(super) struct Part {
     pub(super) blob: Option<(Blob, Option<Arc<SparseMap>>)>,
 }
 
-/// A small file whose end has to follow.
-pub(super) struct Small {
-    pub(super) id: u64,
-    pub(super) hash: Hash,
-    pub(super) len: u64,
-    pub(super) place: Place,
-    /// Where its record begins in what is gathered for the journal.
-    pub(super) frame: usize,
-}
-
 /// Whom to tell that there is no room.
 pub(super) type Waits = Arc<dyn Fn() + Send + Sync>;
 
@@ -144,7 +134,6 @@ pub(super) struct Sink {
     pub(super) parts: HashMap<u32, Part>,
     /// Bytes of their paths.
     pub(super) path_bytes: usize,
-    pub(super) small: Option<Small>,
     /// Entries of this body that are not in the index yet.
     pub(super) ops: Vec<Op>,
     pub(super) late: Vec<(Ino, Option<Place>, Arrival)>,
@@ -185,7 +174,6 @@ impl Sink {
             known: Vec::new(),
             parts: HashMap::new(),
             path_bytes: 0,
-            small: None,
             ops: Vec::new(),
             late: Vec::new(),
             hasher: blake3::Hasher::new(),
@@ -222,7 +210,6 @@ impl Sink {
             }
         }
         self.ended = false;
-        self.small = None;
         self.totals.records
     }
 
@@ -239,7 +226,7 @@ impl Sink {
     /// Files whose contents are not over, and the bytes that have not come of them.
     pub(super) fn missing(&self) -> (u64, u64) {
         let parts: u64 = self.parts.values().map(|part| part.received).sum();
-        (self.awaited, self.totals.bytes.saturating_sub(self.over_bytes + parts))
+        (self.awaited, self.totals.bytes.saturating_sub(self.over_bytes.saturating_add(parts)))
     }
 
     /// What has been counted.
@@ -268,9 +255,6 @@ impl Sink {
         let taken = self.each_message(body, answers, &mut unhashed);
         self.hasher.update(&body[unhashed]);
         taken?;
-        if self.small.is_some() {
-            return violation("contents of a small file without their end");
-        }
         self.commit()?;
         if self.totals.records != before {
             answers.push(FromReceiver::Taken { catalogue: self.totals.records });
@@ -283,6 +267,9 @@ impl Sink {
         while at < body.len() {
             let (message, bytes, length) = record::decode::<FromSender>(&body[at..])
                 .or_else(|e| violation(format!("a message that cannot be read: {e}")))?;
+            if at == 0 && matches!(message, FromSender::File { .. } | FromSender::Sum { .. }) {
+                return self.files(body);
+            }
             if !matches!(message, FromSender::Entry(_) | FromSender::Problem { .. }) {
                 self.hasher.update(&body[std::mem::replace(unhashed, 0..0)]);
             }
@@ -308,11 +295,6 @@ impl Sink {
         if !bytes.is_empty() && !matches!(message, FromSender::Data { .. }) {
             return violation("bytes behind a message that has none");
         }
-        if let Some(small) = &self.small
-            && !matches!(message, FromSender::End { id, .. } if id == small.id)
-        {
-            return violation("contents of a small file without their end");
-        }
         match message {
             FromSender::Entry(entry) => {
                 self.catalogue()?;
@@ -335,9 +317,11 @@ impl Sink {
             FromSender::Data { id, offset } => self.data(id, offset, bytes),
             FromSender::Check { id, upto, hash } => self.check(id, upto, hash),
             FromSender::End { id, hash, fate } => self.end(id, hash, fate),
-            FromSender::Hello { .. } | FromSender::Done | FromSender::Bye { .. } => {
-                violation("a message where it does not belong")
-            }
+            FromSender::File { .. }
+            | FromSender::Sum { .. }
+            | FromSender::Hello { .. }
+            | FromSender::Done
+            | FromSender::Bye { .. } => violation("a message where it does not belong"),
         }
     }
 
@@ -388,10 +372,6 @@ impl Sink {
 
     pub(super) fn stored(&self, ino: u32) -> u64 {
         self.store.index.read().attributes(Ino(ino.into())).map_or(0, |a| a.stored)
-    }
-
-    pub(super) fn is_sparse(&self, ino: u32) -> bool {
-        self.store.index.read().sparse(Ino(ino.into())).is_some()
     }
 
     /// Somebody waits for a file. What is to be said to the sender.
@@ -472,7 +452,7 @@ impl Sink {
                         if has_contents {
                             self.slots[id as usize] = LEFT_OUT;
                             self.awaited -= 1;
-                            self.over_bytes += entry.kind.stored_len();
+                            self.over_bytes = self.over_bytes.saturating_add(entry.kind.stored_len());
                             let end = Record::End { id: journal.into(), received: 0, complete: false };
                             record::encode(&end, &[], &mut self.frames);
                         }

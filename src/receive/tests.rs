@@ -41,6 +41,11 @@ impl Bench {
         self.body(&encode(messages))
     }
 
+    /// Small files.
+    fn files(&mut self, files: &[(u64, &[u8], Fate)]) -> Result<Vec<FromReceiver>, Stopped> {
+        self.body(&small_files(files))
+    }
+
     fn violates(&mut self, messages: &[(FromSender, &[u8])]) -> String {
         match self.take(messages) {
             Err(Stopped::Violation(what)) => what.to_string(),
@@ -63,6 +68,16 @@ fn encode(messages: &[(FromSender, &[u8])]) -> Vec<u8> {
     for (message, bytes) in messages {
         record::encode(message, bytes, &mut body);
     }
+    body
+}
+
+fn small_files(files: &[(u64, &[u8], Fate)]) -> Vec<u8> {
+    let mut body = Vec::new();
+    for (id, bytes, fate) in files {
+        record::encode(&FromSender::File { id: *id, fate: fate.clone() }, bytes, &mut body);
+    }
+    let sum = FromSender::Sum { hash: hash(&body) };
+    record::encode(&sum, &[], &mut body);
     body
 }
 
@@ -93,7 +108,7 @@ fn a_sender_that_keeps_to_it() {
     let mut bench = Bench::new();
     let large = vec![7; SMALL as usize + 1];
     bench.take(&[(file("small", 5), NOTHING), (file("large", large.len() as u64), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"bytes"), (whole(0, b"bytes"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"bytes", Fate::Whole)]).unwrap();
     assert_eq!(bench.contents("small").unwrap(), b"bytes");
     let begin = FromSender::Begin { id: 1, path: b"large".to_vec() };
     let (first, second) = large.split_at(100_000);
@@ -119,33 +134,50 @@ fn lies_about_contents() {
         bench.take(&[(file("f", 5), NOTHING), (entry("d", EntryKind::Directory), NOTHING)]).unwrap();
         bench
     };
+    let begin = |id| (FromSender::Begin { id, path: b"f".to_vec() }, NOTHING);
     let data = |id, offset| FromSender::Data { id, offset };
     let long = vec![0; MAX_DATA + 1];
     for (what, messages) in [
         ("not announced", vec![(data(2, 0), &b"x"[..])]),
         ("not announced", vec![(data(u64::MAX, 0), b"x")]),
-        ("more contents", vec![(data(0, 0), b"123456")]),
-        ("more contents", vec![(data(0, u64::MAX), b"1")]),
+        ("more contents", vec![begin(0), (data(0, 0), b"123456")]),
+        ("more contents", vec![begin(0), (data(0, u64::MAX), b"1")]),
         ("more contents", vec![(data(1, 0), b"1")]),
-        ("has not begun", vec![(data(0, 1), b"1")]),
+        ("has not begun", vec![(data(0, 0), b"12345")]),
+        ("contents from 1 on", vec![begin(0), (data(0, 1), b"1")]),
         ("0 bytes", vec![(data(0, 0), b"")]),
         ("bytes of contents", vec![(data(0, 0), &long)]),
-        ("without their end", vec![(data(0, 0), b"12345")]),
-        ("without their end", vec![(data(0, 0), b"12345"), (whole(1, b"12345"), b"")]),
-        ("before all of it", vec![(data(0, 0), b"1234"), (whole(0, b"1234"), b"")]),
-        ("that is over", vec![(data(0, 0), b"12345"), (whole(0, b"12345"), b""), (data(0, 0), b"12345")]),
+        ("before all of it", vec![begin(0), (data(0, 0), b"1234"), (whole(0, b"1234"), b"")]),
+        ("that is over", vec![begin(0), (data(0, 0), b"12345"), (whole(0, b"12345"), b""), (data(0, 0), b"12345")]),
         ("that is over", vec![(whole(1, b""), b"")]),
         ("that has none", vec![(FromSender::Begin { id: 1, path: vec![] }, b"")]),
         ("not there", vec![(FromSender::Check { id: 0, upto: 0, hash: [0; 32] }, b"")]),
+        ("does not belong", vec![begin(0), (FromSender::File { id: 0, fate: Fate::Whole }, b"")]),
         ("does not belong", vec![(FromSender::Done, b"")]),
         ("bytes behind", vec![(FromSender::Done, b"x")]),
+        ("have no sum", vec![(FromSender::File { id: 0, fate: Fate::Whole }, b"12345")]),
+        ("among small files", vec![(FromSender::File { id: 0, fate: Fate::Whole }, b"12345"), (whole(1, b""), b"")]),
+        ("among small files", vec![(FromSender::Sum { hash: hash(b"") }, b""), (whole(1, b""), b"")]),
     ] {
         let told = small().violates(&messages);
         assert!(told.contains(what), "{messages:?}: {told}");
     }
+    for (what, files) in [
+        ("not announced", vec![(2, &b"12345"[..], Fate::Whole)]),
+        ("that is none", vec![(1, b"", Fate::Whole)]),
+        ("more contents", vec![(0, b"123456", Fate::Whole)]),
+        ("before all of it", vec![(0, b"1234", Fate::Whole)]),
+        ("before all of it", vec![(0, b"1234", Fate::Changed { path: vec![] })]),
+        ("that is over", vec![(0, b"12345", Fate::Whole), (0, b"12345", Fate::Whole)]),
+    ] {
+        match small().files(&files) {
+            Err(Stopped::Violation(told)) => assert!(told.to_string().contains(what), "{files:?}: {told}"),
+            other => panic!("{files:?} are taken: {other:?}"),
+        }
+    }
     // Neither more nor other contents than were announced are ever there.
     let mut bench = small();
-    bench.take(&[(data(0, 0), b"12345"), (whole(0, b"other"), NOTHING)]).unwrap();
+    bench.take(&[begin(0), (data(0, 0), b"12345"), (whole(0, b"other"), NOTHING)]).unwrap();
     assert_eq!(bench.contents("f"), None);
     assert_eq!(bench.monitor.refused_count(), 1);
 }
@@ -173,7 +205,7 @@ fn nothing_changes_once_everything_was_there() {
     let link = || entry("link", EntryKind::HardLink { target: EntryPath::parse(b"f").unwrap() });
     let mut bench = Bench::new();
     bench.take(&[(file("f", 5), NOTHING), (link(), NOTHING), (file("g", 0), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"12345"), (whole(0, b"12345"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"12345", Fate::Whole)]).unwrap();
     let totals = bench.sink.totals();
     bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
     bench.sink.finish().unwrap();
@@ -229,16 +261,15 @@ fn what_was_cut_in_one_session_is_sent_again_in_the_next() {
     let mut bench = Bench::new();
     let short = Fate::Short { path: b"f".to_vec(), reason: "it cannot be read".into() };
     bench.take(&[(file("f", 5), NOTHING), (file("g", 2), NOTHING)]).unwrap();
-    let cut = FromSender::End { id: 0, hash: hash(b"cut"), fate: short };
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"cut"), (cut, NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 1, offset: 0 }, b"gg"), (whole(1, b"gg"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"cut", short)]).unwrap();
+    bench.files(&[(1, b"gg", Fate::Whole)]).unwrap();
     assert_eq!(bench.contents("f"), None);
     bench.sink.begin([2; 16]);
     bench.take(&[(file("f", 5), NOTHING), (file("g", 2), NOTHING)]).unwrap();
     let answers = end(&mut bench);
     assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![(1, 1)] });
     assert!(!bench.sink.is_whole());
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"whole", Fate::Whole)]).unwrap();
     assert!(bench.sink.is_whole());
     assert_eq!(bench.contents("f").unwrap(), b"whole");
 }
@@ -260,11 +291,11 @@ fn a_session_counts_only_what_it_finds_itself() {
     let outside = || entry("f/below", EntryKind::Fifo);
     let short = Fate::Short { path: b"f".to_vec(), reason: "it cannot be read".into() };
     bench.take(&[(file("f", 5), NOTHING), (outside(), NOTHING), (problem(), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::End { id: 0, hash: hash(b""), fate: short }, NOTHING)]).unwrap();
+    bench.files(&[(0, b"", short)]).unwrap();
     assert_eq!(bench.monitor.refused_count(), 3);
     bench.sink.begin([2; 16]);
     bench.take(&[(file("f", 5), NOTHING), (outside(), NOTHING), (problem(), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"whole", Fate::Whole)]).unwrap();
     end(&mut bench);
     assert!(bench.sink.is_whole());
     assert_eq!(bench.sink.missing(), (0, 0));
@@ -286,8 +317,8 @@ fn what_is_left_out_or_cut_is_not_said_to_be_there() {
     bench.take(&[(file("f", 5), NOTHING), (link_to("l", "f"), NOTHING), (file("g", 5), NOTHING)]).unwrap();
     // A file that has a name is no directory.
     bench.take(&[(file("f/below", 7), NOTHING), (file("h", 5), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::End { id: 2, hash: hash(b""), fate: short }, NOTHING)]).unwrap();
+    bench.files(&[(0, b"whole", Fate::Whole)]).unwrap();
+    bench.files(&[(2, b"", short)]).unwrap();
     assert_eq!(bench.sink.missing(), (1, 5));
     let answers = end(&mut bench);
     assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![(0, 2)] });
@@ -310,7 +341,7 @@ fn the_end_of_the_catalogue_comes_once_on_a_connection() {
 fn a_second_name_that_is_gone_is_named() {
     let mut bench = Bench::new();
     bench.take(&[(file("f", 5), NOTHING), (link_to("l", "f"), NOTHING), (link_to("m", "f"), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"whole"), (whole(0, b"whole"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"whole", Fate::Whole)]).unwrap();
     end(&mut bench);
     bench.sink.begin([2; 16]);
     bench.take(&[(file("f", 5), NOTHING), (link_to("m", "f"), NOTHING)]).unwrap();
@@ -324,11 +355,10 @@ fn what_was_written_to_in_one_session_is_sent_again_in_the_next() {
     let mut bench = Bench::new();
     let changed = Fate::Changed { path: b"f".to_vec() };
     bench.take(&[(file("f", 3), NOTHING)]).unwrap();
-    let last = FromSender::End { id: 0, hash: hash(b"one"), fate: changed };
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"one"), (last, NOTHING)]).unwrap();
+    bench.files(&[(0, b"one", changed)]).unwrap();
     bench.sink.begin([2; 16]);
     bench.take(&[(file("f", 3), NOTHING)]).unwrap();
-    bench.take(&[(FromSender::Data { id: 0, offset: 0 }, b"two"), (whole(0, b"two"), NOTHING)]).unwrap();
+    bench.files(&[(0, b"two", Fate::Whole)]).unwrap();
     assert_eq!(bench.contents("f").unwrap(), b"two");
     assert_eq!(bench.monitor.refused_count(), 0);
 }
@@ -351,18 +381,24 @@ fn journal(bench: &Bench) -> Vec<Record> {
 #[test]
 fn contents_with_a_wrong_hash_are_not_in_the_journal() {
     let mut bench = Bench::new();
-    bench.take(&[(file("a", 4), NOTHING), (file("dir/f", 5), NOTHING)]).unwrap();
-    let data = |id| FromSender::Data { id, offset: 0 };
-    bench
-        .take(&[(data(0), b"fine"), (whole(0, b"fine"), NOTHING), (data(1), b"wrong"), (whole(1, b"right"), NOTHING)])
-        .unwrap();
+    let short = Fate::Short { path: b"g".to_vec(), reason: "it has become shorter".into() };
+    bench.take(&[(file("a", 4), NOTHING), (file("dir/f", 5), NOTHING), (file("g", 3), NOTHING)]).unwrap();
+    bench.files(&[(0, b"fine", Fate::Whole)]).unwrap();
+    let mut body = small_files(&[(1, b"wrong", Fate::Whole), (2, b"g", short)]);
+    let sum = small_files(&[(1, b"right", Fate::Whole)]);
+    let length = sum.len() - record::frame_length(&sum).unwrap();
+    body.truncate(body.len() - length);
+    body.extend_from_slice(&sum[sum.len() - length..]);
+    bench.body(&body).unwrap();
     assert_eq!(bench.contents("a").unwrap(), b"fine");
-    assert_eq!(bench.contents("dir/f"), None);
+    assert_eq!((bench.contents("dir/f"), bench.contents("g")), (None, None));
     let records = journal(&bench);
     let data = records.iter().filter(|record| matches!(record, Record::Data { .. })).count();
     assert_eq!(data, 1, "{records:#?}");
-    assert!(matches!(records.last(), Some(Record::End { id: 1, received: 0, complete: false })), "{records:#?}");
-    assert_eq!(bench.monitor.status().problems[0].path, "dir/f");
+    let end = |id| Record::End { id, received: 0, complete: false };
+    assert_eq!(records[records.len() - 2..], [end(1), end(2)]);
+    let problems: Vec<_> = bench.monitor.status().problems.into_iter().map(|problem| problem.path).collect();
+    assert_eq!(problems, ["dir/f", "g"]);
 }
 
 #[test]
@@ -403,7 +439,7 @@ fn what_policy_refuses_is_refused_and_named() {
     assert_eq!(bench.monitor.refused_count(), 6);
     assert_eq!(bench.store.index.read().len(), 1);
     // Their contents are dropped, and nobody waits for them.
-    bench.take(&[(FromSender::Data { id: 1, offset: 0 }, b"abc"), (whole(1, b"abc"), NOTHING)]).unwrap();
+    bench.files(&[(1, b"abc", Fate::Whole)]).unwrap();
     let totals = bench.sink.totals();
     bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)]).unwrap();
     assert!(bench.sink.is_whole());
@@ -436,7 +472,10 @@ fn message() -> impl Strategy<Value = (FromSender, Vec<u8>)> {
         }),
         path.prop_map(move |path| nothing(entry(&path, EntryKind::Symlink { target: b"/etc"[..].into() }))),
         (id.clone(), path).prop_map(move |(id, path)| nothing(FromSender::Begin { id, path: path.into() })),
-        (id.clone(), small.clone(), bytes).prop_map(|(id, offset, bytes)| (FromSender::Data { id, offset }, bytes)),
+        (id.clone(), small.clone(), bytes.clone())
+            .prop_map(|(id, offset, bytes)| (FromSender::Data { id, offset }, bytes)),
+        (id.clone(), bytes).prop_map(|(id, bytes)| (FromSender::File { id, fate: Fate::Whole }, bytes)),
+        Just(nothing(FromSender::Sum { hash: [0; 32] })),
         (id.clone(), small.clone(), hash.clone()).prop_map(move |(id, upto, hash)| nothing(FromSender::Check {
             id,
             upto,
@@ -464,9 +503,13 @@ proptest! {
             if sessions >> n & 1 == 1 {
                 bench.sink.begin([n as u8; 16]);
             }
-            let body: Vec<_> = body.iter().map(|(message, bytes)| (message.clone(), &bytes[..])).collect();
+            let mut body = encode(&body.iter().map(|(message, bytes)| (message.clone(), &bytes[..])).collect::<Vec<_>>());
+            if matches!(record::decode(&body), Ok((FromSender::File { .. }, ..))) {
+                let sum = FromSender::Sum { hash: hash(&body) };
+                record::encode(&sum, &[], &mut body);
+            }
             // Whoever breaks the rules is heard no longer.
-            if bench.take(&body).is_err() {
+            if bench.body(&body).is_err() {
                 break;
             }
         }
@@ -479,6 +522,7 @@ proptest! {
         let mut bench = Bench::new();
         let mut body = encode(&[(file("f", 5), NOTHING)]);
         let first = body.len();
+        body.extend(encode(&[(FromSender::Begin { id: 0, path: b"f".to_vec() }, NOTHING)]));
         body.extend(encode(&[(FromSender::Data { id: 0, offset: 0 }, b"12345"), (whole(0, b"12345"), NOTHING)]));
         let at = at.index(first - record::HEADER) + record::HEADER;
         body[at] ^= 1 << bit;

@@ -1,4 +1,4 @@
-//! Small files, read and hashed as they are sent. Opening, reading and closing them is most of a sender's work, so a second
+//! Small files, read as they are sent. Opening, reading and closing them is most of a sender's work, so a second
 //! thread reads the files of the next batch while the ones of this batch are read and sent.
 
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -71,53 +71,53 @@ impl Ahead {
 pub(super) fn read(opener: &Opener, files: Vec<File>) -> Files {
     let mut read = Files::default();
     for (n, id, origin) in files {
-        let (bytes, hash, fate) = match contents(opener, id, &origin, &mut read.batch) {
-            Ok(sent) => sent,
+        match file(opener, id, &origin, &mut read.batch) {
+            Ok((bytes, fate)) => read.files.push(Sent { n, bytes, fate }),
             Err(e) => {
                 read.failed = Some(unreadable(&opener.path(&origin), &e));
                 break;
             }
-        };
-        let end = FromSender::End { id, hash, fate };
-        read.batch.push(&end);
-        let FromSender::End { fate, .. } = end else { continue };
-        read.files.push(Sent { n, bytes, fate });
+        }
     }
+    let hash = *blake3::hash(read.batch.body()).as_bytes();
+    read.batch.push(&FromSender::Sum { hash });
     read
 }
 
-/// The contents of a file. How much of it is sent, the hash of that, and what became of the file. An error is ours, and not
-/// of the file.
-fn contents(opener: &Opener, id: u64, origin: &Origin, batch: &mut Batch) -> Result<(u64, [u8; 32], Fate), OpenError> {
+/// A file into a batch. How much of it is sent, and what became of it. An error is ours, and not of the file.
+fn file(opener: &Opener, id: u64, origin: &Origin, batch: &mut Batch) -> Result<(u64, Fate), OpenError> {
     let stored = origin.stored_len();
-    let nothing = *blake3::hash(&[]).as_bytes();
     let short = |reason: String| Fate::Short { path: opener.path(origin), reason };
+    let records = batch.records();
     let mut contents = match opener.open(origin) {
         Ok(contents) => contents,
         Err(e) if e.is_ours() => return Err(e),
-        Err(e) => return Ok((0, nothing, short(e.to_string()))),
+        Err(e) => {
+            let fate = short(e.to_string());
+            batch.push(&FromSender::File { id, fate: fate.clone() });
+            return Ok((0, fate));
+        }
     };
-    let records = batch.records();
-    let frame = record::begin(&FromSender::Data { id, offset: 0 }, records);
+    let frame = record::begin(&FromSender::File { id, fate: Fate::Whole }, records);
     let at = records.len();
     records.resize(at + stored as usize, 0);
     let read = contents.read(0, &mut records[at..]);
     let len = *read.as_ref().unwrap_or(&0);
-    let hash = if len == 0 {
-        records.truncate(frame);
-        nothing
-    } else {
-        records.truncate(at + len);
-        record::end(frame, records);
-        *blake3::hash(&records[at..]).as_bytes()
-    };
+    records.truncate(at + len);
     let fate = match (read, contents.is_unchanged()) {
         (Err(e), _) => short(format!("it cannot be read: {e}")),
         (Ok(len), _) if (len as u64) < stored => short(shrunk(len as u64, stored)),
         (Ok(_), Ok(true)) => Fate::Whole,
         (Ok(_), _) => Fate::Changed { path: opener.path(origin) },
     };
-    Ok((len as u64, hash, fate))
+    if fate == Fate::Whole {
+        record::end(frame, records);
+    } else {
+        let bytes = records.split_off(at);
+        records.truncate(frame);
+        record::encode(&FromSender::File { id, fate: fate.clone() }, &bytes, records);
+    }
+    Ok((len as u64, fate))
 }
 
 /// What is said of a file that we cannot open, through no fault of its own.

@@ -55,6 +55,11 @@ impl Batch {
         self.len() == 0
     }
 
+    /// The messages in it.
+    pub fn body(&self) -> &[u8] {
+        &self.bytes[HEADER..]
+    }
+
     /// Adds a message.
     pub fn push<T: serde::Serialize>(&mut self, message: &T) {
         record::encode(message, &[], &mut self.bytes);
@@ -79,7 +84,7 @@ impl Batch {
 
     /// The frame, compressed; None when that does not make it shorter.
     pub fn compress(&self) -> Option<Vec<u8>> {
-        let body = &self.bytes[HEADER..];
+        let body = self.body();
         let mut out = vec![0; HEADER + zstd::zstd_safe::compress_bound(body.len())];
         let n = zstd::bulk::compress_to_buffer(body, &mut out[HEADER..], LEVEL).ok()?;
         if n >= body.len() {

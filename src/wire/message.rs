@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 
-/// Files of fewer stored bytes than this come in one [`FromSender::Data`], directly before their end.
+/// Files of fewer stored bytes than this, without holes, come as one [`FromSender::File`].
 pub const SMALL: u64 = 128 << 10;
 
 /// No [`FromSender::Data`] has more bytes.
@@ -46,6 +46,20 @@ pub enum FromSender {
     },
     /// The catalogue is complete.
     CatalogueEnd(Totals),
+    /// A small file without holes; its stored bytes follow behind the record. Frames of these have nothing else in them but
+    /// their [`FromSender::Sum`].
+    File {
+        /// The entry.
+        id: u64,
+        /// What became of it.
+        fate: Fate,
+    },
+    /// Behind small files, the last message of their frame: for all of them at once, since hashing each takes longer than
+    /// sending it.
+    Sum {
+        /// Of all messages before it in this frame, as they are encoded.
+        hash: Hash,
+    },
     /// Contents of a file come now, in pieces: of one that is not small, or has holes.
     Begin {
         /// The entry.

@@ -76,16 +76,16 @@ impl Delivery {
 }
 
 /// Whether a batch says only what was announced.
-fn is_true(mut batch: Batch, stored: &HashMap<u64, u64>) {
+fn is_true(batch: Batch, stored: &HashMap<u64, u64>) {
     assert!(!batch.is_empty() && batch.len() <= MAX_BATCH, "a batch of {} bytes", batch.len());
-    let from = batch.records().len() - batch.len();
-    let mut body = &batch.records()[from..];
+    let mut body = batch.body();
     while !body.is_empty() {
         let (message, bytes, length) = record::decode::<FromSender>(body).expect("what is said can be read");
         match message {
             FromSender::Data { id, offset } => {
                 assert!(offset + bytes.len() as u64 <= stored[&id], "{} bytes at {offset} of {id}", bytes.len());
             }
+            FromSender::File { id, .. } => assert!(bytes.len() as u64 <= stored[&id], "{} bytes of {id}", bytes.len()),
             FromSender::Begin { id, .. } | FromSender::End { id, .. } | FromSender::Check { id, .. } => {
                 assert!(stored.contains_key(&id), "{id} was not announced");
             }
