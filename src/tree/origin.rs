@@ -5,11 +5,11 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Stat, fstat, openat, statat};
 use rustix::io::Errno;
-use rustix::process::geteuid;
+use rustix::process::{Uid, geteuid};
 
 use super::directories::{DirId, Directories};
 use crate::entry::{EntryPath, SparseMap, Timestamp};
@@ -140,7 +140,9 @@ impl Opener {
 }
 
 fn may_leave_atime(stat: &Stat) -> bool {
-    let us = geteuid();
+    static US: OnceLock<Uid> = OnceLock::new();
+    // Asked once: it is a system call, and this is called for each file.
+    let us = US.get_or_init(geteuid);
     us.is_root() || us.as_raw() == stat.st_uid
 }
 
