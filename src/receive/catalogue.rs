@@ -92,8 +92,8 @@ impl Sink {
         let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == digest) else {
             return false;
         };
-        if may_be_better && !self.finished {
-            // Perhaps it can be read whole this time, and as it is: another entry of that name.
+        // Perhaps it can be read whole this time, and as it is. And what a session says twice has contents twice.
+        if (may_be_better || known.id != UNNAMED) && !self.finished {
             return false;
         }
         known.id = id as u32;

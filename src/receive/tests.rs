@@ -351,6 +351,24 @@ fn a_second_name_that_is_gone_is_named() {
 }
 
 #[test]
+fn what_a_session_says_twice_has_contents_twice() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING)]).unwrap();
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (file("f", 5), NOTHING)]).unwrap();
+    let answers = end(&mut bench);
+    assert_eq!(answers[0], FromReceiver::Whole { ranges: vec![] });
+    bench.files(&[(0, b"first", Fate::Whole), (1, b"other", Fate::Whole)]).unwrap();
+    assert!(bench.sink.is_whole());
+    assert_eq!(bench.contents("f").unwrap(), b"other");
+    bench.sink.finish().unwrap();
+    bench.sink.begin([3; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (file("f", 5), NOTHING)]).unwrap();
+    end(&mut bench);
+    assert!(bench.sink.is_whole());
+}
+
+#[test]
 fn what_was_written_to_in_one_session_is_sent_again_in_the_next() {
     let mut bench = Bench::new();
     let changed = Fate::Changed { path: b"f".to_vec() };

@@ -275,6 +275,7 @@ impl Shared {
             let why = Closed::Lost("the other side does not take what it is told".into());
             state.closed = Some(why.clone());
             state.outbox.clear();
+            self.changed.notify_all();
             self.wake();
             return Err(why);
         }
