@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::{DeliverArgs, Exit, fail, say, tell, token};
+use super::{DeliverArgs, Exit, fail, say, show, tell, token};
 use crate::monitor::{Monitor, Severity, Status};
 use crate::send::{self, Delivered, Failure};
 use crate::source::Stop;
@@ -100,8 +100,8 @@ fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) 
 
 fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> String {
     let mut line = format!(
-        "delivered: {} entries, {} in {seconds:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
-        HumanCount(delivered.totals.entries),
+        "delivered: {}, {} in {seconds:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
+        show::entries(delivered.totals.entries),
         HumanBytes(delivered.bytes),
     );
     if delivered.totals.entries == 0 {

@@ -15,7 +15,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::{Estimate, Progress};
 use super::status::{ask, end, find, other, unexpected};
-use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, tell};
+use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
@@ -256,8 +256,8 @@ fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Inst
         Stage::Verifying => (String::new(), "reading it back".into()),
     };
     format!(
-        "{part}{} entries  {}  {}/s  {doing}",
-        HumanCount(summary.entries + summary.unchanged + summary.kept),
+        "{part}{}  {}  {}/s  {doing}",
+        show::entries(summary.entries + summary.unchanged + summary.kept),
         HumanBytes(summary.bytes),
         HumanBytes(rate as u64),
     )
@@ -279,12 +279,14 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
         tell(attribute);
     }
     if summary.owners > 0 {
-        let count = HumanCount(summary.owners);
-        tell(format_args!("{count} entries are yours now, since only root can give them to their owners"));
+        let count = show::entries(summary.owners);
+        let (are, them, their) =
+            if summary.owners == 1 { ("is", "it", "its owner") } else { ("are", "them", "their owners") };
+        tell(format_args!("{count} {are} yours now, since only root can give {them} to {their}"));
     }
     let mut line = format!(
-        "restored {} entries, {} in {:.1} s",
-        HumanCount(summary.entries),
+        "restored {}, {} in {:.1} s",
+        show::entries(summary.entries),
         HumanBytes(summary.bytes),
         begun.elapsed().as_secs_f64()
     );

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount, ProgressBar, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
 use super::tell;
 use crate::monitor::{Phase, Status};
@@ -124,8 +124,8 @@ fn line(status: &Status) -> String {
     };
     let path = status.receiving.as_ref().map_or("", |file| &file.path);
     format!(
-        "{part}{} entries  {}  {}/s  {path}",
-        HumanCount(status.entries),
+        "{part}{}  {}  {}/s  {path}",
+        super::show::entries(status.entries),
         HumanBytes(status.bytes),
         HumanBytes(status.rate as u64)
     )

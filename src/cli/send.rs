@@ -12,7 +12,7 @@ use rustix::fs::{FileType, fstat};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::{Exit, SendArgs, deliver, fail, names, tell};
+use super::{Exit, SendArgs, deliver, fail, names, show, tell};
 use crate::send::{self, Note, Report, Summary};
 use crate::tree::{Options, Walk};
 
@@ -116,7 +116,7 @@ fn options(args: super::WalkArgs, destination: &Destination) -> Result<Options, 
     let mut exclude = args.exclude;
     for path in args.exclude_from {
         let text = std::fs::read_to_string(&path)
-            .map_err(|e| format!("cannot read patterns from '{}': {e}", super::show::path(&path)))?;
+            .map_err(|e| format!("cannot read patterns from '{}': {e}", show::path(&path)))?;
         exclude.extend(text.lines().filter(|line| !line.is_empty()).map(str::to_owned));
     }
     let archive = match destination {
@@ -171,8 +171,8 @@ fn line(report: &Report, begun: Instant) -> String {
     let counts = report.counts();
     let rate = counts.bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
     format!(
-        "{} entries  {}  {}/s  {}",
-        HumanCount(counts.entries),
+        "{}  {}  {}/s  {}",
+        show::entries(counts.entries),
         HumanBytes(counts.bytes),
         HumanBytes(rate as u64),
         report.current_path()
@@ -193,8 +193,8 @@ fn tell_summary(summary: &Summary, begun: Instant) {
     tell_each(&summary.problems, summary.left_out);
     let seconds = begun.elapsed().as_secs_f64();
     let mut line = format!(
-        "sent {} entries, {} in {seconds:.1} s ({}/s)",
-        HumanCount(summary.entries),
+        "sent {}, {} in {seconds:.1} s ({}/s)",
+        show::entries(summary.entries),
         HumanBytes(summary.bytes),
         HumanBytes((summary.bytes as f64 / seconds.max(0.001)) as u64)
     );

@@ -7,11 +7,16 @@ use indicatif::{HumanBytes, HumanCount};
 use crate::entry::escape;
 use crate::monitor::{Phase, Sending, Severity, Status, Verdict};
 
+/// How many entries, in words.
+pub(super) fn entries(count: u64) -> String {
+    format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
+}
+
 /// One line when the stream is over.
 pub(super) fn summary(status: &Status) -> String {
     let what = format!(
-        "{} entries, {} in {:.1} s ({}/s)",
-        HumanCount(status.entries),
+        "{}, {} in {:.1} s ({}/s)",
+        entries(status.entries),
         HumanBytes(status.bytes),
         status.seconds,
         HumanBytes(status.rate as u64)

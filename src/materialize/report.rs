@@ -197,7 +197,8 @@ impl Report {
                 .attributes
                 .iter()
                 .map(|((kind, reason), (count, path))| {
-                    format!("{kind} could not be set on {count} entries, first on '{path}': {reason}")
+                    let entries = if *count == 1 { "entry" } else { "entries" };
+                    format!("{kind} could not be set on {count} {entries}, first on '{path}': {reason}")
                 })
                 .collect(),
             owners: state.owners,

@@ -92,8 +92,8 @@ fn another_file_system_in_the_target() {
         .arg("materialize")
         .args([&mount.point, &dest])
         .args(["--exclude=zz", "--exclude=closed"])
-        .status();
-    assert!(ended.unwrap().success());
+        .output();
+    assert!(ended.unwrap().status.success());
     let there = fs::read(&image).unwrap();
     let (begin, end) = (&contents[..4096], &contents[90_000..94_000]);
     for part in [begin, end] {

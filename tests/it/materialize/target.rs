@@ -105,8 +105,8 @@ fn a_target_without_attributes() {
         assert_eq!(
             begins,
             [
-                "ACLs could not be set on 1 entries",
-                "trusted.* could not be set on 1 entries",
+                "ACLs could not be set on 1 entry",
+                "trusted.* could not be set on 1 entry",
                 "user.* could not be set on 3 entries",
             ]
         );
@@ -177,7 +177,7 @@ fn an_ordinary_user() {
             first,
             &[
                 "'null': Operation not permitted (os error 1) (only root may make this)",
-                "trusted.* could not be set on 1 entries, first on 'f'",
+                "trusted.* could not be set on 1 entry, first on 'f'",
                 "entries are yours now, since only root can give them to their owners",
                 "code 3",
             ][..],
@@ -186,7 +186,7 @@ fn an_ordinary_user() {
             second,
             &[
                 "restored 0 entries",
-                "trusted.* could not be set on 1 entries, first on 'f'",
+                "trusted.* could not be set on 1 entry, first on 'f'",
                 "code 3",
                 "dest/f 644 65534 65534 1000000000",
                 "dest/d/f 0 65534 65534 1000000000",
