@@ -108,12 +108,15 @@ fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> St
         line.push_str(super::send::NOTHING);
     }
     for (count, what) in [
-        (delivered.there_already, "files were there from an earlier try"),
-        (delivered.outages, "times the connection was lost"),
+        (delivered.there_already, "of the files there from an earlier try"),
+        (
+            delivered.outages,
+            if delivered.outages == 1 { "outage of the connection" } else { "outages of the connection" },
+        ),
         (status.refused, "could not be sent as they are (named above)"),
         (
             delivered.refused.saturating_sub(status.refused),
-            "were left out by the receiver (its 'restorefs status' names them)",
+            "left out by the receiver (its 'restorefs status' names them)",
         ),
     ] {
         if count > 0 {

@@ -291,8 +291,8 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
         begun.elapsed().as_secs_f64()
     );
     for (count, what) in [
-        (summary.unchanged, "were right already"),
-        (summary.kept, "were kept as they are (--overwrite)"),
+        (summary.unchanged, "right already"),
+        (summary.kept, "kept as they are (--overwrite)"),
         (summary.left_out, "could not be restored"),
     ] {
         if count > 0 {
