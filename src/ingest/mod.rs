@@ -8,6 +8,7 @@
 
 mod ahead;
 mod keeper;
+mod walk;
 
 use std::fs::File;
 use std::sync::Arc;
@@ -154,21 +155,29 @@ impl Ingest<'_> {
             if self.stop.is_stopped() {
                 return Err(incomplete("receiving was stopped"));
             }
-            let skip = self.decoder.skippable().min(size.saturating_sub(at));
-            if skip > 0 {
+            loop {
+                let skip = self.decoder.skippable().min(size.saturating_sub(at));
+                if skip == 0 {
+                    break;
+                }
                 let stored = self.decoder.skip(skip);
                 self.progress(stored);
                 at += skip;
                 self.monitor.add_source_bytes(skip);
                 self.monitor.add_bytes(skip);
+                // Behind the contents it tells of their end, and then there may be padding.
+                self.decode(Some(&mut *link), &[])?;
             }
-            let chunk = ahead.next(at).map_err(|e| incomplete(format!("cannot read the archive: {e}")))?;
-            self.monitor.add_source_bytes(chunk.len() as u64);
-            let ended = self.over;
-            self.chunk(link, chunk)?;
-            at += chunk.len() as u64;
+            let piece = ahead.next(at).map_err(|e| incomplete(format!("cannot read the archive: {e}")))?;
+            let (ended, is_over) = (self.over, piece.bytes.is_empty());
+            at += piece.bytes.len() as u64;
+            self.monitor.add_source_bytes(piece.bytes.len() as u64);
+            self.decode(Some(&mut *link), piece.bytes)?;
+            if piece.last {
+                self.commit(link)?;
+            }
             // One chunk behind the end marker is enough to warn of what is there.
-            if ended || chunk.is_empty() {
+            if ended || is_over {
                 return self.finish();
             }
         }

@@ -1,9 +1,13 @@
 //! The system calls that rustix does not have. The only `unsafe` of the project.
 #![allow(unsafe_code)]
 
+mod mapped;
+
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+pub use mapped::{Lost, Mapped};
 
 /// Which of the two processes this is, after [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

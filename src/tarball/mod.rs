@@ -12,6 +12,7 @@ mod decoder;
 mod encoder;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+pub mod glance;
 mod header;
 mod member;
 mod number;

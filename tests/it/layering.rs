@@ -25,7 +25,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("spool", &["monitor", "record"]),
     ("index", &["entry"]),
     ("store", &["monitor", "index", "spool"]),
-    ("ingest", &["entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
+    ("ingest", &["sys", "entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
     ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "wire"]),
     // How they are served.
     ("fs", &["index", "store"]),
