@@ -49,6 +49,12 @@ impl EntryPath {
         if bytes.is_empty() {
             return Err(PathError::Empty);
         }
+        // As most are packed: `./` in front of it at most, and behind it the slash of a directory.
+        let inner = bytes.strip_prefix(b"./").unwrap_or(bytes);
+        let inner = inner.strip_suffix(b"/").unwrap_or(inner);
+        if is_normal(inner) {
+            return Ok(EntryPath(inner.into()));
+        }
         if bytes.contains(&0) {
             return Err(PathError::Nul);
         }
@@ -124,6 +130,24 @@ impl EntryPath {
             None => Some((&[], &self.0)),
         }
     }
+}
+
+/// Whether every component may stand as it is. One that begins with a dot is looked at elsewhere.
+fn is_normal(bytes: &[u8]) -> bool {
+    if bytes.len() > MAX_COMPONENTS {
+        return false;
+    }
+    let mut begin = 0;
+    for (i, &b) in bytes.iter().enumerate() {
+        match b {
+            b'/' if i == begin || i - begin > MAX_NAME => return false,
+            b'/' => begin = i + 1,
+            b'.' if i == begin => return false,
+            0 => return false,
+            _ => {}
+        }
+    }
+    begin < bytes.len() && bytes.len() - begin <= MAX_NAME
 }
 
 impl Serialize for EntryPath {

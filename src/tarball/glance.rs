@@ -20,7 +20,7 @@ pub enum Behind {
 
 /// Glances at a block; none where it is no header.
 pub fn glance(block: &Block) -> Option<Behind> {
-    let header = Header::parse(block)?;
+    let header = Header::guess(block)?;
     let size = header.size()?;
     let size = size + padding(size);
     Some(match header.typeflag() {

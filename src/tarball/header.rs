@@ -25,7 +25,7 @@ pub(super) enum Dialect {
     Gnu,
 }
 
-/// A block whose checksum is right.
+/// A block that is a header: by its checksum, or by a guess.
 pub(super) struct Header<'a> {
     block: &'a Block,
     pub(super) dialect: Dialect,
@@ -45,6 +45,16 @@ impl<'a> Header<'a> {
         {
             return None;
         }
+        Some(Self::of(block))
+    }
+
+    /// What is a header by its magic, whatever its checksum; without one the checksum decides.
+    pub(super) fn guess(block: &'a Block) -> Option<Self> {
+        let header = Self::of(block);
+        if header.dialect == Dialect::V7 { Self::parse(block) } else { Some(header) }
+    }
+
+    fn of(block: &'a Block) -> Self {
         let dialect = match &block[257..265] {
             b"ustar  \0" => Dialect::Gnu,
             // libarchive and Go look at these six bytes only; versions other than 00 exist.
@@ -52,7 +62,7 @@ impl<'a> Header<'a> {
             magic if magic.starts_with(b"ustar") => Dialect::Ustar,
             _ => Dialect::V7,
         };
-        Some(Header { block, dialect })
+        Header { block, dialect }
     }
 
     pub(super) fn typeflag(&self) -> u8 {

@@ -45,20 +45,18 @@ pub(super) fn write_time(time: Timestamp) -> String {
 }
 
 fn octal(field: &[u8]) -> Option<u64> {
+    // No field has more than 12 bytes, of three bits each.
+    debug_assert!(field.len() <= 21);
     let begin = field.iter().position(|&b| b != b' ').unwrap_or(field.len());
-    let field = &field[begin..];
-    let digits = field.iter().position(|&b| !b.is_ascii_digit()).unwrap_or(field.len());
-    let mut n = 0u64;
-    for &b in &field[..digits] {
-        if b > b'7' {
-            return None;
+    let mut n = 0;
+    for &b in &field[begin..] {
+        match b {
+            b'0'..=b'7' => n = n << 3 | u64::from(b - b'0'),
+            0 | b' ' => break,
+            _ => return None,
         }
-        n = n.checked_mul(8)?.checked_add(u64::from(b - b'0'))?;
     }
-    match field.get(digits) {
-        None | Some(0 | b' ') => Some(n),
-        Some(_) => None,
-    }
+    Some(n)
 }
 
 fn base256(field: &[u8]) -> Option<i128> {
