@@ -44,11 +44,7 @@ impl Sink {
                 entry
             }
             Checked::Refused(path, reason) => {
-                if stored > 0 {
-                    self.awaited -= 1;
-                    self.over_bytes = self.over_bytes.saturating_add(stored);
-                    self.slots[id as usize] = LEFT_OUT;
-                }
+                self.leave_out_entry(id, stored);
                 self.refuse(path.as_bytes(), reason);
                 return Ok(());
             }
@@ -60,6 +56,10 @@ impl Sink {
             }
         }
         if self.finished {
+            if self.left_out.contains(&self.key(entry.path.as_bytes())) {
+                self.leave_out_entry(id, stored);
+                return Ok(());
+            }
             return violation(CHANGED_SINCE);
         }
         let record = Record::Entry(entry.into());
@@ -70,6 +70,15 @@ impl Sink {
             self.commit()?;
         }
         Ok(())
+    }
+
+    /// There is nothing to come of it.
+    fn leave_out_entry(&mut self, id: u64, stored: u64) {
+        if stored > 0 {
+            self.awaited -= 1;
+            self.over_bytes = self.over_bytes.saturating_add(stored);
+            self.slots[id as usize] = LEFT_OUT;
+        }
     }
 
     /// Whether a session before has brought the very same entry.

@@ -149,6 +149,8 @@ pub(super) struct Sink {
     pub(super) awaited: u64,
     pub(super) wanted: BTreeSet<u32>,
     refused: u64,
+    /// Their paths, hashed.
+    pub(super) left_out: HashSet<u64>,
     /// Stored bytes of files that are over, and of those left out.
     pub(super) over_bytes: u64,
     /// Everything was there, and whoever looks may remember it.
@@ -185,6 +187,7 @@ impl Sink {
             awaited: 0,
             wanted: BTreeSet::new(),
             refused: 0,
+            left_out: HashSet::new(),
             over_bytes: 0,
             finished: false,
         }
@@ -203,10 +206,14 @@ impl Sink {
             self.complete = false;
             self.awaited = 0;
             self.over_bytes = 0;
-            self.refused = 0;
             self.named.clear();
-            if self.again && !self.finished {
-                self.monitor.forget_problems();
+            // Where everything has come already, what was left out then is what is missing still.
+            if !self.finished {
+                self.refused = 0;
+                self.left_out.clear();
+                if self.again {
+                    self.monitor.forget_problems();
+                }
             }
         }
         self.ended = false;
@@ -326,9 +333,10 @@ impl Sink {
     }
 
     pub(super) fn refuse(&mut self, path: &[u8], reason: impl ToString) {
-        self.refused += 1;
         // Later the verdict is known, and nothing is changed any more.
         if !self.finished {
+            self.refused += 1;
+            self.left_out.insert(self.key(path));
             self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
         }
     }
@@ -357,7 +365,10 @@ impl Sink {
     /// Whether the index, and what is kept beside it, may become larger.
     fn check_memory(&self) -> Outcome {
         let parts = self.parts.len() * size_of::<Part>() + self.path_bytes;
-        let beside = self.known.len() * size_of::<Known>() + self.slots.len() * 4 + self.named.capacity() * 9 + parts;
+        let beside = self.known.len() * size_of::<Known>()
+            + self.slots.len() * 4
+            + (self.named.capacity() + self.left_out.capacity()) * 9
+            + parts;
         let memory = self.store.index.read().memory() + beside as u64;
         if memory > self.max_index { Err(Stopped::Full(self.max_index)) } else { Ok(()) }
     }

@@ -303,11 +303,27 @@ fn a_session_counts_only_what_it_finds_itself() {
     assert_eq!(problems, ["f/below", "closed"]);
     let commit = bench.sink.finish().unwrap();
     assert!(matches!(commit, FromReceiver::Commit { refused: 2, .. }), "{commit:?}");
-    // Later it is told to whoever asks, and changes nothing here.
+    // Later it is told to whoever asks, and changes nothing.
     bench.sink.begin([3; 16]);
-    bench.take(&[(file("f", 5), NOTHING), (problem(), NOTHING)]).unwrap();
-    assert!(matches!(bench.sink.commit_message(), FromReceiver::Commit { refused: 1, .. }));
+    bench.take(&[(file("f", 5), NOTHING), (outside(), NOTHING), (problem(), NOTHING)]).unwrap();
+    assert!(matches!(bench.sink.commit_message(), FromReceiver::Commit { refused: 2, .. }));
     assert_eq!(bench.monitor.refused_count(), 2);
+}
+
+#[test]
+fn who_comes_when_everything_had_come_is_told_what_is_missing_of_it() {
+    let mut bench = Bench::new();
+    let short = Fate::Short { path: b"f".to_vec(), reason: "it cannot be read".into() };
+    bench.take(&[(file("f", 5), NOTHING), (file("g", 1), NOTHING)]).unwrap();
+    end(&mut bench);
+    bench.files(&[(0, b"", short), (1, b"g", Fate::Whole)]).unwrap();
+    assert!(matches!(bench.sink.finish().unwrap(), FromReceiver::Commit { refused: 1, .. }));
+    // Its sender did not hear of it, and was started again.
+    bench.sink.begin([2; 16]);
+    bench.take(&[(file("f", 5), NOTHING), (file("g", 1), NOTHING)]).unwrap();
+    assert_eq!(end(&mut bench)[1], FromReceiver::Cut { ranges: vec![(0, 1)] });
+    assert!(bench.sink.is_whole());
+    assert!(matches!(bench.sink.commit_message(), FromReceiver::Commit { refused: 1, .. }));
 }
 
 #[test]
