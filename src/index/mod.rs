@@ -381,18 +381,23 @@ impl Index {
 
     /// All names below the root, with their paths; a directory before what is in it.
     pub fn walk(&self, name: &mut dyn FnMut(&[u8], Ino)) {
-        let mut directories = vec![(Ino::ROOT, Vec::new())];
-        while let Some((directory, path)) = directories.pop() {
-            for (_, component, ino) in self.list(directory, 0) {
-                let mut path: Vec<u8> = path.clone();
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(component);
-                name(&path, ino);
-                if self.parent(ino).is_some() {
-                    directories.push((ino, path));
-                }
+        let mut path = Vec::new();
+        // Of each directory on the way: what was listed last, and how long its path is.
+        let mut way = vec![(Ino::ROOT, 0, 0)];
+        while let Some((directory, cookie, len)) = way.last_mut() {
+            path.truncate(*len);
+            let Some((next, component, ino)) = self.list(*directory, *cookie).next() else {
+                way.pop();
+                continue;
+            };
+            *cookie = next;
+            if !path.is_empty() {
+                path.push(b'/');
+            }
+            path.extend_from_slice(component);
+            name(&path, ino);
+            if self.parent(ino).is_some() {
+                way.push((ino, 0, path.len()));
             }
         }
     }

@@ -156,15 +156,6 @@ impl Sink {
 
     /// What an earlier session brought and this one has not stays, and is named.
     fn name_what_is_gone(&mut self) -> Outcome {
-        let mut gone = Vec::new();
-        {
-            let index = self.store.index.read();
-            index.walk(&mut |path, ino| {
-                if !self.named.contains(&self.key(path)) && !index.is_implied(ino) {
-                    gone.push(path.to_vec());
-                }
-            });
-        }
         let is_cut = |known: &Known| known.id == UNNAMED && known.state != State::Over;
         let cut: Vec<u32> = (0u32..).zip(&self.known).filter(|(_, known)| is_cut(known)).map(|(ino, _)| ino).collect();
         for ino in cut {
@@ -172,13 +163,17 @@ impl Sink {
             self.late.push((Ino(ino.into()), None, Arrival::Truncated { received }));
         }
         self.commit()?;
-        if self.finished && !gone.is_empty() {
-            return violation(CHANGED_SINCE);
-        }
-        for path in gone {
-            self.refuse(&path, "it is not at the sender any more; what came of it stays");
-        }
-        Ok(())
+        let mut is_changed = false;
+        let store = self.store.clone();
+        let index = store.index.read();
+        index.walk(&mut |path, ino| {
+            if !self.named.contains(&self.key(path)) && !index.is_implied(ino) {
+                is_changed = true;
+                self.refuse(path, "it is not at the sender any more; what came of it stays");
+            }
+        });
+        // Then nothing was refused either.
+        if self.finished && is_changed { violation(CHANGED_SINCE) } else { Ok(()) }
     }
 }
 

@@ -38,10 +38,10 @@ impl Sink {
         };
         let right = blake3::hash(&body[..at]) == hash;
         let base = self.store.spool().map_or(0, Spool::position);
-        for Small { id, fate, bytes } in files {
-            self.file(id, fate, &body[bytes], right, base)?;
-        }
-        Ok(())
+        let taken =
+            files.into_iter().try_for_each(|file| self.file(file.id, file.fate, &body[file.bytes], right, base));
+        self.refuse_nameless();
+        taken
     }
 
     fn file(&mut self, id: u64, fate: Fate, bytes: &[u8], right: bool, base: u64) -> Outcome {
@@ -94,8 +94,10 @@ impl Sink {
             }
             Fate::Whole | Fate::Changed { .. } if !all => return violation("the end of a file before all of it came"),
             Fate::Whole | Fate::Changed { .. } if !right => {
-                let path = path.map_or_else(|| self.path_of(ino), Into::into);
-                self.refuse(&path, OTHER_HASH);
+                match path {
+                    Some(path) => self.refuse(path, OTHER_HASH),
+                    None => drop(self.nameless.insert(ino)),
+                }
                 return Ok(false);
             }
             Fate::Whole => {}
@@ -273,15 +275,17 @@ impl Sink {
         Ok(())
     }
 
-    /// What a small file is called: its messages do not say. Looks through the whole tree.
-    fn path_of(&self, ino: u32) -> Vec<u8> {
-        let index = self.store.index.read();
-        let mut path = Vec::new();
-        index.walk(&mut |at, other| {
-            if path.is_empty() && other == Ino(ino.into()) {
-                path = at.to_vec();
+    /// Names the small files whose hash was wrong: their messages do not. Looks through the whole tree, once for all.
+    fn refuse_nameless(&mut self) {
+        let mut nameless = std::mem::take(&mut self.nameless);
+        if nameless.is_empty() {
+            return;
+        }
+        let store = self.store.clone();
+        store.index.read().walk(&mut |path, ino| {
+            if nameless.remove(&(ino.0 as u32)) {
+                self.refuse(path, OTHER_HASH);
             }
         });
-        path
     }
 }

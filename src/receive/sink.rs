@@ -151,6 +151,8 @@ pub(super) struct Sink {
     refused: u64,
     /// Their paths, hashed.
     pub(super) left_out: HashSet<u64>,
+    /// Small files that are refused, and have to be named.
+    pub(super) nameless: HashSet<u32>,
     /// Stored bytes of files that are over, and of those left out.
     pub(super) over_bytes: u64,
     /// Everything was there, and whoever looks may remember it.
@@ -188,6 +190,7 @@ impl Sink {
             wanted: BTreeSet::new(),
             refused: 0,
             left_out: HashSet::new(),
+            nameless: HashSet::new(),
             over_bytes: 0,
             finished: false,
         }
