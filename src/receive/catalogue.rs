@@ -8,6 +8,9 @@ use crate::index::{Arrival, Ino};
 use crate::record::{self, Record};
 use crate::wire::{FromReceiver, Totals};
 
+/// So many bytes of entries are put into the index at once.
+const OPS_BYTES: usize = 1 << 20;
+
 /// A sender that is started again, after everything had come, with another tree.
 const CHANGED_SINCE: &str = "everything had come already, and its tree has changed since: make another mount for it";
 
@@ -66,7 +69,9 @@ impl Sink {
         record::encode(&record, &[], &mut self.frames);
         let Record::Entry(entry) = record else { return Ok(()) };
         self.ops.push(Op { id: id as u32, entry, digest });
-        if self.again {
+        // Few bytes can name many directories, and the memory that they take is looked at between.
+        self.ops_bytes += encoded.len();
+        if self.again || self.ops_bytes > OPS_BYTES {
             self.commit()?;
         }
         Ok(())
@@ -167,7 +172,10 @@ impl Sink {
         let store = self.store.clone();
         let index = store.index.read();
         index.walk(&mut |path, ino| {
-            if !self.named.contains(&self.key(path)) && !index.is_implied(ino) {
+            let key = self.key(path);
+            // One that was gone already when everything else had come is no change.
+            let was_gone = self.finished && self.left_out.contains(&key);
+            if !self.named.contains(&key) && !was_gone && !index.is_implied(ino) {
                 is_changed = true;
                 self.refuse(path, "it is not at the sender any more; what came of it stays");
             }

@@ -15,7 +15,7 @@ use crate::store::{Read, Store};
 use crate::wire::{Frames, FromReceiver, FromSender};
 
 /// The index of one takes no more: what it is filled with has to end sometime.
-const MAX_INDEX: u64 = 64 << 20;
+pub(super) const MAX_INDEX: u64 = 64 << 20;
 
 /// Of no file more is read.
 const LOOK: usize = 64 << 10;

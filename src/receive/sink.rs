@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKind, SparseMap};
+use crate::entry::{Entry, EntryKind, SparseMap, escape};
 use crate::index::{Arrival, Ino, Inserted, Place};
 use crate::monitor::{Monitor, Receiving};
 use crate::record::{self, Record};
@@ -56,6 +56,11 @@ pub(super) type Outcome<T = ()> = Result<T, Stopped>;
 
 pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Stopped::Violation(Violation(what.into())))
+}
+
+/// What is printed is no longer than a path of Linux.
+fn clipped(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(4096)]
 }
 
 /// No inode: of a hard link.
@@ -136,6 +141,7 @@ pub(super) struct Sink {
     pub(super) path_bytes: usize,
     /// Entries of this body that are not in the index yet.
     pub(super) ops: Vec<Op>,
+    pub(super) ops_bytes: usize,
     pub(super) late: Vec<(Ino, Option<Place>, Arrival)>,
     pub(super) hasher: blake3::Hasher,
     pub(super) totals: Totals,
@@ -179,6 +185,7 @@ impl Sink {
             parts: HashMap::new(),
             path_bytes: 0,
             ops: Vec::new(),
+            ops_bytes: 0,
             late: Vec::new(),
             hasher: blake3::Hasher::new(),
             totals: Totals::default(),
@@ -335,12 +342,15 @@ impl Sink {
         }
     }
 
+    /// What is said of it may have come from the sender, and anything may be in it.
     pub(super) fn refuse(&mut self, path: &[u8], reason: impl ToString) {
         // Later the verdict is known, and nothing is changed any more.
         if !self.finished {
             self.refused += 1;
             self.left_out.insert(self.key(path));
-            self.monitor.refused(if path.is_empty() { b"." } else { path }, reason);
+            let reason = reason.to_string();
+            let reason = escape(clipped(reason.as_bytes()));
+            self.monitor.refused(if path.is_empty() { b"." } else { clipped(path) }, reason);
         }
     }
 
@@ -429,6 +439,7 @@ impl Sink {
             spool.append(&self.frames, &stopped(&self.stop, &self.waits))?;
         }
         self.frames.clear();
+        self.ops_bytes = 0;
         if self.ops.is_empty() && self.late.is_empty() {
             return self.check_memory();
         }

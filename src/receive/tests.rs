@@ -327,6 +327,46 @@ fn who_comes_when_everything_had_come_is_told_what_is_missing_of_it() {
 }
 
 #[test]
+fn what_was_gone_when_everything_had_come_is_no_change() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 1), NOTHING), (file("gone", 0), NOTHING)]).unwrap();
+    for session in 2..5 {
+        bench.sink.begin([session; 16]);
+        bench.take(&[(file("f", 1), NOTHING)]).unwrap();
+        end(&mut bench);
+        if session == 2 {
+            bench.files(&[(0, b"f", Fate::Whole)]).unwrap();
+            bench.sink.finish().unwrap();
+        }
+        assert!(matches!(bench.sink.commit_message(), FromReceiver::Commit { refused: 1, .. }));
+    }
+    bench.sink.begin([6; 16]);
+    bench.take(&[(file("gone", 0), NOTHING)]).unwrap();
+    let totals = bench.sink.totals();
+    bench.violates(&[(FromSender::CatalogueEnd(totals), NOTHING)]);
+}
+
+#[test]
+fn what_a_sender_says_cannot_write_to_a_terminal() {
+    let mut bench = Bench::new();
+    let reason = "\x1b[2J".to_owned() + &"x".repeat(1 << 20);
+    bench.take(&[(FromSender::Problem { path: b"\x1b".repeat(1 << 20), reason }, NOTHING)]).unwrap();
+    let problem = bench.monitor.status().problems.remove(0);
+    assert!(problem.reason.starts_with("\\x1b[2Jxxx") && problem.path.starts_with("\\x1b"), "{problem:?}");
+    assert!(problem.reason.len() < 5000 && problem.path.len() < 20_000);
+}
+
+#[test]
+fn few_bytes_that_name_many_directories_are_stopped_by_the_limit() {
+    let mut bench = Bench::new();
+    let deep = |n: u32| entry(&format!("{n}{}", "/a".repeat(4000)), EntryKind::Fifo);
+    let messages: Vec<_> = (0..4000).map(|n| (deep(n), NOTHING)).collect();
+    assert!(matches!(bench.take(&messages), Err(Stopped::Full(_))));
+    let memory = bench.store.index.read().memory();
+    assert!(memory < 2 * super::fuzz::MAX_INDEX, "{memory}");
+}
+
+#[test]
 fn what_is_left_out_or_cut_is_not_said_to_be_there() {
     let mut bench = Bench::new();
     let short = Fate::Short { path: b"g".to_vec(), reason: "it cannot be read".into() };
