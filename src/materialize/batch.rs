@@ -29,6 +29,8 @@ pub(super) struct Batch {
     pub(super) tasks: Vec<Task>,
     pub(super) links: Vec<Link>,
     pub(super) bytes: usize,
+    /// Where the last ones counted are.
+    pub(super) chunk: usize,
     /// What they hold open.
     pub(super) directories: HashSet<Ino>,
     /// The names that second names are made from, the same for all of an inode: none waits for another of them.
@@ -82,7 +84,11 @@ pub(super) fn execute(
     };
     for batch in batches {
         share_out(threads, batch.tasks, &stop, |task| {
-            judge(task.item.entry.path.as_bytes(), creator.create(&task).map(|()| true));
+            let made = creator.create(&task);
+            if made.is_err() && !task.replaces_ours {
+                creator.pass_over(&task.item.entry.path);
+            }
+            judge(task.item.entry.path.as_bytes(), made.map(|()| true));
         });
         let without = Mutex::new(Vec::new());
         share_out(threads, batch.links, &stop, |link| {

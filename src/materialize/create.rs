@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use super::contents::Changed;
 use super::early::Early;
-use super::metadata::{Held, Owners, apply, drop_acls};
+use super::metadata::{Held, Owners, apply, disinherit};
 use super::replay::Item;
 use super::report::Report;
 use super::temporary::TemporaryNames;
@@ -149,6 +149,11 @@ impl Creator {
 
     pub(super) fn keep(&self, path: &EntryPath) {
         self.report.kept.fetch_add(1, Ordering::Relaxed);
+        self.pass_over(path);
+    }
+
+    /// Nothing is made under this name: what may have it is not ours.
+    pub(super) fn pass_over(&self, path: &EntryPath) {
         self.kept.lock().extend(self.key(path));
     }
 
@@ -164,8 +169,8 @@ impl Creator {
         let (owners, report) = (&self.owners, &*self.report);
         let at = |kind, device| {
             let held = Held::made(dir, name, kind, device)?;
-            if *inherits && kind != FileType::Symlink {
-                held.drop_acl()?;
+            if *inherits {
+                held.disinherit(owners.group())?;
             }
             held.apply(metadata, owners, path.as_bytes(), report)
         };
@@ -174,19 +179,15 @@ impl Creator {
         {
             return Ok(());
         }
-        match kind {
+        let made = match kind {
             EntryKind::File { size, sparse } => {
                 let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let file = File::from(openat(dir, name, flags, owners.first_mode(metadata))?);
-                let filled = self
-                    .fill(&file, *size, sparse.as_deref(), item)
-                    .and_then(|()| if *inherits { drop_acls(file.as_fd()) } else { Ok(()) })
-                    .and_then(|()| apply(file.as_fd(), metadata, owners, !inherits, path.as_bytes(), report));
-                if filled.is_err() {
-                    // What is not whole does not stay under a name of the archive.
-                    let _ = unlinkat(dir, name, AtFlags::empty());
-                }
-                filled
+                // What the directory gives, to a group or by an ACL, it gives to nobody before that is taken away.
+                let mode = if *inherits { Mode::RUSR | Mode::WUSR } else { owners.first_mode(metadata) };
+                let file = File::from(openat(dir, name, flags, mode)?);
+                self.fill(&file, *size, sparse.as_deref(), item)
+                    .and_then(|()| if *inherits { disinherit(file.as_fd(), owners.group()) } else { Ok(()) })
+                    .and_then(|()| apply(file.as_fd(), metadata, owners, !inherits, path.as_bytes(), report))
             }
             EntryKind::Symlink { target } => {
                 symlinkat(&**target, dir, name)?;
@@ -207,8 +208,13 @@ impl Creator {
                 at(kind, 0)
             }
             // Made elsewhere.
-            EntryKind::Directory | EntryKind::HardLink { .. } => Ok(()),
+            EntryKind::Directory | EntryKind::HardLink { .. } => return Ok(()),
+        };
+        if made.is_err() {
+            // What is not whole does not stay, under a name of the archive least of all.
+            let _ = unlinkat(dir, name, AtFlags::empty());
         }
+        made
     }
 
     /// Beside what is there, then over it.

@@ -16,7 +16,7 @@ use rustix::io::Errno;
 
 use super::Overwrite;
 use super::create::Creator;
-use super::metadata::{apply, drop_acls};
+use super::metadata::{apply, disinherit};
 use super::replay::Item;
 use super::report::Report;
 use super::restore::Restore;
@@ -56,7 +56,7 @@ impl Early {
             Err(e) => return Err(e.into()),
         }
         // It has been made in another directory, which may have given it something.
-        let applied = drop_acls(file.as_fd())
+        let applied = disinherit(file.as_fd(), creator.owners.group())
             .and_then(|()| apply(file.as_fd(), metadata, &creator.owners, false, path.as_bytes(), &creator.report));
         if applied.is_err() {
             let _ = unlinkat(dir, name, AtFlags::empty());

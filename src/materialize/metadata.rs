@@ -53,6 +53,11 @@ impl Owners {
         (user.unwrap_or(metadata.uid), group.unwrap_or(metadata.gid))
     }
 
+    /// The group of what we make by ourselves.
+    pub(super) fn group(&self) -> Gid {
+        Gid::from_raw(self.own.1)
+    }
+
     /// What has to be given to whom: none where it has the right owner by itself, or where we may not.
     fn change(&self, metadata: &Metadata) -> Option<(u32, u32)> {
         let wanted = self.of(metadata);
@@ -99,12 +104,19 @@ pub(super) fn apply(
         fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
     }
     owners.tell(metadata, path, report);
+    let set = |acls| {
+        for (name, value) in metadata.xattrs.iter().filter(|(name, _)| is_acl(name) == acls) {
+            attribute(fd, name, path, report, |name| fsetxattr(fd, name, value, XattrFlags::empty()))?;
+        }
+        Ok::<_, io::Error>(())
+    };
+    // Of what only its owner may write, an ordinary user gives attributes only to what he may write himself.
+    set(false)?;
     if !made_now || owners.needs_mode(metadata) {
         fchmod(fd, Mode::from_raw_mode(owners.mode(metadata).into()))?;
     }
-    for (name, value) in metadata.xattrs.iter() {
-        attribute(fd, name, path, report, |name| fsetxattr(fd, name, value, XattrFlags::empty()))?;
-    }
+    // They change the mode, and what changes the mode changes them.
+    set(true)?;
     futimens(fd, &times(metadata))?;
     Ok(())
 }
@@ -146,16 +158,27 @@ impl Held {
     /// Everything.
     pub(super) fn apply(&self, metadata: &Metadata, owners: &Owners, path: &[u8], report: &Report) -> io::Result<()> {
         let (uid, gid) = owners.of(metadata);
-        if owners.root && (self.stat.st_uid, self.stat.st_gid) != (uid, gid) {
+        if owners.root && ((self.stat.st_uid, self.stat.st_gid) != (uid, gid) || self.stat.st_gid != owners.own.1) {
             chownat(&self.fd, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
         }
         owners.tell(metadata, path, report);
-        if FileType::from_raw_mode(self.stat.st_mode) != FileType::Symlink {
-            chmodat(CWD, &*self.link, Mode::from_raw_mode(owners.mode(metadata).into()), AtFlags::empty())?;
+        let is_symlink = FileType::from_raw_mode(self.stat.st_mode) == FileType::Symlink;
+        let set_mode = |mode| {
+            if is_symlink { Ok(()) } else { chmodat(CWD, &*self.link, mode, AtFlags::empty()) }
+        };
+        let set = |acls| {
+            for (name, value) in metadata.xattrs.iter().filter(|(name, _)| is_acl(name) == acls) {
+                self.set(name, value, path, report)?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let writable = self.stat.st_mode & Mode::WUSR.as_raw_mode() != 0;
+        if !owners.root && !writable && !metadata.xattrs.is_empty() {
+            set_mode(Mode::RUSR | Mode::WUSR)?;
         }
-        for (name, value) in metadata.xattrs.iter() {
-            self.set(name, value, path, report)?;
-        }
+        set(false)?;
+        set_mode(Mode::from_raw_mode(owners.mode(metadata).into()))?;
+        set(true)?;
         let times = times(metadata);
         match utimensat(&self.fd, "", &times, AtFlags::EMPTY_PATH) {
             // Before Linux 5.8 it takes no descriptor of this kind.
@@ -191,8 +214,12 @@ impl Held {
         attribute(self.fd.as_fd(), name, path, report, |name| setxattr(&*self.link, name, value, XattrFlags::empty()))
     }
 
-    /// Takes away the ACL that a directory has given to what was made in it.
-    pub(super) fn drop_acl(&self) -> io::Result<()> {
+    /// Takes away the ACL and the group that a directory has given to what was made in it.
+    pub(super) fn disinherit(&self, group: Gid) -> io::Result<()> {
+        chownat(&self.fd, "", None, Some(group), AtFlags::EMPTY_PATH)?;
+        if FileType::from_raw_mode(self.stat.st_mode) == FileType::Symlink {
+            return Ok(());
+        }
         dropped(removexattr(&*self.link, ACL_ACCESS))
     }
 
@@ -210,8 +237,9 @@ fn changed_hands() -> io::Error {
     io::Error::other("something else has taken its place while it was restored")
 }
 
-/// Takes away the ACLs that a directory has given to what was made in it.
-pub(super) fn drop_acls(fd: BorrowedFd<'_>) -> io::Result<()> {
+/// Takes away the ACLs and the group that a directory has given to what was made in it.
+pub(super) fn disinherit(fd: BorrowedFd<'_>, group: Gid) -> io::Result<()> {
+    fchown(fd, None, Some(group))?;
     for name in [ACL_ACCESS, ACL_DEFAULT] {
         dropped(fremovexattr(fd, name))?;
     }

@@ -1,14 +1,15 @@
 //! Entries whose contents come in any order, given so that names mean in the end what they mean in the mount.
 //!
-//! An entry is given when all of its contents are there, but never before an earlier one of the same name, nor a hard link
-//! before an earlier entry with the name of its target: what replaces, and what is linked to, is what it was in the order of
-//! the journal.
+//! An entry is given when all of its contents are there, but never before an earlier one of the same name, or of one that a
+//! part of its path has; nor a hard link before such an entry of its target; nor anything but a directory before what is in
+//! its place as a directory. What replaces, what is linked to, and what is refused, is what it was in the order of the
+//! journal.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use super::replay::Item;
-use crate::entry::{Entry, EntryKind};
+use crate::entry::{Entry, EntryKind, EntryPath};
 use crate::index::Place;
 
 /// Those that have been announced, and not been given.
@@ -22,6 +23,10 @@ pub(super) struct Order {
     waiting: HashMap<u64, Vec<u64>>,
     /// To be given, in this order.
     ready: VecDeque<Item>,
+    /// What names of those that wait are in, by a hash.
+    above: HashSet<u64>,
+    /// So many leading components of a path are left away.
+    strip: usize,
     keys: RandomState,
 }
 
@@ -30,24 +35,41 @@ struct Announced {
     entry: Option<Box<Entry>>,
     item: Option<Item>,
     blob: Option<u64>,
-    /// Its name, and the one that it links to.
-    keys: [Option<u64>; 2],
+    /// Its name, the one that it links to, and what is left of its name.
+    keys: [Option<u64>; 3],
     /// So many have to be given before.
     after: usize,
+    /// All that came before have to.
+    last: bool,
 }
 
 impl Order {
+    /// Where so many leading components of each path are left away, others can have the same name.
+    pub(super) fn new(strip: usize) -> Self {
+        Order { strip, ..Order::default() }
+    }
+
     /// An entry. Where it has contents, these are to come.
     pub(super) fn announce(&mut self, id: u64, entry: Box<Entry>) {
         let target = match &entry.kind {
             EntryKind::HardLink { target } => Some(target),
             _ => None,
         };
-        let keys = [Some(&entry.path), target].map(|path| path.map(|path| self.keys.hash_one(path.as_bytes())));
-        let mut before: Vec<u64> = keys.iter().flatten().filter_map(|key| self.last.get(key).copied()).collect();
+        let hash = |path: &EntryPath| self.keys.hash_one(path.as_bytes());
+        let stripped = (self.strip > 0).then(|| {
+            let left: Vec<&[u8]> = entry.path.components().skip(self.strip).collect();
+            self.keys.hash_one(left)
+        });
+        let keys = [Some(hash(&entry.path)), target.map(hash), stripped];
+        let above: Vec<u64> =
+            [Some(&entry.path), target].into_iter().flatten().flat_map(|path| self.above(path)).collect();
+        let mut before: Vec<u64> =
+            keys.iter().flatten().chain(&above).filter_map(|key| self.last.get(key).copied()).collect();
+        before.sort_unstable();
         before.dedup();
+        let last = entry.kind != EntryKind::Directory && keys[0].is_some_and(|key| self.above.contains(&key));
         let has_contents = entry.kind.stored_len() > 0;
-        if before.is_empty() && !has_contents {
+        if before.is_empty() && !last && !has_contents {
             self.ready.push_back(Item::new(entry, Place::Empty));
             return;
         }
@@ -55,9 +77,17 @@ impl Order {
             self.waiting.entry(other).or_default().push(id);
         }
         self.last.extend(keys.iter().flatten().map(|&key| (key, id)));
+        self.above.extend(above);
         let (entry, item) =
             if has_contents { (Some(entry), None) } else { (None, Some(Item::new(entry, Place::Empty))) };
-        self.announced.insert(id, Announced { entry, item, blob: None, keys, after: before.len() });
+        self.announced.insert(id, Announced { entry, item, blob: None, keys, after: before.len(), last });
+    }
+
+    /// The directories that a path is in, by their hashes.
+    fn above<'a>(&'a self, path: &'a EntryPath) -> impl Iterator<Item = u64> + 'a {
+        let bytes = path.as_bytes();
+        let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        slashes.map(|at| self.keys.hash_one(&bytes[..at]))
     }
 
     /// Where its contents go.
@@ -71,13 +101,18 @@ impl Order {
     pub(super) fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<u64>) -> Item) {
         let Some(announced) = self.announced.get_mut(&id) else { return };
         let Some(entry) = announced.entry.take() else { return };
-        let item = announced.item.insert(item(entry, announced.blob));
-        if announced.after == 0 {
+        announced.item = Some(item(entry, announced.blob));
+        if self.can_be_given(id) {
             self.give(id);
-        } else {
+        } else if let Some(Announced { item: Some(item), .. }) = self.announced.get_mut(&id) {
             // What is read is not kept for as long as that takes.
             item.bytes = None;
         }
+    }
+
+    fn can_be_given(&self, id: u64) -> bool {
+        let is_first = || self.announced.first_key_value().is_some_and(|(&first, _)| first == id);
+        self.announced.get(&id).is_some_and(|one| one.item.is_some() && one.after == 0 && (!one.last || is_first()))
     }
 
     /// The next one that can be given.
@@ -110,10 +145,19 @@ impl Order {
             for other in waiting.into_iter().rev() {
                 let Some(after) = self.announced.get_mut(&other).map(|other| &mut other.after) else { continue };
                 *after -= 1;
-                if *after == 0 && self.announced[&other].item.is_some() {
+                if *after == 0 && self.can_be_given(other) {
                     next.push(other);
                 }
             }
+            if next.is_empty()
+                && let Some((&first, Announced { last: true, .. })) = self.announced.first_key_value()
+                && self.can_be_given(first)
+            {
+                next.push(first);
+            }
+        }
+        if self.announced.is_empty() {
+            self.above.clear();
         }
     }
 }
@@ -207,6 +251,56 @@ mod tests {
         assert!(given(&mut order).is_empty());
         end(&mut order, 0);
         assert_eq!(given(&mut order), names(&[("l", 1), ("l", 0), ("f", 0)]));
+    }
+
+    #[test]
+    fn what_is_in_a_directory_is_in_the_one_of_that_time() {
+        // A file, a link to it, and then a directory of that name.
+        let mut order = Order::default();
+        order.announce(0, file("p", 1));
+        order.announce(1, link("l", "p"));
+        order.announce(2, entry("p", EntryKind::Directory));
+        order.announce(3, entry("p/x", EntryKind::Fifo));
+        order.announce(4, link("m", "p/x"));
+        assert!(given(&mut order).is_empty());
+        end(&mut order, 0);
+        assert_eq!(given(&mut order), names(&[("p", 1), ("l", 0), ("p", 0), ("p/x", 0), ("m", 0)]));
+    }
+
+    #[test]
+    fn what_takes_the_place_of_a_directory_comes_behind_all_that_is_in_it() {
+        let mut order = Order::default();
+        order.announce(0, entry("a", EntryKind::Directory));
+        order.announce(1, file("a/b/f", 1));
+        order.announce(2, file("a/g", 2));
+        order.announce(3, entry("a", EntryKind::Fifo));
+        order.announce(4, file("a", 4));
+        order.announce(5, entry("other", EntryKind::Fifo));
+        assert_eq!(given(&mut order), names(&[("a", 0), ("other", 0)]));
+        end(&mut order, 4);
+        end(&mut order, 2);
+        assert_eq!(given(&mut order), names(&[("a/g", 2)]));
+        end(&mut order, 1);
+        assert_eq!(given(&mut order), names(&[("a/b/f", 1), ("a", 0), ("a", 4)]));
+        assert!(
+            order.announced.is_empty() && order.last.is_empty() && order.waiting.is_empty() && order.above.is_empty()
+        );
+    }
+
+    #[test]
+    fn what_is_left_of_a_name_can_be_that_of_another() {
+        for (strip, first) in [(0, "b/f"), (1, "a/f")] {
+            let mut order = Order::new(strip);
+            order.announce(0, file("a/f", 0));
+            order.announce(1, file("a/f", 1));
+            order.announce(2, entry("b/f", EntryKind::Fifo));
+            assert_eq!(order.pop().map(|item| item.entry.path.to_string()), Some("a/f".into()));
+            if strip == 0 {
+                assert_eq!(given(&mut order), names(&[(first, 0)]));
+            }
+            end(&mut order, 1);
+            assert_eq!(given(&mut order)[0].0, "a/f");
+        }
     }
 
     #[test]

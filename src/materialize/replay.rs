@@ -35,6 +35,11 @@ pub(super) struct Item {
 pub(super) struct Bytes(Arc<Vec<u8>>, Range<usize>);
 
 impl Bytes {
+    /// So much is kept in memory for it. Others may keep the same.
+    pub(super) fn kept(&self) -> (usize, usize) {
+        (Arc::as_ptr(&self.0) as usize, self.0.len())
+    }
+
     pub(super) fn get(&self) -> &[u8] {
         &self.0[self.1.clone()]
     }
@@ -104,6 +109,7 @@ pub(super) struct Journal {
     /// Bytes in blobs of the entries that have been given.
     blobs: u64,
     pending: Pending,
+    strip: usize,
     /// Given after an entry whose contents never came.
     held: Option<Item>,
 }
@@ -123,7 +129,8 @@ struct One {
 }
 
 impl Journal {
-    pub(super) fn new(file: Arc<File>) -> Self {
+    /// Its entries are wanted without so many leading components.
+    pub(super) fn new(file: Arc<File>, strip: usize) -> Self {
         Journal {
             file,
             length: 0,
@@ -133,6 +140,7 @@ impl Journal {
             entries: 0,
             blobs: 0,
             pending: Pending::One(None),
+            strip,
             held: None,
         }
     }
@@ -237,7 +245,7 @@ impl Journal {
                 item
             }
             Record::Catalogue => {
-                self.pending = Pending::Any(Box::default());
+                self.pending = Pending::Any(Box::new(Order::new(self.strip)));
                 None
             }
             Record::Begin { .. } | Record::Finish { .. } => None,

@@ -15,7 +15,7 @@ use super::create::{Creator, Task, key_of};
 use super::early::Early;
 use super::latest::Latest;
 use super::links::{Link, What};
-use super::replay::Item;
+use super::replay::{Bytes, Item};
 use super::report::{self, Report, weight};
 use super::target::Target;
 use super::{Error, Options, metadata};
@@ -108,11 +108,12 @@ impl Restore<'_> {
                         },
                     );
                 }
-                if self.options.selection.wants(&path)
-                    && self.options.selection.is_new(item.entry.metadata.mtime)
-                    && !self.is_superseded(&path, ino)
-                {
-                    self.task(ino, item, replaced)?;
+                if self.options.selection.wants(&path) && !self.is_superseded(&path, ino) {
+                    if self.options.selection.is_new(item.entry.metadata.mtime) {
+                        self.task(ino, item, replaced)?;
+                    } else {
+                        self.pass_over(&path, replaced);
+                    }
                 }
             }
         }
@@ -146,7 +147,16 @@ impl Restore<'_> {
         self.parent = (Vec::new(), Ino::ROOT);
         // In a second run it may have met what is about to come, and does not matter any more.
         self.report.forget(path.as_bytes());
-        Ok(!self.creator.has_kept(path))
+        // A directory may have been there before; what was merged into it is not to be lost.
+        let was_there = before.is_some_and(|before| self.target.has(before) && !self.target.is_made(before));
+        Ok(!was_there && !self.creator.has_kept(path))
+    }
+
+    /// Nothing is made under this name. Unless something of ours has it, what has it is somebody else's.
+    fn pass_over(&self, path: &EntryPath, has_ours: bool) {
+        if !has_ours {
+            self.creator.pass_over(path);
+        }
     }
 
     /// Whether this path means something else in the end.
@@ -164,10 +174,15 @@ impl Restore<'_> {
             }
             let stored = item.entry.kind.stored_len();
             self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived"));
+            self.pass_over(&path, replaces_ours);
             return Ok(());
         }
         let Some((dir, name)) = self.place(&path)? else { return Ok(()) };
-        self.batch.bytes += item.bytes.as_ref().map_or(0, |bytes| bytes.get().len());
+        if let Some((chunk, len)) = item.bytes.as_ref().map(Bytes::kept)
+            && std::mem::replace(&mut self.batch.chunk, chunk) != chunk
+        {
+            self.batch.bytes += len;
+        }
         let inherits = self.target.inherits(self.parent.1);
         let doubtful = self.latest.as_ref().is_some_and(|latest| latest.is_doubtful(ino));
         self.handed += 1;
@@ -181,12 +196,17 @@ impl Restore<'_> {
     fn link(&mut self, path: &EntryPath, target: &EntryPath, ino: Ino, replaces_ours: bool) -> Result<(), Error> {
         let selection = &self.options.selection;
         let Some(attributes) = self.index.attributes(ino) else { return Ok(()) };
-        if !selection.wants(path) || !selection.is_new(attributes.mtime) || self.is_superseded(path, ino) {
+        if !selection.wants(path) || self.is_superseded(path, ino) {
+            return Ok(());
+        }
+        if !selection.is_new(attributes.mtime) {
+            self.pass_over(path, replaces_ours);
             return Ok(());
         }
         if let Some(crate::index::Arrival::Truncated { received }) = self.index.arrival(ino) {
             self.report
                 .problem(path.as_bytes(), format!("only {received} of its {} bytes have arrived", attributes.stored));
+            self.pass_over(path, replaces_ours);
             return Ok(());
         }
         let first = match (self.batch.firsts.get(&ino), self.firsts.get(&ino)) {
@@ -361,8 +381,12 @@ impl Restore<'_> {
             let path = self.target.path(ino);
             let dir = match self.target.get(ino) {
                 Ok(dir) => dir,
-                // It has been replaced since.
-                Err(_) => continue,
+                // It has been replaced since, by something else of ours.
+                Err(e) if self.is_replaced(ino, &e) => continue,
+                Err(e) => {
+                    self.problem(&path, e)?;
+                    continue;
+                }
             };
             let is_packed = |name: &[u8]| match self.options.strip {
                 0 => self.index.lookup(ino, name).is_some(),
@@ -388,6 +412,23 @@ impl Restore<'_> {
             }
         }
         Ok(())
+    }
+}
+
+impl Restore<'_> {
+    /// Whether a directory that cannot be opened any more has made room for a later entry.
+    fn is_replaced(&self, ino: Ino, cause: &io::Error) -> bool {
+        if self.options.strip > 0 {
+            return matches!(cause.raw_os_error(), Some(libc::ENOTDIR | libc::ENOENT | libc::ELOOP));
+        }
+        let mut at = ino;
+        while at != Ino::ROOT {
+            match self.index.parent(at) {
+                Some(parent) if self.index.list(parent, 0).any(|(_, _, child)| child == at) => at = parent,
+                _ => return true,
+            }
+        }
+        false
     }
 }
 

@@ -8,11 +8,11 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, fchown, fgetxattr, fstat, mkdirat, open, openat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, chmodat, fchmod, fgetxattr, fstat, mkdirat, open, openat};
 use rustix::io::Errno;
 use rustix::process::{Resource, getegid, geteuid, getrlimit};
 
-use super::metadata::drop_acls;
+use super::metadata::disinherit;
 use crate::entry::ACL_DEFAULT;
 use crate::index::Ino;
 
@@ -101,9 +101,8 @@ impl Target {
         }
         let new = self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
         if made && self.inherits(parent) {
-            drop_acls(new.as_fd())?;
             // Else it would give its group on where the parent's has come by a mount option.
-            fchown(&new, None, Some(getegid()))?;
+            disinherit(new.as_fd(), getegid())?;
             fchmod(&new, mode)?;
         }
         if !made {

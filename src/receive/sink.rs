@@ -519,7 +519,7 @@ impl Sink {
         }
         let current = self.parts.values().max_by_key(|part| part.received);
         self.monitor.receiving(current.map(|part| Receiving {
-            path: crate::entry::escape(&part.path),
+            path: escape(&part.path),
             received: part.received,
             size: part.stored,
         }));
