@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Write;
 use std::path::Path;
 
-use tar::EntryType::{Directory, Link};
+use tar::EntryType::{Directory, Link, Regular};
 
 use super::{archive, command, ended, materialize, start, wait};
 use crate::support::feed::{end, file, link, member, whole};
@@ -157,5 +157,33 @@ fn a_daemon_that_dies_is_an_error_and_another_mount_finishes() {
     let (_dir, mount, _) = archive(&members);
     materialize(&mount, dest.path(), &[]).with(0);
     crate::support::compare::same_tree(&mount.point, dest.path());
+    mount.unmount();
+}
+
+#[test]
+fn what_was_there_is_never_taken_for_what_was_passed_over() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let dest = mount.dir.path().join("dest");
+    fs::create_dir_all(dest.join("d")).unwrap();
+    fs::write(dest.join("f"), "mine").unwrap();
+    let marker = |name: &str| member(Regular, name, "", 2000, b"x");
+    // The first ones: a file that is too old, and a directory, which is there already.
+    stdin
+        .write_all(
+            &[member(Regular, "f", "", 7, b"old"), member(Directory, "d/", "", 2000, b""), marker("one")].concat(),
+        )
+        .unwrap();
+    mount.wait_for("one");
+    let running = start(&mount, &dest, &["--overwrite=never", "--newer-than=@1000"]);
+    wait_contents(&dest.join("one"), b"x");
+    let later = [member(Regular, "f", "", 2000, b"new"), member(Regular, "d", "", 2000, b"new"), marker("two"), end()];
+    stdin.write_all(&later.concat()).unwrap();
+    let ended = wait(running).with(0);
+    assert_eq!(fs::read(dest.join("f")).unwrap(), b"mine");
+    assert!(dest.join("d").is_dir());
+    assert!(dest.join("two").exists());
+    assert_eq!((ended.count("entries"), ended.count("kept")), (2, 2), "{}", ended.text);
+    drop(stdin);
     mount.unmount();
 }

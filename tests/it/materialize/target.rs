@@ -209,6 +209,41 @@ fn an_ordinary_user() {
 }
 
 #[test]
+fn attributes_and_groups_of_an_ordinary_user() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    shell(
+        dir.path(),
+        "mkdir -p tree/d home/shared; cd tree; echo 1 >f; echo 2 >prog; mkfifo fifo; ln -s f l
+         for name in f d; do setfattr -n user.x -v $name $name; done
+         chown -hR 65534:65534 .; chmod 444 f; chmod 2755 prog; chmod 555 d",
+    );
+    gnu_tar(&dir.path().join("tree"), &home.join("x.tar"), &["--format=pax", "--xattrs", "--xattrs-include=*"]);
+    // What is made in a directory with this bit gets its group.
+    let told = as_others(
+        &home,
+        r#"
+        chown 65534:4321 shared; chmod 2755 shared
+        as 65534 './restorefs mount x.tar mnt -d --spool . && ./restorefs wait mnt
+            ./restorefs materialize --no-sync mnt shared --verify; ./restorefs umount mnt
+            stat -c "%n %a %g" shared/*; getfattr -n user.x --only-values shared/f; getfattr -n user.x --only-values shared/d'
+        "#,
+    );
+    for line in [
+        "shared/f 444 65534",
+        "shared/prog 2755 65534",
+        "shared/d 555 65534",
+        "shared/fifo 644 65534",
+        "shared/l 777 65534",
+        "fd",
+    ] {
+        assert!(told.contains(line), "'{line}' is not in {told}");
+    }
+}
+
+#[test]
 fn a_target_that_is_not_theirs() {
     needs_fuse!();
     let dir = tempfile::tempdir().unwrap();
