@@ -141,13 +141,15 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
         let end = match link.take().map_or_else(|| connect(&to, &token, silence, &delivery.stop), Ok) {
             Ok(link) => {
                 current.set(Some(&link));
+                let begun = Instant::now();
                 let end = delivery.connection(&link);
                 current.set(None);
-                // Only a receiver that takes something is one that is there.
+                // A receiver is there that takes something, or says for longer than it may be silent that it has no room.
                 let progress = delivery.plan.progress();
-                if progress > reached {
-                    (reached, lost_at, pause) = (progress, None, BACK_OFF.0);
+                if progress > reached || begun.elapsed() > 2 * silence {
+                    (lost_at, pause) = (None, BACK_OFF.0);
                 }
+                reached = reached.max(progress);
                 if !matches!(end, End::Lost(_) | End::Denied) {
                     link.close();
                 }

@@ -189,6 +189,9 @@ impl Plan {
                 self.sent_records = catalogue;
                 self.stage = Stage::Catalogue;
             }
+            FromReceiver::Taken { catalogue } if catalogue > self.sent_records => {
+                return Err(Odd::Protocol("it has more of the catalogue than was sent"));
+            }
             FromReceiver::Taken { catalogue } => self.confirmed(catalogue)?,
             FromReceiver::Whole { ranges } if self.stage == Stage::Announced => {
                 for n in self.there(ranges)? {
@@ -233,9 +236,13 @@ impl Plan {
     /// Of these entries no more is to be sent. Files that were not over yet.
     fn there(&mut self, ranges: Vec<(u64, u64)>) -> Result<Vec<usize>, &'static str> {
         let mut over = Vec::new();
+        let mut before = 0;
         for (first, count) in ranges {
             let end = first.checked_add(count).filter(|&end| end <= self.entries);
             let end = end.ok_or("it has entries that were not announced")?;
+            if first < std::mem::replace(&mut before, end) {
+                return Err("it has entries twice");
+            }
             let from = self.files.partition_point(|file| file.id < first);
             for (n, file) in self.files.iter_mut().enumerate().skip(from).take_while(|(_, file)| file.id < end) {
                 if !std::mem::replace(&mut file.over, true) {
