@@ -62,12 +62,12 @@ impl<'f> Ahead<'f> {
                 let mut chunk = spare.try_recv().unwrap_or_default();
                 chunk.clear();
                 knows = knows && walk.gather(&mut at, &mut chunk);
-                if chunk.is_empty() {
+                if chunk.bytes().is_empty() {
                     // Who asks for these bytes reads them again, and meets the same.
-                    if chunk.read(file, CHUNK, at).is_err() || chunk.is_empty() {
+                    if chunk.read(file, CHUNK, at).is_err() || chunk.bytes().is_empty() {
                         return;
                     }
-                    at += chunk.len() as u64;
+                    at += chunk.bytes().len() as u64;
                 }
                 if send.send(chunk).is_err() {
                     return;
@@ -91,25 +91,19 @@ impl<'f> Ahead<'f> {
     pub(super) fn next(&mut self, at: u64) -> io::Result<Piece<'_>> {
         let gap = loop {
             match self.chunk.find(at, &mut self.part) {
-                Found::Bytes(..) => break None,
-                Found::Gap(gap) => break Some(gap),
+                Found::Bytes(bytes, last) => return Ok(Piece { bytes: &self.chunk.bytes()[bytes], last }),
+                Found::Gap(gap) => break gap,
                 Found::Nothing => {}
             }
             self.wanted.store(at.next_multiple_of(BLOCK as u64), Ordering::Relaxed);
             // The thread ends when it has met the end of the file, or failed: what it had read may be long ago.
-            let Ok(chunk) = self.chunks.recv() else { break Some(u64::MAX) };
+            let Ok(chunk) = self.chunks.recv() else { break u64::MAX };
             let _ = self.used.send(std::mem::replace(&mut self.chunk, chunk));
             self.part = 0;
         };
-        let Some(gap) = gap else {
-            return match self.chunk.find(at, &mut self.part) {
-                Found::Bytes(bytes, last) => Ok(Piece { bytes, last }),
-                _ => Ok(Piece { bytes: &[], last: true }),
-            };
-        };
         self.size = if at == self.end { (self.size * 2).min(CHUNK) } else { FIRST };
         self.own.read(self.file, self.size.min(usize::try_from(gap).unwrap_or(usize::MAX)), at)?;
-        self.end = at + self.own.len() as u64;
+        self.end = at + self.own.bytes().len() as u64;
         Ok(Piece { bytes: self.own.bytes(), last: true })
     }
 }
@@ -169,22 +163,8 @@ mod tests {
         }
     }
 
-    /// A header block; `edit` changes fields before the checksum is made.
     fn header(typeflag: u8, size: u64, edit: impl FnOnce(&mut [u8; BLOCK])) -> Vec<u8> {
-        let mut block = [0; BLOCK];
-        block[..4].copy_from_slice(b"name");
-        block[100..107].copy_from_slice(b"0000644");
-        block[108..115].copy_from_slice(b"0001750");
-        block[116..123].copy_from_slice(b"0001751");
-        block[124..135].copy_from_slice(format!("{size:011o}").as_bytes());
-        block[136..147].copy_from_slice(b"14524770000");
-        block[156] = typeflag;
-        block[257..265].copy_from_slice(if typeflag == b'S' { b"ustar  \0" } else { b"ustar\x0000" });
-        edit(&mut block);
-        block[148..156].fill(b' ');
-        let sum: u32 = block.iter().map(|&b| u32::from(b)).sum();
-        block[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-        block.to_vec()
+        crate::tarball::tests::header(b"name", typeflag, size, edit)
     }
 
     /// Contents that, taken for headers, would be some.
@@ -225,6 +205,7 @@ mod tests {
                 let full = b"00000023420\x0000000000000\0".repeat(21);
                 let more = |map: Vec<u8>, more| [map, vec![more], vec![0; 7]].concat();
                 let first = header(b'S', 1000, |block| {
+                    block[257..265].copy_from_slice(b"ustar  \0");
                     block[386..482].fill(b'0');
                     for (i, field) in block[386..482].chunks_exact_mut(24).enumerate() {
                         let len = if i < 3 { 0 } else { 1000 };

@@ -17,7 +17,7 @@ use crate::index::Ino;
 /// So many entries are made together.
 const BATCH: usize = 4096;
 
-/// So many bytes of small contents at most wait in memory for their batch.
+/// So many bytes at most are kept in memory for small contents that wait for their batch.
 const BATCH_BYTES: usize = 64 << 20;
 
 /// A worker takes so many at a time.

@@ -413,9 +413,7 @@ impl Restore<'_> {
         }
         Ok(())
     }
-}
 
-impl Restore<'_> {
     /// Whether a directory that cannot be opened any more has made room for a later entry.
     fn is_replaced(&self, ino: Ino, cause: &io::Error) -> bool {
         if self.options.strip > 0 {

@@ -96,7 +96,7 @@ impl Sink {
             Fate::Whole | Fate::Changed { .. } if !right => {
                 match path {
                     Some(path) => self.refuse(path, OTHER_HASH),
-                    None => drop(self.nameless.insert(ino)),
+                    None => self.nameless.extend([ino]),
                 }
                 return Ok(false);
             }

@@ -1,9 +1,10 @@
 //! Where the next header stands, by what one header says of itself. It is a guess, made without the work of a decoder:
 //! whoever reads ahead of one may go by it, and lose no more than time where it is wrong.
 
-use super::header::{BLOCK, Block, Header, padding};
+use super::header::{Block, Header, padding};
 use super::member::has_payload;
 use super::number::decimal;
+pub use super::sparse::map_continues;
 
 /// What stands behind a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,11 +33,6 @@ pub fn glance(block: &Block) -> Option<Behind> {
     })
 }
 
-/// Whether another block of a sparse map stands behind this one.
-pub fn map_continues(block: &[u8]) -> bool {
-    block.get(504).is_some_and(|&more| more != 0)
-}
-
 /// Whether records say another size than the header that follows them; also where they cannot be told from others.
 pub fn size_is_elsewhere(mut records: &[u8]) -> bool {
     while let Some(&first) = records.first()
@@ -51,5 +47,3 @@ pub fn size_is_elsewhere(mut records: &[u8]) -> bool {
     }
     false
 }
-
-const _: () = assert!(BLOCK > 504);

@@ -19,7 +19,7 @@ mod number;
 mod pax;
 mod sparse;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::entry::Entry;
 

@@ -83,7 +83,7 @@ impl OldGnu {
             return Err(format!("the sparse map has over {MAX_SEGMENTS} segments"));
         }
         self.take(&block[..504]);
-        Ok(if block[504] != 0 { Next::Block } else { Next::Payload })
+        Ok(if map_continues(block) { Next::Block } else { Next::Payload })
     }
 
     fn take(&mut self, fields: &[u8]) {
@@ -98,6 +98,11 @@ impl OldGnu {
             }
         }
     }
+}
+
+/// Whether another block of an old GNU sparse map stands behind this one.
+pub fn map_continues(block: &[u8; BLOCK]) -> bool {
+    block[504] != 0
 }
 
 fn number(field: &[u8]) -> Option<u64> {

@@ -6,7 +6,7 @@ use super::*;
 use crate::entry::{EntryKind, Segment};
 
 /// A header block of the given type; `edit` changes fields before the checksum is made.
-fn header(name: &[u8], typeflag: u8, size: u64, edit: impl FnOnce(&mut [u8; BLOCK])) -> Vec<u8> {
+pub(crate) fn header(name: &[u8], typeflag: u8, size: u64, edit: impl FnOnce(&mut [u8; BLOCK])) -> Vec<u8> {
     let mut block = [0; BLOCK];
     block[..name.len()].copy_from_slice(name);
     block[100..107].copy_from_slice(b"0000644");

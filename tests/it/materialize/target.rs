@@ -1,7 +1,7 @@
 //! Targets that cannot take everything: full, read-only, without attributes, of an ordinary user.
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tar::EntryType::{Directory, Regular};
@@ -117,6 +117,14 @@ fn a_target_without_attributes() {
     mount.unmount();
 }
 
+/// A directory, and one in it that is to be somebody else's.
+fn with_home() -> (tempfile::TempDir, PathBuf) {
+    let dir = tempfile::tempdir().unwrap();
+    let home = dir.path().join("home");
+    fs::create_dir(&home).unwrap();
+    (dir, home)
+}
+
 /// Runs a script in a namespace of mounts of its own, where /dev/fuse is for everybody and `as UID SCRIPT` is somebody
 /// else, in a directory of theirs with the binary in it.
 fn as_others(home: &Path, script: &str) -> String {
@@ -140,9 +148,7 @@ fn as_others(home: &Path, script: &str) -> String {
 #[test]
 fn an_ordinary_user() {
     needs_fuse!();
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("home");
-    fs::create_dir(&home).unwrap();
+    let (dir, home) = with_home();
     shell(
         dir.path(),
         "mkdir -p tree/d/sub tree/closed tree/readonly; cd tree; echo 1 >f; echo 2 >d/f; ln d/f d/second
@@ -211,9 +217,7 @@ fn an_ordinary_user() {
 #[test]
 fn attributes_and_groups_of_an_ordinary_user() {
     needs_fuse!();
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("home");
-    fs::create_dir(&home).unwrap();
+    let (dir, home) = with_home();
     shell(
         dir.path(),
         "mkdir -p tree/d home/shared; cd tree; echo 1 >f; echo 2 >prog; mkfifo fifo; ln -s f l
@@ -246,9 +250,7 @@ fn attributes_and_groups_of_an_ordinary_user() {
 #[test]
 fn a_target_that_is_not_theirs() {
     needs_fuse!();
-    let dir = tempfile::tempdir().unwrap();
-    let home = dir.path().join("home");
-    fs::create_dir(&home).unwrap();
+    let (_dir, home) = with_home();
     fs::write(home.join("x.tar"), [large("file", 1000), crate::support::feed::end()].concat()).unwrap();
     let told = as_others(
         &home,
