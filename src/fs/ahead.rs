@@ -1,31 +1,35 @@
-//! Which small files will be read next, by those that were read: reading ahead from file to file.
+//! Which small files will be read next, by those that were read, and which directories listed: reading ahead from one
+//! to the next.
 //!
-//! Whoever walks a tree (`tar`, `cp -a`, `grep -r`, `rsync`) reads its files in the order in which they arrived, which
-//! is that of the numbers of their inodes. A read that the kernel has to ask us for costs a small file more than all
-//! the rest. So after a few files in that order the next ones are told, in a window that grows as it proves right.
-//! Nothing is heard of files that were brought in time; therefore one in the middle of each window is left out, and
-//! a read of that asks for the next window.
+//! Whoever walks a tree (`find`, `tar`, `cp -a`, `grep -r`, `rsync`) goes through its directories and files in the order
+//! in which they arrived. Of a small file it is the request that costs most; of a directory, that the kernel makes an
+//! inode and a dentry for each entry, while who lists it waits. So after a few in that order the next ones are told, in a
+//! window that grows as it proves right. Nothing is heard of what was brought in time; therefore one in the middle of
+//! each window is left out, and a request for that asks for the next window.
+//!
+//! Positions are numbers in the order of arrival: of inodes where files are meant, of directories among each other else.
 
-use crate::index::Ino;
-
-/// Larger files are not brought: for them it is the kernel that reads ahead.
+/// Files that are larger are not brought: for them it is the kernel that reads ahead.
 pub(super) const LARGEST: u64 = 128 << 10;
 
-/// The next file of a walk is at most so many inodes away: directories and links lie between.
+/// The most bytes of a window of files.
+pub(super) const BYTES: u64 = 4 << 20;
+
+/// The most entries of a window of directories, and of a directory that is brought. The kernel has about a KiB for each.
+pub(super) const ENTRIES: u64 = 32 << 10;
+
+/// The next of a walk is at most so many positions away: between files there are directories and links.
 const STEP: u64 = 32;
 
-/// So many files in order make a walk.
+/// So many in order make a walk.
 const WALK: u32 = 3;
 
-/// Files in the first window, and in the largest.
+/// How many are in the first window, and in the largest.
 const WINDOW: (u32, u32) = (16, 256);
 
-/// Between a read and the first file that is brought: the thread that brings files should not get into the way of
-/// the reader, and wait for a page that is being read.
+/// Between a request and the first that is brought: the thread that brings should not get into the way of the reader,
+/// and wait for a page that is being read.
 const GAP: u64 = 8;
-
-/// The most bytes of a window.
-const BYTES: u64 = 4 << 20;
 
 /// Walks that are followed at once.
 const WALKS: usize = 4;
@@ -41,35 +45,35 @@ pub(super) struct Walks {
 struct Walk {
     /// Tells it from the one before in its place.
     id: u64,
-    /// The last file that we were asked for.
+    /// The last that we were asked for.
     last: u64,
-    /// Files in order so far.
-    files: u32,
+    /// How many were in order so far.
+    count: u32,
     /// The size of the next window.
     window: u32,
     /// Where the windows so far end.
     end: u64,
-    /// The file that was left out; reading it, or one behind it, asks for more.
+    /// The one that was left out; a request for it, or for one behind it, asks for more.
     mark: u64,
     used: u64,
 }
 
-/// Files that will be read.
+/// What will be asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Window {
     walk: u64,
-    /// The first inode to look at.
+    /// The first position to look at.
     from: u64,
-    /// How many files.
-    files: u32,
+    /// How many files, or directories.
+    count: u32,
 }
 
 impl Walks {
-    /// A small file is read that the kernel did not have. What is worth bringing now, if anything.
-    pub(super) fn read(&mut self, Ino(ino): Ino) -> Option<Window> {
+    /// We are asked for what the kernel did not have. What is worth bringing now, if anything.
+    pub(super) fn asked(&mut self, at: u64) -> Option<Window> {
         self.clock += 1;
-        let follows = |walk: &Walk| walk.used > 0 && ino > walk.last && ino <= (walk.last + STEP).max(walk.end + STEP);
-        if self.walks.iter().any(|walk| walk.used > 0 && walk.last == ino) {
+        let follows = |walk: &Walk| walk.used > 0 && at > walk.last && at <= (walk.last + STEP).max(walk.end + STEP);
+        if self.walks.iter().any(|walk| walk.used > 0 && walk.last == at) {
             return None;
         }
         let n = self.walks.iter().position(follows).unwrap_or_else(|| {
@@ -78,12 +82,12 @@ impl Walks {
             oldest
         });
         let walk = &mut self.walks[n];
-        (walk.last, walk.used) = (ino, self.clock);
-        walk.files += 1;
-        if walk.files < WALK || ino < walk.mark {
+        (walk.last, walk.used) = (at, self.clock);
+        walk.count += 1;
+        if walk.count < WALK || at < walk.mark {
             return None;
         }
-        let window = Window { walk: walk.id, from: walk.end.max(ino + GAP), files: walk.window };
+        let window = Window { walk: walk.id, from: walk.end.max(at + GAP), count: walk.window };
         walk.window = (walk.window * 2).min(WINDOW.1);
         // Until it is known what the window holds, nothing asks for another.
         walk.mark = u64::MAX;
@@ -108,7 +112,7 @@ impl Walks {
     }
 }
 
-/// What to do with an inode of a window.
+/// What to do with a position of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Bring,
@@ -120,42 +124,44 @@ pub(super) enum Step {
 #[derive(Debug)]
 pub(super) struct Bringing {
     window: Window,
-    files: u32,
-    bytes: u64,
+    /// The most that it may come to, in bytes or entries.
+    most: u64,
+    count: u32,
+    sum: u64,
     at: u64,
     mark: Option<u64>,
 }
 
 impl Bringing {
-    pub(super) fn new(window: Window) -> Self {
-        Bringing { window, files: 0, bytes: 0, at: window.from, mark: None }
+    pub(super) fn new(window: Window, most: u64) -> Self {
+        Bringing { window, most, count: 0, sum: 0, at: window.from, mark: None }
     }
 
-    /// The inode to look at, well behind what the walk has read by itself.
-    pub(super) fn next(&mut self, position: u64) -> Ino {
+    /// The position to look at, well behind what the walk has asked for by itself.
+    pub(super) fn next(&mut self, position: u64) -> u64 {
         self.at = self.at.max(position + GAP);
-        Ino(self.at)
+        self.at
     }
 
-    /// The inode is a small file of this size, or something else; None behind the last.
+    /// What is there can be brought and is of this size, or is something else; None behind the last.
     pub(super) fn step(&mut self, size: Option<Option<u64>>) -> Step {
-        let far = self.at >= self.window.from + u64::from(self.window.files) * STEP;
-        let Some(size) = size.filter(|_| self.files < self.window.files && self.bytes < BYTES && !far) else {
+        let far = self.at >= self.window.from + u64::from(self.window.count) * STEP;
+        let Some(size) = size.filter(|_| self.count < self.window.count && self.sum < self.most && !far) else {
             return Step::Done;
         };
-        let ino = self.at;
+        let at = self.at;
         self.at += 1;
         let Some(size) = size else { return Step::LeaveOut };
-        self.files += 1;
-        self.bytes += size;
-        if self.mark.is_none() && (self.files > self.window.files / 2 || self.bytes > BYTES / 2) {
-            self.mark = Some(ino);
+        self.count += 1;
+        self.sum += size;
+        if self.mark.is_none() && (self.count > self.window.count / 2 || self.sum > self.most / 2) {
+            self.mark = Some(at);
             return Step::LeaveOut;
         }
         Step::Bring
     }
 
-    /// The file that was left out, and the end of the window.
+    /// The one that was left out, and the end of the window.
     pub(super) fn result(&self) -> (u64, u64) {
         (self.mark.unwrap_or(self.at), self.at)
     }
@@ -175,10 +181,10 @@ mod tests {
                 continue;
             }
             asked += 1;
-            if let Some(window) = walks.read(Ino(ino)) {
-                let mut bringing = Bringing::new(window);
+            if let Some(window) = walks.asked(ino) {
+                let mut bringing = Bringing::new(window, BYTES);
                 loop {
-                    let Ino(at) = bringing.next(walks.position(&window));
+                    let at = bringing.next(walks.position(&window));
                     assert!(at >= ino + GAP, "it comes too near");
                     match bringing.step((at <= last).then(|| is_file(at).then_some(1000))) {
                         Step::Bring => assert!(there.insert(at), "{at} is brought twice"),
@@ -214,17 +220,17 @@ mod tests {
     fn what_is_no_walk_brings_nothing() {
         let mut walks = Walks::default();
         for n in 0..1000u64 {
-            assert_eq!(walks.read(Ino(2 + n * 7919 % 1000 * 1000)), None);
+            assert_eq!(walks.asked(2 + n * 7919 % 1000 * 1000), None);
         }
         for _ in 0..10 {
-            assert_eq!(walks.read(Ino(5)), None);
+            assert_eq!(walks.asked(5), None);
         }
     }
 
     #[test]
     fn a_window_is_bounded_in_bytes_and_by_the_last_inode() {
-        let window = Window { walk: 0, from: 10, files: 256 };
-        let mut bringing = Bringing::new(window);
+        let window = Window { walk: 0, from: 10, count: 256 };
+        let mut bringing = Bringing::new(window, BYTES);
         let mut brought = 0;
         while {
             bringing.next(0);
@@ -234,11 +240,11 @@ mod tests {
             brought += LARGEST;
         }
         assert_eq!(brought, BYTES);
-        let mut bringing = Bringing::new(window);
+        let mut bringing = Bringing::new(window, BYTES);
         bringing.next(0);
         assert_eq!(bringing.step(None), Step::Done);
         assert_eq!(bringing.result(), (10, 10));
         // The walk has gone on in the meantime.
-        assert_eq!(bringing.next(100), Ino(100 + GAP));
+        assert_eq!(bringing.next(100), 100 + GAP);
     }
 }

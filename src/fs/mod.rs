@@ -9,14 +9,15 @@ mod handles;
 mod killed;
 mod parking;
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use rustix::io::Errno;
 
 use crate::index::{Arrival, Attributes, Index, Ino, Kind, Place};
@@ -44,7 +45,10 @@ pub struct Filesystem<B> {
     store: Arc<Store>,
     parking: Arc<Parking>,
     handles: Handles<B>,
+    /// Of files, by their inodes.
     walks: Mutex<Walks>,
+    /// Of directories, by their order.
+    listings: Arc<Mutex<Walks>>,
     passes: Mutex<Passes>,
 }
 
@@ -93,6 +97,7 @@ impl<B> Filesystem<B> {
             parking,
             handles: Handles::default(),
             walks: Mutex::default(),
+            listings: Arc::default(),
             passes: Mutex::default(),
         })
     }
@@ -173,15 +178,15 @@ impl<B> Filesystem<B> {
         if offset > 0 || !self.is_over() || self.small(ino).flatten().is_none() {
             return None;
         }
-        self.walks.lock().read(ino)
+        self.walks.lock().asked(ino.0)
     }
 
     /// Hands the contents of the files of a window to `bring`, until that says that it has enough.
     pub fn bring(&self, window: Window, mut bring: impl FnMut(Ino, &[u8]) -> bool) {
-        let mut bringing = Bringing::new(window);
+        let mut bringing = Bringing::new(window, ahead::BYTES);
         let mut buf = Vec::new();
         loop {
-            let ino = bringing.next(self.walks.lock().position(&window));
+            let ino = Ino(bringing.next(self.walks.lock().position(&window)));
             match bringing.step(self.small(ino)) {
                 Step::LeaveOut => {}
                 Step::Done => break,
@@ -199,6 +204,26 @@ impl<B> Filesystem<B> {
     /// A window that is not brought.
     pub fn forgo(&self, window: &Window) {
         self.walks.lock().forgone(window);
+    }
+
+    /// A directory is listed from its beginning. Which ones behind it are worth listing before somebody asks; none while
+    /// entries arrive: then nothing of it is remembered.
+    pub fn listed(&self, ino: Ino, offset: u64) -> Option<Window> {
+        if offset > 0 || !self.is_over() {
+            return None;
+        }
+        let at = self.store.index.read().directory_number(ino)?;
+        self.listings.lock().asked(at as u64)
+    }
+
+    /// A window of directories that is not listed.
+    pub fn forgo_listing(&self, window: &Window) {
+        self.listings.lock().forgone(window);
+    }
+
+    /// Who tells the directories of a window.
+    pub fn lister(&self) -> Lister {
+        Lister { index: self.store.index.clone(), listings: self.listings.clone() }
     }
 
     /// A file is read. What of it the kernel can forget, since the reader has left it behind; nothing while entries
@@ -285,6 +310,44 @@ impl<B> Filesystem<B> {
     pub fn totals(&self) -> (u64, u64) {
         let index = self.store.index.read();
         (index.contents(), index.inodes() as u64)
+    }
+}
+
+/// Tells which directories to list before somebody asks. It has no descriptor of anything: who lists through the mount can
+/// be a thread that has only its own.
+pub struct Lister {
+    index: Arc<RwLock<Index>>,
+    listings: Arc<Mutex<Walks>>,
+}
+
+impl Lister {
+    /// Hands the paths of the directories of a window to `list`, until that says that it has enough.
+    pub fn bring(&self, window: Window, mut list: impl FnMut(&Path) -> bool) {
+        let mut bringing = Bringing::new(window, ahead::ENTRIES);
+        loop {
+            let at = bringing.next(self.listings.lock().position(&window));
+            let directory = self.directory(at as usize);
+            match bringing.step(directory.as_ref().map(|found| found.as_ref().map(|(_, entries)| *entries))) {
+                Step::LeaveOut => {}
+                Step::Done => break,
+                Step::Bring => match directory.flatten() {
+                    Some((path, _)) if list(&path) => {}
+                    _ => break,
+                },
+            }
+        }
+        let (mark, end) = bringing.result();
+        self.listings.lock().brought(&window, mark, end);
+    }
+
+    /// The path of a directory below the root, and how many entries it has; nothing of one that is not there any more, or
+    /// has too many. None behind the last.
+    fn directory(&self, number: usize) -> Option<Option<(PathBuf, u64)>> {
+        let index = self.index.read();
+        let ino = index.directory_at(number)?;
+        let entries = index.list(ino, 0).take(ahead::ENTRIES as usize).count() as u64;
+        let path = index.directory_path(number).filter(|_| entries < ahead::ENTRIES);
+        Some(path.map(|path| (OsString::from_vec(path).into(), entries + 1)))
     }
 }
 

@@ -14,9 +14,10 @@ use fuser::{
     ReplyOpen, ReplyStatfs, ReplyXattr, Request,
 };
 
+use super::lister::Readers;
 use super::{Options, Task};
 use crate::entry::{Device, Timestamp};
-use crate::fs::{Filesystem, Opened, Seek};
+use crate::fs::{Filesystem, Opened, Seek, Window};
 use crate::index::{Attributes, Ino, Kind};
 
 /// The kernel's unit of `st_blocks`, whatever the block size.
@@ -39,6 +40,9 @@ pub(super) struct Adapter {
     filesystem: Arc<Filesystem<BackingId>>,
     /// Where it is told what will be read soon, and what will not be any more.
     cache: SyncSender<Task>,
+    /// Where it is told which directories will be listed soon.
+    listing: SyncSender<Window>,
+    readers: Arc<Readers>,
     /// Whether the kernel checks permissions, for everybody: then it does ACLs too.
     checked: bool,
     /// Whether the kernel may read blobs by itself.
@@ -50,10 +54,27 @@ pub(super) struct Adapter {
 }
 
 impl Adapter {
-    pub(super) fn new(filesystem: Arc<Filesystem<BackingId>>, cache: SyncSender<Task>, options: Options) -> Self {
+    pub(super) fn new(
+        filesystem: Arc<Filesystem<BackingId>>,
+        cache: SyncSender<Task>,
+        listing: SyncSender<Window>,
+        readers: Arc<Readers>,
+        options: Options,
+    ) -> Self {
         let Options { allow_other: checked, passthrough, xattrs } = options;
         let passthrough = AtomicBool::new(passthrough);
-        Adapter { filesystem, cache, checked, passthrough, xattrs, no_open: false, no_opendir: false }
+        let (no_open, no_opendir) = (false, false);
+        Adapter { filesystem, cache, listing, readers, checked, passthrough, xattrs, no_open, no_opendir }
+    }
+
+    /// Says that a directory is listed: the next ones will be.
+    fn listed(&self, request: &Request, ino: INodeNo, offset: u64) {
+        if self.readers.is_other(request.pid())
+            && let Some(window) = self.filesystem.listed(Ino(ino.0), offset)
+            && self.listing.try_send(window).is_err()
+        {
+            self.filesystem.forgo_listing(&window);
+        }
     }
 
     /// Gives a blob to the kernel, where that takes it.
@@ -175,7 +196,8 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn readlink(&self, _: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
+        self.readers.read_link(request.pid());
         match self.filesystem.read_link(Ino(ino.0)) {
             Ok(target) => reply.data(&target),
             Err(e) => reply.error(errno(e)),
@@ -259,7 +281,8 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn readdir(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+    fn readdir(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {
+        self.listed(request, ino, offset);
         let listed = self.filesystem.list(Ino(ino.0), offset, |entry| {
             let a = &entry.attributes;
             reply.add(INodeNo(a.ino.0), entry.cookie, file_type(a.kind), entry.name)
@@ -270,7 +293,8 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn readdirplus(&self, _: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+    fn readdirplus(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectoryPlus) {
+        self.listed(request, ino, offset);
         let ttl = self.filesystem.ttl();
         let listed = self.filesystem.list(Ino(ino.0), offset, |entry| {
             let attr = file_attr(&entry.attributes);

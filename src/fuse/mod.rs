@@ -1,6 +1,7 @@
 //! The thin adapter to the kernel: the only place that names fuser.
 
 mod adapter;
+mod lister;
 
 use std::ffi::CString;
 use std::io;
@@ -16,6 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fs::{Filesystem, Span, Window};
 use adapter::Adapter;
+use lister::{Lister, Readers};
 
 /// So many threads take requests. Reads that wait hold none of them.
 const THREADS: usize = 4;
@@ -76,7 +78,9 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
     }
     let filesystem = Arc::new(filesystem);
     let (cache, tasks) = sync_channel(TASKS);
-    let adapter = Adapter::new(filesystem.clone(), cache, options);
+    let (listing, windows) = sync_channel(1);
+    let (directories, readers) = (filesystem.lister(), Arc::<Readers>::default());
+    let adapter = Adapter::new(filesystem.clone(), cache, listing, readers.clone(), options);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
             let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
@@ -98,9 +102,12 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
     };
     let notifier = session.notifier();
     let begin = || {
-        let read_ahead = ReadAhead::of(mountpoint)?;
-        // It ends with the adapter, and holds the device no longer than that.
+        let device = device_of(mountpoint)?;
+        let read_ahead = ReadAhead::of(device);
+        // They end with the adapter, and hold the device no longer than that.
         std::thread::Builder::new().name("cache".into()).spawn(move || manage(&filesystem, &tasks, &notifier))?;
+        let lister = Lister { directories, mountpoint: mountpoint.into(), device, readers };
+        std::thread::Builder::new().name("lister".into()).spawn(move || lister.run(&windows))?;
         Ok(Session { session: session.spawn()?, read_ahead })
     };
     begin().inspect_err(|_| {
@@ -148,12 +155,15 @@ fn mount_directly(mountpoint: &Path, source: &str, allow_other: bool) -> Result<
     Ok(device)
 }
 
+/// The device number of a mount. Asks the kernel only: nobody answers requests yet.
+fn device_of(mountpoint: &Path) -> Result<(u32, u32), Errno> {
+    let found = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    Ok((found.stx_dev_major, found.stx_dev_minor))
+}
+
 impl ReadAhead {
-    /// Asks the kernel only: nobody answers requests yet.
-    fn of(mountpoint: &Path) -> Result<Self, Errno> {
-        let device = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
-        let device = format!("{}:{}", device.stx_dev_major, device.stx_dev_minor);
-        Ok(ReadAhead { setting: Path::new("/sys/class/bdi").join(device).join("read_ahead_kb") })
+    fn of((major, minor): (u32, u32)) -> Self {
+        ReadAhead { setting: Path::new("/sys/class/bdi").join(format!("{major}:{minor}")).join("read_ahead_kb") }
     }
 
     /// Widens it for files that are opened from now on. It is for root to set; without, it stays as it is.

@@ -304,6 +304,7 @@ impl Index {
             } else {
                 self.inodes[before.row()].nlink -= 1;
             }
+            self.number(ino, d);
             return Ok(());
         }
         if self.dentries.len() >= NONE as usize - 1 {
@@ -321,7 +322,15 @@ impl Index {
             self.dentries[last as usize].next = d;
             self.inodes[parent.row()].set_children(first, d);
         }
+        self.number(ino, d);
         Ok(())
+    }
+
+    /// A directory is bound once, right after it was made: so their inodes ascend.
+    fn number(&mut self, ino: Ino, d: u32) {
+        if self.inodes[ino.row()].kind == Kind::Directory {
+            self.directories.push((ino.0 as u32, d));
+        }
     }
 
     /// Says where the stored bytes of a file lie.

@@ -159,6 +159,8 @@ struct Dentry {
 pub struct Index {
     inodes: Vec<Inode>,
     dentries: Vec<Dentry>,
+    /// The inode and the dentry of each directory below the root, in order of arrival.
+    directories: Vec<(u32, u32)>,
     table: HashTable<u32>,
     arena: Arena,
     hasher: RandomState,
@@ -194,6 +196,7 @@ impl Index {
         let mut index = Index {
             inodes: Vec::new(),
             dentries: Vec::new(),
+            directories: Vec::new(),
             table: HashTable::new(),
             arena: Arena::default(),
             hasher: RandomState::new(),
@@ -251,6 +254,7 @@ impl Index {
     pub fn memory(&self) -> u64 {
         (self.inodes.capacity() * size_of::<Inode>()
             + self.dentries.capacity() * size_of::<Dentry>()
+            + self.directories.capacity() * size_of::<(u32, u32)>()
             + self.table.allocation_size()
             + self.arena.bytes()) as u64
             + self.bytes
@@ -359,6 +363,33 @@ impl Index {
     pub fn parent(&self, ino: Ino) -> Option<Ino> {
         let inode = self.inode(ino)?;
         (inode.kind == Kind::Directory).then_some(Ino(inode.b.max(1)))
+    }
+
+    /// The directory of this number; those below the root are numbered from 0 on, in order of arrival.
+    pub fn directory_at(&self, number: usize) -> Option<Ino> {
+        self.directories.get(number).map(|&(ino, _)| Ino(u64::from(ino)))
+    }
+
+    /// The number of a directory below the root.
+    pub fn directory_number(&self, ino: Ino) -> Option<usize> {
+        self.directories.binary_search_by_key(&ino.0, |&(ino, _)| u64::from(ino)).ok()
+    }
+
+    /// The path of the directory of this number; none where something else has its name by now.
+    pub fn directory_path(&self, number: usize) -> Option<Vec<u8>> {
+        let mut names = Vec::new();
+        let mut number = Some(number);
+        while let Some(at) = number {
+            let &(ino, d) = self.directories.get(at)?;
+            let dentry = &self.dentries[d as usize];
+            if dentry.ino != ino {
+                return None;
+            }
+            names.push(self.arena.get(dentry.name));
+            number = self.directory_number(Ino(u64::from(dentry.parent)));
+        }
+        names.reverse();
+        Some(names.join(&b'/'))
     }
 
     /// The dentries of a directory in order of arrival, from the one after `cookie` (0: the first). Each comes

@@ -112,3 +112,25 @@ fn arrival_moves_on() {
     x.set_arrival(f, Arrival::Arriving { received: 1 });
     assert_eq!(x.arrival(f), Some(Arrival::Complete));
 }
+
+#[test]
+fn directories_are_numbered_and_have_a_path() {
+    let mut x = new();
+    put(&mut x, "a/b/c", file()).unwrap();
+    put(&mut x, "d", EntryKind::Directory).unwrap();
+    put(&mut x, "a/b", EntryKind::Directory).unwrap();
+    put(&mut x, "e", file()).unwrap();
+    put(&mut x, "e", EntryKind::Directory).unwrap();
+    let paths = |x: &Index| (0..).map_while(|n| x.directory_at(n).map(|_| x.directory_path(n))).collect::<Vec<_>>();
+    let some = |p: &str| Some(p.as_bytes().to_vec());
+    assert_eq!(paths(&x), [some("a"), some("a/b"), some("d"), some("e")]);
+    for (n, p) in [(0, "a"), (1, "a/b"), (2, "d"), (3, "e")] {
+        let ino = x.resolve(p.as_bytes()).unwrap();
+        assert_eq!((x.directory_at(n), x.directory_number(ino)), (Some(ino), Some(n)));
+    }
+    assert_eq!(x.directory_number(Ino::ROOT), None);
+    assert_eq!(x.directory_number(x.resolve(b"a/b/c").unwrap()), None);
+    // Its name is taken from it; the number stays.
+    put(&mut x, "d", file()).unwrap();
+    assert_eq!(paths(&x), [some("a"), some("a/b"), None, some("e")]);
+}

@@ -29,7 +29,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "wire"]),
     // How they are served.
     ("fs", &["index", "store"]),
-    ("fuse", &["entry", "index", "fs"]),
+    ("fuse", &["sys", "entry", "index", "fs"]),
     (
         "mount",
         &[

@@ -13,6 +13,7 @@ mod delivery;
 mod dialects;
 mod hostile;
 mod layering;
+mod listing;
 mod materialize;
 mod model;
 mod passthrough;

@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 use rustix::io::Errno;
 use rustix::process::{Signal, kill_process};
 
-use crate::support::mount::{Mount, passthrough_wanted, restorefs};
+use crate::support::mount::{Mount, Stopped, passthrough_wanted, restorefs};
 use crate::support::process::{Group, is_gone};
 use crate::support::tree::bytes;
 use crate::support::{feed, needs_fuse, run, wait_until};
@@ -26,24 +26,6 @@ macro_rules! needs_passthrough {
 }
 
 const SIZE: usize = 1_500_001;
-
-/// A mount whose daemon does nothing, until this is dropped.
-struct Stopped<'a>(&'a Mount);
-
-impl<'a> Stopped<'a> {
-    fn new(mount: &'a Mount) -> Self {
-        kill_process(mount.daemon(), Signal::STOP).unwrap();
-        let stat = format!("/proc/{}/stat", mount.daemon().as_raw_nonzero());
-        wait_until("the daemon is stopped", || fs::read_to_string(&stat).unwrap().contains(") T ").then_some(()));
-        Stopped(mount)
-    }
-}
-
-impl Drop for Stopped<'_> {
-    fn drop(&mut self) {
-        let _ = kill_process(self.0.daemon(), Signal::CONT);
-    }
-}
 
 /// Opens files and tells so; reads and prints them, by mapping them or without, when it is told to.
 const READER: &str = "

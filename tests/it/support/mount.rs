@@ -8,6 +8,7 @@ use std::process::{Child, ChildStdin, Command, Output, Stdio};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -236,8 +237,9 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        // More than one may lie there.
-        while rustix::mount::unmount(&self.point, rustix::mount::UnmountFlags::DETACH).is_ok() {}
+        // More than one may lie there. By force: whoever waits for an answer is let go, the daemon itself too.
+        let flags = UnmountFlags::DETACH | UnmountFlags::FORCE;
+        while rustix::mount::unmount(&self.point, flags).is_ok() {}
         let _ = self.front.kill();
         let _ = self.front.wait();
         if let Some(daemon) = self.daemon {
@@ -246,6 +248,24 @@ impl Drop for Mount {
         if std::thread::panicking() {
             eprintln!("the command printed:\n{}", self.printed());
         }
+    }
+}
+
+/// A mount whose daemon does nothing, until this is dropped.
+pub struct Stopped<'a>(&'a Mount);
+
+impl<'a> Stopped<'a> {
+    pub fn new(mount: &'a Mount) -> Self {
+        kill_process(mount.daemon(), Signal::STOP).unwrap();
+        let stat = format!("/proc/{}/stat", mount.daemon().as_raw_nonzero());
+        wait_until("the daemon is stopped", || std::fs::read_to_string(&stat).unwrap().contains(") T ").then_some(()));
+        Stopped(mount)
+    }
+}
+
+impl Drop for Stopped<'_> {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0.daemon(), Signal::CONT);
     }
 }
 
