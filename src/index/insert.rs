@@ -312,9 +312,8 @@ impl Index {
         }
         let name = self.arena.add(name).ok_or(Refusal::Full)?;
         let d = self.dentries.len() as u32;
-        self.dentries.push(Dentry { name, hash, parent: parent.0 as u32, ino: ino.0 as u32, next: NONE });
-        let dentries = &self.dentries;
-        self.table.insert_unique(spread(hash), d, |&d| spread(dentries[d as usize].hash));
+        self.dentries.push(Dentry { name, parent: parent.0 as u32, ino: ino.0 as u32, next: NONE });
+        self.table.insert_unique(spread(hash), (hash, d), |&(hash, _)| spread(hash));
         let (first, last) = self.inodes[parent.row()].children();
         if last == NONE {
             self.inodes[parent.row()].set_children(d, d);

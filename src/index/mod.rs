@@ -1,7 +1,8 @@
 //! The tree in memory: inodes, dentries, where contents lie and how far they have arrived.
 //!
-//! One row of 64 bytes for each inode, one of 20 for each dentry, a table of four-byte dentry numbers hashed
-//! by parent and name, and the names in an arena. Inode numbers are never reused and dentries never removed:
+//! One row of 64 bytes for each inode, one of 16 for each dentry, a table of hashes of parent and name with the number of
+//! the dentry, eight bytes for both, and the names in an arena. The hash stands in the table since there it is looked at:
+//! neither a name that is not there nor a table that grows touches the rows. Inode numbers are never reused and dentries never removed:
 //! a name that comes again is bound to a new inode in its old place, so a listing that is under way neither
 //! misses nor repeats an entry. No recursion, whatever the depth.
 
@@ -147,7 +148,6 @@ struct Inode {
 #[derive(Debug)]
 struct Dentry {
     name: NameRef,
-    hash: u32,
     parent: u32,
     ino: u32,
     /// The next one of the same directory.
@@ -161,7 +161,8 @@ pub struct Index {
     dentries: Vec<Dentry>,
     /// The inode and the dentry of each directory below the root, in order of arrival.
     directories: Vec<(u32, u32)>,
-    table: HashTable<u32>,
+    /// The hash of each dentry, and its number.
+    table: HashTable<(u32, u32)>,
     arena: Arena,
     hasher: RandomState,
     xattrs: Vec<Xattrs>,
@@ -265,12 +266,13 @@ impl Index {
     }
 
     fn find(&self, hash: u32, parent: Ino, name: &[u8]) -> Option<u32> {
-        self.table.find(spread(hash), |&d| self.is_dentry(d, hash, parent, name)).copied()
+        let found = self.table.find(spread(hash), |&(h, d)| h == hash && self.is_dentry(d, parent, name));
+        found.map(|&(_, d)| d)
     }
 
-    fn is_dentry(&self, d: u32, hash: u32, parent: Ino, name: &[u8]) -> bool {
+    fn is_dentry(&self, d: u32, parent: Ino, name: &[u8]) -> bool {
         let dentry = &self.dentries[d as usize];
-        dentry.hash == hash && u64::from(dentry.parent) == parent.0 && self.arena.get(dentry.name) == name
+        u64::from(dentry.parent) == parent.0 && self.arena.get(dentry.name) == name
     }
 
     /// The inode that `name` in `parent` is bound to.

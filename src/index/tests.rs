@@ -28,7 +28,7 @@ fn new() -> Index {
 #[test]
 fn rows_are_small() {
     assert!(size_of::<Inode>() <= 64);
-    assert_eq!(size_of::<Dentry>(), 20);
+    assert_eq!(size_of::<Dentry>(), 16);
 }
 
 #[test]
