@@ -21,6 +21,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use crate::entry::{Timestamp, escape_path};
 use crate::fs::{Closer, Filesystem, state};
 use crate::fuse;
+pub use crate::fuse::Helper;
 use crate::index::{Index, Ino};
 use crate::ingest;
 use crate::monitor::{Monitor, Problem, Severity, Status};
@@ -79,6 +80,8 @@ pub struct Options {
     pub xattrs: bool,
     /// The most memory that the index may take, in bytes; a quarter of the machine's where it is not said.
     pub max_index: Option<u64>,
+    /// Who lists directories ahead, where somebody can.
+    pub helper: Option<Helper>,
     /// How the archive is to be read.
     pub tar: tarball::Options,
 }
@@ -207,6 +210,7 @@ impl Running {
             passthrough,
             xattrs,
             max_index,
+            helper,
             tar,
         } = options;
         let mountpoint = check_mountpoint(&mountpoint)?;
@@ -240,7 +244,7 @@ impl Running {
         let stop = Stop::new()?;
         let closer = filesystem.closer();
         let options = fuse::Options { allow_other, passthrough, xattrs };
-        let session = fuse::mount(filesystem, &mountpoint, &name, options).map_err(|cause| Error::Mount {
+        let session = fuse::mount(filesystem, &mountpoint, &name, options, helper).map_err(|cause| Error::Mount {
             hint: hint(&cause),
             path: mountpoint.clone(),
             cause,

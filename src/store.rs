@@ -24,7 +24,7 @@ type Listener = Box<dyn Fn(Ino) + Send + Sync>;
 /// A tree with its contents.
 pub struct Store {
     /// The tree.
-    pub index: Arc<RwLock<Index>>,
+    pub index: RwLock<Index>,
     spool: OnceLock<Spool>,
     archive: OnceLock<Archive>,
     held: Mutex<Held>,
@@ -73,7 +73,7 @@ impl Store {
     /// An empty tree without contents.
     pub fn new(index: Index) -> Self {
         Store {
-            index: Arc::new(RwLock::new(index)),
+            index: RwLock::new(index),
             spool: OnceLock::new(),
             archive: OnceLock::new(),
             held: Mutex::default(),

@@ -13,7 +13,7 @@ use signal_hook::iterator::Signals;
 use super::{Exit, show};
 use crate::control::{self, Server};
 use crate::monitor::{Monitor, Status};
-use crate::mount::{Handle, Options, Running};
+use crate::mount::{Handle, Helper, Options, Running};
 
 /// So often the front is told how it stands.
 const TELL: Duration = Duration::from_millis(200);
@@ -82,7 +82,9 @@ impl Service {
 }
 
 /// The whole life of the daemon, in the child.
-pub(super) fn run(options: Options, front: UnixStream, verbose: bool) -> Exit {
+pub(super) fn run(mut options: Options, front: UnixStream, verbose: bool) -> Exit {
+    // Before there are threads. Without it directories are listed when somebody asks.
+    options.helper = Helper::start().ok();
     let (log, logs) = sync_channel(WAITING);
     init_log(verbose, log.clone());
     let begun = become_daemon().and_then(|()| signals()).map_err(|e| format!("cannot become a daemon: {e}"));

@@ -12,12 +12,14 @@ use super::daemon::{Service, logger, signals, stdin_to_null};
 use super::progress::Progress;
 use super::{Exit, fail, materialize, show, tell};
 use crate::monitor::Monitor;
-use crate::mount::{Handle, Options};
+use crate::mount::{Handle, Helper, Options};
 
 const TICK: Duration = Duration::from_millis(200);
 
 /// `restore`: where what comes is restored.
-pub(super) fn run(options: Options, verbose: bool, restore: Option<PathBuf>) -> Exit {
+pub(super) fn run(mut options: Options, verbose: bool, restore: Option<PathBuf>) -> Exit {
+    // Before there are threads. Without it directories are listed when somebody asks.
+    options.helper = Helper::start().ok();
     logger(verbose).init();
     if let Err(e) = stdin_to_null() {
         tell(format_args!("cannot let go of standard input: {e}"));

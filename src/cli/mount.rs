@@ -51,7 +51,7 @@ pub(super) fn run(args: MountArgs) -> Exit {
             drop(front);
             daemon::run(options, back, verbose)
         }
-        Ok(Fork::Parent) => {
+        Ok(Fork::Parent { .. }) => {
             let restore = restore.map(|dest| (options.mountpoint.clone(), dest));
             // The daemon alone holds the source: when it lets go, whoever writes has to see that.
             drop((options, back));
@@ -171,6 +171,7 @@ fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, 
         passthrough: !args.no_passthrough,
         xattrs: !args.no_xattrs,
         max_index: args.max_index,
+        helper: None,
         tar: tarball::Options {
             concatenated: args.concatenated,
             resolve_user: names::user,

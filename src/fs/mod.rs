@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use crate::index::{Arrival, Attributes, Index, Ino, Kind, Place};
@@ -48,7 +48,7 @@ pub struct Filesystem<B> {
     /// Of files, by their inodes.
     walks: Mutex<Walks>,
     /// Of directories, by their order.
-    listings: Arc<Mutex<Walks>>,
+    listings: Mutex<Walks>,
     passes: Mutex<Passes>,
 }
 
@@ -97,7 +97,7 @@ impl<B> Filesystem<B> {
             parking,
             handles: Handles::default(),
             walks: Mutex::default(),
-            listings: Arc::default(),
+            listings: Mutex::default(),
             passes: Mutex::default(),
         })
     }
@@ -221,9 +221,33 @@ impl<B> Filesystem<B> {
         self.listings.lock().forgone(window);
     }
 
-    /// Who tells the directories of a window.
-    pub fn lister(&self) -> Lister {
-        Lister { index: self.store.index.clone(), listings: self.listings.clone() }
+    /// Hands the paths of the directories of a window to `list`, until that says that it has enough.
+    pub fn list_ahead(&self, window: Window, mut list: impl FnMut(&Path) -> bool) {
+        let mut bringing = Bringing::new(window, ahead::ENTRIES);
+        loop {
+            let at = bringing.next(self.listings.lock().position(&window));
+            let directory = self.directory(at as usize);
+            match bringing.step(directory.as_ref().map(|found| found.as_ref().map(|(_, entries)| *entries))) {
+                Step::LeaveOut => {}
+                Step::Done => break,
+                Step::Bring => match directory.flatten() {
+                    Some((path, _)) if list(&path) => {}
+                    _ => break,
+                },
+            }
+        }
+        let (mark, end) = bringing.result();
+        self.listings.lock().brought(&window, mark, end);
+    }
+
+    /// The path of a directory below the root, and how many entries it has; nothing of one that is not there any more, or
+    /// has too many. None behind the last.
+    fn directory(&self, number: usize) -> Option<Option<(PathBuf, u64)>> {
+        let index = self.store.index.read();
+        let ino = index.directory_at(number)?;
+        let entries = index.list(ino, 0).take(ahead::ENTRIES as usize).count() as u64;
+        let path = index.directory_path(number).filter(|_| entries < ahead::ENTRIES);
+        Some(path.map(|path| (OsString::from_vec(path).into(), entries + 1)))
     }
 
     /// A file is read. What of it the kernel can forget, since the reader has left it behind; nothing while entries
@@ -310,44 +334,6 @@ impl<B> Filesystem<B> {
     pub fn totals(&self) -> (u64, u64) {
         let index = self.store.index.read();
         (index.contents(), index.inodes() as u64)
-    }
-}
-
-/// Tells which directories to list before somebody asks. It has no descriptor of anything: who lists through the mount can
-/// be a thread that has only its own.
-pub struct Lister {
-    index: Arc<RwLock<Index>>,
-    listings: Arc<Mutex<Walks>>,
-}
-
-impl Lister {
-    /// Hands the paths of the directories of a window to `list`, until that says that it has enough.
-    pub fn bring(&self, window: Window, mut list: impl FnMut(&Path) -> bool) {
-        let mut bringing = Bringing::new(window, ahead::ENTRIES);
-        loop {
-            let at = bringing.next(self.listings.lock().position(&window));
-            let directory = self.directory(at as usize);
-            match bringing.step(directory.as_ref().map(|found| found.as_ref().map(|(_, entries)| *entries))) {
-                Step::LeaveOut => {}
-                Step::Done => break,
-                Step::Bring => match directory.flatten() {
-                    Some((path, _)) if list(&path) => {}
-                    _ => break,
-                },
-            }
-        }
-        let (mark, end) = bringing.result();
-        self.listings.lock().brought(&window, mark, end);
-    }
-
-    /// The path of a directory below the root, and how many entries it has; nothing of one that is not there any more, or
-    /// has too many. None behind the last.
-    fn directory(&self, number: usize) -> Option<Option<(PathBuf, u64)>> {
-        let index = self.index.read();
-        let ino = index.directory_at(number)?;
-        let entries = index.list(ino, 0).take(ahead::ENTRIES as usize).count() as u64;
-        let path = index.directory_path(number).filter(|_| entries < ahead::ENTRIES);
-        Some(path.map(|path| (OsString::from_vec(path).into(), entries + 1)))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The thin adapter to the kernel: the only place that names fuser.
 
 mod adapter;
+mod helper;
 mod lister;
 
 use std::ffi::CString;
@@ -17,6 +18,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::fs::{Filesystem, Span, Window};
 use adapter::Adapter;
+pub use helper::Helper;
 use lister::{Lister, Readers};
 
 /// So many threads take requests. Reads that wait hold none of them.
@@ -66,8 +68,15 @@ pub struct ReadAhead {
 
 /// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
 ///
-/// The kernel is asked first; where it takes mounts from root only, fusermount3 is.
-pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, options: Options) -> io::Result<Session> {
+/// The kernel is asked first; where it takes mounts from root only, fusermount3 is. With a helper, directories are listed
+/// before somebody asks.
+pub fn mount(
+    filesystem: Filesystem<Given>,
+    mountpoint: &Path,
+    source: &str,
+    options: Options,
+    helper: Option<Helper>,
+) -> io::Result<Session> {
     let Options { allow_other, .. } = options;
     let source = source_name(source);
     let mut config = Config::default();
@@ -79,7 +88,7 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
     let filesystem = Arc::new(filesystem);
     let (cache, tasks) = sync_channel(TASKS);
     let (listing, windows) = sync_channel(1);
-    let (directories, readers) = (filesystem.lister(), Arc::<Readers>::default());
+    let readers = Arc::new(Readers::new(helper.as_ref()));
     let adapter = Adapter::new(filesystem.clone(), cache, listing, readers.clone(), options);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
@@ -105,9 +114,12 @@ pub fn mount(filesystem: Filesystem<Given>, mountpoint: &Path, source: &str, opt
         let device = device_of(mountpoint)?;
         let read_ahead = ReadAhead::of(device);
         // They end with the adapter, and hold the device no longer than that.
-        std::thread::Builder::new().name("cache".into()).spawn(move || manage(&filesystem, &tasks, &notifier))?;
-        let lister = Lister { directories, mountpoint: mountpoint.into(), device, readers };
-        std::thread::Builder::new().name("lister".into()).spawn(move || lister.run(&windows))?;
+        let managed = filesystem.clone();
+        std::thread::Builder::new().name("cache".into()).spawn(move || manage(&managed, &tasks, &notifier))?;
+        if let Some(helper) = helper {
+            let lister = Lister { filesystem, mountpoint: mountpoint.into(), device, readers, helper };
+            std::thread::Builder::new().name("lister".into()).spawn(move || lister.run(&windows))?;
+        }
         Ok(Session { session: session.spawn()?, read_ahead })
     };
     begin().inspect_err(|_| {

@@ -13,7 +13,10 @@ pub use mapped::{Lost, Mapped};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fork {
     /// The one that was there before.
-    Parent,
+    Parent {
+        /// The number of the new one.
+        child: u32,
+    },
     /// The new one.
     Child,
 }
@@ -30,7 +33,7 @@ pub fn fork() -> io::Result<Fork> {
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
         0 => Ok(Fork::Child),
-        _ => Ok(Fork::Parent),
+        child => Ok(Fork::Parent { child: child.unsigned_abs() }),
     }
 }
 
@@ -72,14 +75,13 @@ pub fn listxattrat(dir: BorrowedFd<'_>, name: &CStr, names: &mut [u8]) -> Option
     }
 }
 
-/// Gives the calling thread a table of descriptors of its own, with nothing in it but the three standard ones. What it uses
-/// from now on has to be opened by itself: numbers of before mean nothing, or something else. Linux 5.9; an error of the
-/// kernel leaves everything as it is.
+/// Closes every descriptor but the three standard ones, whatever they are. To be called in a process that has one thread
+/// and uses nothing that was opened before. Linux 5.9.
 pub fn leave_descriptors() -> io::Result<()> {
-    let (first, last) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX);
-    // SAFETY: with CLOSE_RANGE_UNSHARE the table is copied first; descriptors of other threads stay open. The types are
-    // those that the kernel has: three times unsigned int.
-    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_UNSHARE) };
+    let (first, last, flags) = (libc::STDERR_FILENO as libc::c_uint + 1, libc::c_uint::MAX, 0 as libc::c_uint);
+    // SAFETY: nothing that owns one of them is used, or dropped, from now on: the caller sees to that. The types are those
+    // that the kernel has: three times unsigned int.
+    let done = unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -1,12 +1,12 @@
-//! Directories that are listed before somebody asks, and that nothing hangs on it: a daemon that lists through its own
-//! mount can be killed, and its mount taken away. A daemon that is stopped shows what the kernel has already.
+//! Directories that are listed before somebody asks, and that nothing hangs on it: the daemon can be stopped and killed
+//! meanwhile, and its mount taken away. A daemon that is stopped shows what the kernel has already.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use rustix::mount::UnmountFlags;
-use rustix::process::{Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
 
 use crate::support::mount::{Mount, Stopped};
@@ -50,17 +50,25 @@ fn lister(mount: &Mount) -> PathBuf {
 }
 
 /// Where a task sleeps, and how often it has gone to sleep.
-fn sleep_of(task: &std::path::Path) -> (String, u64) {
+fn sleep_of(task: &Path) -> (String, u64) {
     let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
-    let switches = |status: String| {
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:").map(str::to_owned));
-        line.map_or(0, |n| n.trim().parse().unwrap())
+    let times = || {
+        let status = read("status");
+        let times = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        times.map_or(0, |n| n.trim().parse().unwrap())
     };
-    (read("wchan"), switches(read("status")))
+    let mut before = times();
+    loop {
+        let (place, now) = (read("wchan"), times());
+        if now == before {
+            return (place, now);
+        }
+        before = now;
+    }
 }
 
 /// Waits until the lister has nothing to do.
-fn idle(lister: &std::path::Path) -> u64 {
+fn idle(lister: &Path) -> u64 {
     wait_until("the lister is idle", || Some(sleep_of(lister)).filter(|(place, _)| place.contains("futex"))).1
 }
 
@@ -82,7 +90,7 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
         for d in 0..3 {
             run(&mut list(&mount, d));
         }
-        wait_until("directories are listed ahead", || (idle(&lister) > before).then_some(()));
+        let before = wait_until("directories are listed ahead", || Some(idle(&lister)).filter(|&now| now > before));
         let mut asks = {
             let _stopped = Stopped::new(&mount);
             for d in BROUGHT {
@@ -93,17 +101,11 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
             asks
         };
         assert!(asks.wait().success());
-        // The one that was left out has asked for more.
-        wait_until("the next directories are listed ahead", || {
-            idle(&lister);
+        wait_until("the one that was left out has asked for more", || (idle(&lister) > before).then_some(()));
+        {
             let _stopped = Stopped::new(&mount);
-            let mut listed = Group::start(&mut list(&mount, LEFT_OUT + 10));
-            wait_until("it is listed, or waits", || {
-                let waits = sleep_of(&PathBuf::from(format!("/proc/{}", listed.pid().as_raw_nonzero())));
-                (listed.has_ended() || waits.0.contains("request_wait_answer")).then_some(())
-            });
-            listed.has_ended().then_some(())
-        });
+            assert!(Group::start(&mut list(&mount, LEFT_OUT + 10)).wait().success());
+        }
         let links = run(Command::new("find").arg(&mount.point).args(["-type", "l", "-printf", "%P %l\n"]));
         let mut links: Vec<_> = String::from_utf8(links.stdout).unwrap().lines().map(str::to_owned).collect();
         links.sort();
@@ -112,42 +114,97 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
     }
 }
 
-/// A mount whose daemon is stopped while it waits for itself, and that nobody else uses.
-fn caught() -> Mount {
+/// The process that lists for the daemon.
+fn helper(mount: &Mount) -> Pid {
+    let daemon = mount.daemon().as_raw_nonzero().to_string();
+    let is_it = |stat: &str| {
+        let (before, after) = stat.rsplit_once(") ").unwrap();
+        before.ends_with("(restorefs-list") && after.split(' ').nth(1) == Some(&daemon)
+    };
+    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let mut numbers = processes.filter_map(|name| name.parse().ok());
+    let found = numbers.find(|n: &i32| fs::read_to_string(format!("/proc/{n}/stat")).is_ok_and(|stat| is_it(&stat)));
+    Pid::from_raw(found.expect("a helper")).unwrap()
+}
+
+fn proc(pid: Pid) -> PathBuf {
+    PathBuf::from(format!("/proc/{}", pid.as_raw_nonzero()))
+}
+
+/// A mount whose daemon is stopped while its helper waits for it, and that nobody else uses; and the helper.
+fn caught() -> (Mount, Pid) {
     let file = archive(30, 1000);
     loop {
         let mount = Mount::file(file.path(), &[]);
         mount.wait_clean();
-        let lister = lister(&mount);
+        let (lister, helper) = (lister(&mount), helper(&mount));
         let before = idle(&lister);
         for d in 0..3 {
             run(&mut list(&mount, d));
         }
-        while sleep_of(&lister).1 == before || !sleep_of(&lister).0.contains("futex") {
+        while {
+            let (place, times) = sleep_of(&lister);
+            times == before || !place.contains("futex")
+        } {
             let stopped = Stopped::new(&mount);
-            if sleep_of(&lister).0.contains("request_wait_answer") {
+            if sleep_of(&proc(helper)).0.contains("request_wait_answer") {
                 std::mem::forget(stopped);
-                return mount;
+                return (mount, helper);
             }
         }
         mount.unmount();
+        assert!(is_gone(helper));
     }
 }
 
 #[test]
-fn a_daemon_that_is_killed_while_it_lists_ahead_is_gone() {
+fn a_daemon_never_waits_for_itself() {
     needs_fuse!();
-    let mut mount = caught();
-    kill_process(mount.daemon(), Signal::KILL).unwrap();
-    // Its parent hears of it when the last of its threads has ended.
-    assert_eq!(mount.wait_front(), None);
+    let (mount, _) = caught();
+    // A thread that waited could be neither stopped nor frozen, and would keep a core dump from its end.
+    wait_until("every thread is stopped", || {
+        let tasks = fs::read_dir(proc(mount.daemon()).join("task")).unwrap();
+        let states = tasks.map(|task| fs::read_to_string(task.unwrap().path().join("stat")).unwrap());
+        states.collect::<Vec<_>>().iter().all(|stat| stat.rsplit_once(") ").unwrap().1.starts_with('T')).then_some(())
+    });
 }
 
 #[test]
-fn a_mount_is_not_busy_while_its_daemon_lists_ahead() {
+fn whoever_lists_ahead_ends_with_the_daemon() {
     needs_fuse!();
-    let mount = caught();
+    for signal in [Signal::KILL, Signal::ABORT] {
+        let (mut mount, helper) = caught();
+        kill_process(mount.daemon(), signal).unwrap();
+        kill_process(mount.daemon(), Signal::CONT).unwrap();
+        // Its parent hears of it when the last of its threads has ended.
+        assert_eq!(mount.wait_front(), None);
+        wait_until("the helper is gone", || is_gone(helper).then_some(()));
+    }
+}
+
+#[test]
+fn a_mount_is_not_busy_while_it_is_listed_ahead() {
+    needs_fuse!();
+    let (mount, helper) = caught();
     rustix::mount::unmount(&mount.point, UnmountFlags::empty()).unwrap();
     kill_process(mount.daemon(), Signal::CONT).unwrap();
     wait_until("the daemon is gone", || is_gone(mount.daemon()).then_some(()));
+    wait_until("the helper is gone", || is_gone(helper).then_some(()));
+}
+
+#[test]
+fn without_who_lists_ahead_everything_is_there() {
+    needs_fuse!();
+    let file = archive(60, 5);
+    let mount = Mount::file(file.path(), &["-v"]);
+    mount.wait_clean();
+    let helper = helper(&mount);
+    kill_process(helper, Signal::KILL).unwrap();
+    wait_until("it is gone", || is_gone(helper).then_some(()));
+    for d in 0..60 {
+        let listed = run(Command::new("ls").arg(mount.path(format!("d{d:03}"))));
+        assert_eq!(listed.stdout, b"0\n1\n2\n3\n4\nlink\n");
+    }
+    mount.wait_printed("directories are not listed ahead any more");
+    mount.unmount();
 }
