@@ -58,7 +58,7 @@
 //! | From a tree to its users | |
 //! |---|---|
 //! | [`fs`] | the filesystem in our own types: attributes, handles, reads that wait |
-//! | [`fuse`] | the thin adapter to the kernel |
+//! | [`fuse`] | the thin adapter to the kernel, and the process that lists directories before somebody asks |
 //! | [`mount`] | one mount from beginning to end |
 //! | [`control`] | what can be asked of a running mount, over a Unix socket |
 //! | [`materialize`] | the entries of a mount once more, onto a disk: exactly, by several threads, and never outside |

@@ -6,11 +6,15 @@ use std::path::{Path, PathBuf};
 use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell, token};
 use crate::mount::{Feed, Options, check_mountpoint};
 use crate::source::{Source, Spec};
-use crate::sys::{Fork, Inherited, fork};
+use crate::sys::{Fork, Inherited, fork, map_large_memory};
 use crate::wire::{Listener, Token};
 use crate::{control, tarball};
 
+/// From this size on memory is mapped: the index is a few large tables that grow, and the daemon lives long.
+const LARGE_MEMORY: usize = 1 << 20;
+
 pub(super) fn run(args: MountArgs) -> Exit {
+    map_large_memory(LARGE_MEMORY);
     let inherited = Inherited::find();
     let (from, mountpoint) = match from(&args) {
         Ok(from) => from,

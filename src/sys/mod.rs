@@ -75,6 +75,19 @@ pub fn listxattrat(dir: BorrowedFd<'_>, name: &CStr, names: &mut [u8]) -> Option
     }
 }
 
+/// Gives memory of this many bytes and more a mapping of its own each time (M_MMAP_THRESHOLD in mallopt(3)): what grows is
+/// moved without being copied, and what it leaves goes back to the kernel. By itself glibc raises the limit to 32 MiB.
+/// Allocators that have no such limit do as they do.
+pub fn map_large_memory(bytes: usize) {
+    #[cfg(target_env = "gnu")]
+    if let Ok(bytes) = bytes.try_into() {
+        // SAFETY: it sets a number in the allocator, which takes its own lock for that.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, bytes) };
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = bytes;
+}
+
 /// Closes every descriptor but the three standard ones, whatever they are. To be called in a process that has one thread
 /// and uses nothing that was opened before. Linux 5.9.
 pub fn leave_descriptors() -> io::Result<()> {
