@@ -77,13 +77,7 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
     needs_fuse!();
     let file = archive(60, 5);
     for in_place in [true, false] {
-        let mount = if in_place {
-            Mount::file(file.path(), &[])
-        } else {
-            Mount::start(Stdio::from(file.reopen().unwrap()), &["-f"], |command| {
-                command.arg("-");
-            })
-        };
+        let mount = Mount::of(&file, in_place);
         mount.wait_clean();
         let lister = lister(&mount);
         let before = idle(&lister);

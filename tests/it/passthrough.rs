@@ -293,13 +293,7 @@ fn the_next_files_of_a_walk_are_there_before_they_are_asked_for() {
     let file = tempfile::NamedTempFile::new().unwrap();
     fs::write(file.path(), &archive).unwrap();
     for in_place in [true, false] {
-        let mount = if in_place {
-            Mount::file(file.path(), &[])
-        } else {
-            Mount::start(Stdio::from(file.reopen().unwrap()), &["-f"], |command| {
-                command.arg("-");
-            })
-        };
+        let mount = Mount::of(&file, in_place);
         mount.wait_clean();
         assert_eq!(fs::read_dir(mount.path("dir")).unwrap().count(), files.len());
         let mut read = 10;

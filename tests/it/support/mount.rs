@@ -11,7 +11,7 @@ use parking_lot::{Condvar, Mutex};
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use tempfile::TempDir;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::network::Network;
 use super::process::is_gone;
@@ -42,6 +42,16 @@ impl Mount {
     pub fn file(archive: &Path, args: &[&str]) -> Mount {
         Mount::start(Stdio::null(), &[&["-f"], args].concat(), |command| {
             command.arg(archive);
+        })
+    }
+
+    /// Mounts an archive where it is, or what is read of it, in one process.
+    pub fn of(archive: &NamedTempFile, in_place: bool) -> Mount {
+        if in_place {
+            return Mount::file(archive.path(), &[]);
+        }
+        Mount::start(Stdio::from(archive.reopen().unwrap()), &["-f"], |command| {
+            command.arg("-");
         })
     }
 
