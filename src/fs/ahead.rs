@@ -15,7 +15,8 @@ pub(super) const LARGEST: u64 = 128 << 10;
 /// The most bytes of a window of files.
 pub(super) const BYTES: u64 = 4 << 20;
 
-/// The most entries of a window of directories, and of a directory that is brought. The kernel has about a KiB for each.
+/// A window of directories ends with the one that brings it to so many entries, and none that has as many is brought. The
+/// kernel has about a KiB for each.
 pub(super) const ENTRIES: u64 = 32 << 10;
 
 /// The next of a walk is at most so many positions away: between files there are directories and links.

@@ -115,10 +115,14 @@ fn helper(mount: &Mount) -> Pid {
         let (before, after) = stat.rsplit_once(") ").unwrap();
         before.ends_with("(restorefs-list") && after.split(' ').nth(1) == Some(&daemon)
     };
-    let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let mut numbers = processes.filter_map(|name| name.parse().ok());
-    let found = numbers.find(|n: &i32| fs::read_to_string(format!("/proc/{n}/stat")).is_ok_and(|stat| is_it(&stat)));
-    Pid::from_raw(found.expect("a helper")).unwrap()
+    // It has its name a little later than its number.
+    wait_until("there is a helper", || {
+        let processes = fs::read_dir("/proc").unwrap().filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut numbers = processes.filter_map(|name| name.parse().ok());
+        let found =
+            numbers.find(|n: &i32| fs::read_to_string(format!("/proc/{n}/stat")).is_ok_and(|stat| is_it(&stat)));
+        found.and_then(Pid::from_raw)
+    })
 }
 
 fn proc(pid: Pid) -> PathBuf {
@@ -147,7 +151,7 @@ fn caught() -> (Mount, Pid) {
             }
         }
         mount.unmount();
-        assert!(is_gone(helper));
+        wait_until("the helper is gone", || is_gone(helper).then_some(()));
     }
 }
 
