@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Arrival, Dentry, Index, Ino, Inode, Kind, NONE, PLACE_ARCHIVE, PLACE_BLOB, PLACE_EMPTY, PLACE_JOURNAL,
-    PLACE_MEMORY, Place, spread,
+    PLACE_MEMORY, Place,
 };
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp, Xattrs};
 
@@ -283,7 +283,7 @@ impl Index {
 
     /// Where a name is, or would be.
     fn slot<'n>(&self, parent: Ino, name: &'n [u8]) -> Slot<'n> {
-        let hash = self.hash(parent, name);
+        let hash = self.table.hash(parent, name);
         Slot { parent, name, hash, old: self.find(hash, parent, name) }
     }
 
@@ -313,7 +313,7 @@ impl Index {
         let name = self.arena.add(name).ok_or(Refusal::Full)?;
         let d = self.dentries.len() as u32;
         self.dentries.push(Dentry { name, parent: parent.0 as u32, ino: ino.0 as u32, next: NONE });
-        self.table.insert_unique(spread(hash), (hash, d), |&(hash, _)| spread(hash));
+        self.table.add(parent, hash, d);
         let (first, last) = self.inodes[parent.row()].children();
         if last == NONE {
             self.inodes[parent.row()].set_children(d, d);

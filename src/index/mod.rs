@@ -2,23 +2,22 @@
 //!
 //! One row of 64 bytes for each inode, one of 16 for each dentry, a table of hashes of parent and name with the number of
 //! the dentry, eight bytes for both, and the names in an arena. The hash stands in the table since there it is looked at:
-//! neither a name that is not there nor a table that grows touches the rows. Inode numbers are never reused and dentries never removed:
-//! a name that comes again is bound to a new inode in its old place, so a listing that is under way neither
+//! neither a name that is not there nor a table that grows touches the rows. Inode numbers are never reused and dentries
+//! never removed: a name that comes again is bound to a new inode in its old place, so a listing that is under way neither
 //! misses nor repeats an entry. No recursion, whatever the depth.
 
 mod insert;
 mod names;
+mod table;
 #[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-
-use hashbrown::HashTable;
 
 use crate::entry::{Device, EntryPath, SparseMap, Timestamp, Xattrs};
 use names::{Arena, NameRef};
+use table::Table;
 
 pub use insert::{Inserted, Late, Refusal};
 
@@ -161,10 +160,8 @@ pub struct Index {
     dentries: Vec<Dentry>,
     /// The inode and the dentry of each directory below the root, in order of arrival.
     directories: Vec<(u32, u32)>,
-    /// The hash of each dentry, and its number.
-    table: HashTable<(u32, u32)>,
+    table: Table,
     arena: Arena,
-    hasher: RandomState,
     xattrs: Vec<Xattrs>,
     xattr_rows: HashMap<Xattrs, u32>,
     sparse: HashMap<u32, Arc<SparseMap>>,
@@ -198,9 +195,8 @@ impl Index {
             inodes: Vec::new(),
             dentries: Vec::new(),
             directories: Vec::new(),
-            table: HashTable::new(),
+            table: Table::new(),
             arena: Arena::default(),
-            hasher: RandomState::new(),
             xattrs: Vec::new(),
             xattr_rows: HashMap::new(),
             sparse: HashMap::new(),
@@ -256,18 +252,13 @@ impl Index {
         (self.inodes.capacity() * size_of::<Inode>()
             + self.dentries.capacity() * size_of::<Dentry>()
             + self.directories.capacity() * size_of::<(u32, u32)>()
-            + self.table.allocation_size()
+            + self.table.bytes()
             + self.arena.bytes()) as u64
             + self.bytes
     }
 
-    fn hash(&self, parent: Ino, name: &[u8]) -> u32 {
-        self.hasher.hash_one((parent.0, name)) as u32
-    }
-
     fn find(&self, hash: u32, parent: Ino, name: &[u8]) -> Option<u32> {
-        let found = self.table.find(spread(hash), |&(h, d)| h == hash && self.is_dentry(d, parent, name));
-        found.map(|&(_, d)| d)
+        self.table.find(parent, hash, |d| self.is_dentry(d, parent, name))
     }
 
     fn is_dentry(&self, d: u32, parent: Ino, name: &[u8]) -> bool {
@@ -277,7 +268,7 @@ impl Index {
 
     /// The inode that `name` in `parent` is bound to.
     pub fn lookup(&self, parent: Ino, name: &[u8]) -> Option<Ino> {
-        self.find(self.hash(parent, name), parent, name).map(|d| Ino(u64::from(self.dentries[d as usize].ino)))
+        self.find(self.table.hash(parent, name), parent, name).map(|d| Ino(u64::from(self.dentries[d as usize].ino)))
     }
 
     /// The inode at a path below the root. Walks through directories only.
@@ -472,9 +463,4 @@ impl Inode {
     fn target(&self) -> NameRef {
         NameRef::from_bits(self.a as u32)
     }
-}
-
-/// The table takes its bucket from the low bits and its tag from the high ones of 64.
-fn spread(hash: u32) -> u64 {
-    u64::from(hash).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
