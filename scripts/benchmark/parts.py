@@ -312,6 +312,7 @@ def decompress(bench):
                 ("restorefs", shown(bench, ours), lambda: bench.time_of_mount(ours)),
                 (f"{unpack}, kept", f"{unpack} usr.tar.{suffix} >/dev/shm/FILE", kept),
             ],
+            before=lambda suffix=suffix: bench.cache_only(f"{path}.{suffix}"),
         )
         os.unlink(f"{path}.{suffix}")
 

@@ -16,7 +16,6 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 RESTOREFS = os.path.join(ROOT, "target/release/restorefs")
 
 
-
 class Failed(Exception):
     """A contender failed or hung: its cell stays empty, the rest goes on."""
 
@@ -72,8 +71,9 @@ class Bench:
             self.say(f"  the rest of {name} is left out: {failure}")
         return self.rows[begin:]
 
-    def compare(self, what, contenders, unit="s", rounds=None):
-        """Measures contenders in turns, round by round. Each is (who, command to show, what gives a figure)."""
+    def compare(self, what, contenders, unit="s", rounds=None, before=None):
+        """Measures contenders in turns, round by round. Each is (who, command to show, what gives a figure). `before`
+        makes ready for each."""
         rows = [Row(what, who, command, unit) for who, command, _ in contenders]
         for _ in range(rounds or self.rounds):
             for row, (_, _, measure) in zip(rows, contenders):
@@ -82,6 +82,8 @@ class Bench:
                 try:
                     # Nobody pays for what the one before has left to be written.
                     os.sync()
+                    if before:
+                        before()
                     row.values.append(measure())
                 except (Failed, OSError, subprocess.SubprocessError) as failure:
                     row.failure = str(failure)
@@ -150,6 +152,13 @@ class Bench:
     def time_of_mount(self, command):
         with self.mounted(command) as (_, seconds):
             return seconds
+
+    def cache_only(self, path):
+        """Leaves the page cache with nothing but a file, where that is allowed: who then writes to memory does not wait
+        for some to be taken back."""
+        with contextlib.suppress(PermissionError), open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as caches:
+            caches.write("1")
+        self.run(f"cat {path}")
 
     def restorefs(self, arguments):
         return f"{RESTOREFS} mount --spool {self.work} {arguments} MNT"
