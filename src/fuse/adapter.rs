@@ -183,15 +183,18 @@ impl fuser::Filesystem for Adapter {
     }
 
     fn lookup(&self, _: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        // What changes from here on is not remembered for longer than this.
+        let ttl = self.filesystem.ttl();
         match self.filesystem.lookup(Ino(parent.0), name) {
-            Ok(a) => reply.entry(&self.filesystem.ttl(), &file_attr(&a), GENERATION),
+            Ok(a) => reply.entry(&ttl, &file_attr(&a), GENERATION),
             Err(e) => reply.error(errno(e)),
         }
     }
 
     fn getattr(&self, _: &Request, ino: INodeNo, _: Option<FileHandle>, reply: ReplyAttr) {
+        let ttl = self.filesystem.ttl();
         match self.filesystem.attributes(Ino(ino.0)) {
-            Ok(a) => reply.attr(&self.filesystem.ttl(), &file_attr(&a)),
+            Ok(a) => reply.attr(&ttl, &file_attr(&a)),
             Err(e) => reply.error(errno(e)),
         }
     }
