@@ -172,6 +172,7 @@ pub enum HandOver {
 pub struct Handle {
     stop: Stop,
     closer: Closer,
+    helper: Option<Arc<Helper>>,
     store: Arc<Store>,
     monitor: Arc<Monitor>,
     mountpoint: PathBuf,
@@ -244,14 +245,13 @@ impl Running {
         let stop = Stop::new()?;
         let closer = filesystem.closer();
         let options = fuse::Options { allow_other, passthrough, xattrs };
-        let session = fuse::mount(filesystem, &mountpoint, &name, options, helper).map_err(|cause| Error::Mount {
-            hint: hint(&cause),
-            path: mountpoint.clone(),
-            cause,
-        })?;
+        let helper = helper.map(Arc::new);
+        let session = fuse::mount(filesystem, &mountpoint, &name, options, helper.clone())
+            .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
         let handle = Arc::new(Handle {
             stop: stop.clone(),
             closer,
+            helper,
             store: store.clone(),
             monitor: monitor.clone(),
             mountpoint,
@@ -286,11 +286,14 @@ impl Running {
         self.handle.clone()
     }
 
-    /// Serves until it is unmounted and nothing holds it any more. The spool goes away with it.
-    pub fn join(self) {
-        if let Err(e) = self.session.join() {
-            log::error!("the mount '{}' ended: {e}", escape_path(&self.handle.mountpoint));
-        }
+    /// Makes sure that it answers.
+    pub fn ask(&self) -> io::Result<()> {
+        self.session.ask(&self.handle.mountpoint)
+    }
+
+    /// Serves until it is unmounted and nothing holds it any more, or it cannot be served. The spool goes away with it.
+    pub fn join(self) -> io::Result<()> {
+        let ended = self.session.join();
         self.handle.unmounted.store(true, Ordering::Release);
         self.handle.stop.stop();
         self.handle.closer.close();
@@ -301,6 +304,7 @@ impl Running {
         if let Some(spool) = self.handle.store.spool() {
             spool.remove();
         }
+        ended
     }
 }
 
@@ -325,7 +329,11 @@ impl Handle {
         self.unmounted.store(true, Ordering::Release);
         self.stop.stop();
         self.closer.close();
-        detach(&self.mountpoint).inspect_err(|_| self.unmounted.store(false, Ordering::Release))
+        detach(&self.mountpoint).inspect_err(|_| self.unmounted.store(false, Ordering::Release))?;
+        if let Some(helper) = &self.helper {
+            helper.kill();
+        }
+        Ok(())
     }
 
     /// Whether it is taken away, or about to be.

@@ -58,9 +58,10 @@ impl Service {
     pub(super) fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, String> {
         let running = Running::start(options, monitor).map_err(|e| e.to_string())?;
         let handle = running.handle();
-        if let Err(e) = std::fs::metadata(handle.mountpoint()) {
+        if let Err(e) = running.ask() {
             let _ = handle.unmount();
-            return Err(format!("the mount '{}' does not answer: {e}", show::path(handle.mountpoint())));
+            let cause = running.join().err().unwrap_or(e);
+            return Err(format!("the mount '{}' does not answer: {cause}", show::path(handle.mountpoint())));
         }
         let server = match control::find(handle.mountpoint()) {
             Ok(Some(mounted)) => Server::start(&mounted.device, handle),
@@ -77,7 +78,10 @@ impl Service {
 
     /// Serves until it is unmounted.
     pub(super) fn serve(self) {
-        self.running.join();
+        let mountpoint = show::path(self.running.handle().mountpoint());
+        if let Err(e) = self.running.join() {
+            log::error!("the mount '{mountpoint}' ended: {e}");
+        }
     }
 }
 

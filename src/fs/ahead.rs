@@ -5,7 +5,8 @@
 //! in which they arrived. Of a small file it is the request that costs most; of a directory, that the kernel makes an
 //! inode and a dentry for each entry, while who lists it waits. So after a few in that order the next ones are told, in a
 //! window that grows as it proves right. Nothing is heard of what was brought in time; therefore one in the middle of
-//! each window is left out, and a request for that asks for the next window.
+//! each window is left out, and a request for that asks for the next window. What is asked for all the same was lost in the
+//! meantime, since the kernel has no memory for it: then windows become smaller.
 //!
 //! Positions are numbers in the order of arrival: of inodes where files are meant, of directories among each other else.
 
@@ -50,8 +51,14 @@ struct Walk {
     last: u64,
     /// How many were in order so far.
     count: u32,
-    /// The size of the next window.
+    /// The size of the next window, and the most that it may be.
     window: u32,
+    most: u32,
+    /// From here to the end everything was brought, by the last window so many.
+    first: u64,
+    held: u32,
+    /// So many were asked for all the same, since the last window.
+    lost: u32,
     /// Where the windows so far end.
     end: u64,
     /// The one that was left out; a request for it, or for one behind it, asks for more.
@@ -79,16 +86,22 @@ impl Walks {
         }
         let n = self.walks.iter().position(follows).unwrap_or_else(|| {
             let oldest = (0..WALKS).min_by_key(|&n| self.walks[n].used).unwrap_or(0);
-            self.walks[oldest] = Walk { id: self.clock, window: WINDOW.0, ..Walk::default() };
+            self.walks[oldest] = Walk { id: self.clock, window: WINDOW.0, most: WINDOW.1, ..Walk::default() };
             oldest
         });
         let walk = &mut self.walks[n];
         (walk.last, walk.used) = (at, self.clock);
         walk.count += 1;
+        walk.lost += u32::from((walk.first..walk.end).contains(&at) && at != walk.mark);
         if walk.count < WALK || at < walk.mark {
             return None;
         }
-        let window = Window { walk: walk.id, from: walk.end.max(at + GAP), count: walk.window };
+        if walk.lost > walk.held / 4 {
+            walk.most = (walk.held / 4).max(1);
+        }
+        walk.lost = 0;
+        let count = walk.window.min(walk.most);
+        let window = Window { walk: walk.id, from: walk.end.max(at + GAP), count };
         walk.window = (walk.window * 2).min(WINDOW.1);
         // Until it is known what the window holds, nothing asks for another.
         walk.mark = u64::MAX;
@@ -100,16 +113,19 @@ impl Walks {
         self.walks.iter().find(|walk| walk.id == window.walk).map_or(0, |walk| walk.last)
     }
 
-    /// A window was brought up to `end`, without `mark`.
-    pub(super) fn brought(&mut self, window: &Window, mark: u64, end: u64) {
+    /// So much of a window was brought.
+    pub(super) fn brought(&mut self, window: &Window, brought: &Brought) {
         if let Some(walk) = self.walks.iter_mut().find(|walk| walk.id == window.walk) {
-            (walk.mark, walk.end) = (mark, end);
+            let Brought { first, held, mark, end } = *brought;
+            let first = if first == walk.end { walk.first } else { first };
+            *walk = Walk { first, held, mark, end, ..*walk };
         }
     }
 
     /// A window was not brought at all.
     pub(super) fn forgone(&mut self, window: &Window) {
-        self.brought(window, window.from, window.from);
+        let held = self.walks.iter().find(|walk| walk.id == window.walk).map_or(0, |walk| walk.held);
+        self.brought(window, &Brought { first: window.from, held, mark: window.from, end: window.from });
     }
 }
 
@@ -121,6 +137,18 @@ pub(super) enum Step {
     Done,
 }
 
+/// What became of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Brought {
+    /// The first that was brought, and how many.
+    first: u64,
+    held: u32,
+    /// The one that was left out.
+    mark: u64,
+    /// Where the next window begins.
+    pub(super) end: u64,
+}
+
 /// Goes through a window.
 #[derive(Debug)]
 pub(super) struct Bringing {
@@ -130,12 +158,14 @@ pub(super) struct Bringing {
     count: u32,
     sum: u64,
     at: u64,
+    first: Option<u64>,
+    held: u32,
     mark: Option<u64>,
 }
 
 impl Bringing {
     pub(super) fn new(window: Window, most: u64) -> Self {
-        Bringing { window, most, count: 0, sum: 0, at: window.from, mark: None }
+        Bringing { window, most, count: 0, sum: 0, at: window.from, first: None, held: 0, mark: None }
     }
 
     /// The position to look at, well behind what the walk has asked for by itself.
@@ -159,12 +189,15 @@ impl Bringing {
             self.mark = Some(at);
             return Step::LeaveOut;
         }
+        self.first.get_or_insert(at);
+        self.held += 1;
         Step::Bring
     }
 
-    /// The one that was left out, and the end of the window.
-    pub(super) fn result(&self) -> (u64, u64) {
-        (self.mark.unwrap_or(self.at), self.at)
+    /// What has been brought.
+    pub(super) fn result(&self) -> Brought {
+        let first = self.first.unwrap_or(self.at);
+        Brought { first, held: self.held, mark: self.mark.unwrap_or(self.at), end: self.at }
     }
 }
 
@@ -174,9 +207,19 @@ mod tests {
 
     /// Files in order, read by somebody who has only what is brought: how many of them we were asked for.
     fn asked_for(order: impl IntoIterator<Item = u64>, is_file: impl Fn(u64) -> bool, last: u64) -> usize {
+        asked_and_brought(order, is_file, last, usize::MAX).0
+    }
+
+    /// The same where only so many are kept; and how many were brought.
+    fn asked_and_brought(
+        order: impl IntoIterator<Item = u64>,
+        is_file: impl Fn(u64) -> bool,
+        last: u64,
+        room: usize,
+    ) -> (usize, usize) {
         let mut walks = Walks::default();
-        let mut there = std::collections::HashSet::new();
-        let mut asked = 0;
+        let mut there = std::collections::BTreeSet::new();
+        let (mut asked, mut brought) = (0, 0);
         for ino in order {
             if there.contains(&ino) {
                 continue;
@@ -188,16 +231,21 @@ mod tests {
                     let at = bringing.next(walks.position(&window));
                     assert!(at >= ino + GAP, "it comes too near");
                     match bringing.step((at <= last).then(|| is_file(at).then_some(1000))) {
-                        Step::Bring => assert!(there.insert(at), "{at} is brought twice"),
+                        Step::Bring => {
+                            assert!(there.insert(at), "{at} is brought twice");
+                            brought += 1;
+                            if there.len() > room {
+                                there.pop_first();
+                            }
+                        }
                         Step::LeaveOut => {}
                         Step::Done => break,
                     }
                 }
-                let (mark, end) = bringing.result();
-                walks.brought(&window, mark, end);
+                walks.brought(&window, &bringing.result());
             }
         }
-        asked
+        (asked, brought)
     }
 
     #[test]
@@ -215,6 +263,16 @@ mod tests {
         let both = (2..5_002).flat_map(|n| [n, n + 100_000]);
         let asked = asked_for(both, |_| true, 200_000);
         assert!((10..200).contains(&asked), "{asked} of 10000");
+    }
+
+    #[test]
+    fn what_is_lost_before_it_is_asked_for_is_not_brought_for_long() {
+        for room in [0, 8, 100, 300] {
+            let (asked, brought) = asked_and_brought(2..10_002, |_| true, 10_001, room);
+            let in_vain = asked + brought - 10_000;
+            assert!(in_vain < 500, "{room} are kept, {brought} brought, {in_vain} of them in vain");
+            assert!(room < 100 || brought > 5_000, "{room} are kept, and only {brought} brought");
+        }
     }
 
     #[test]
@@ -244,7 +302,7 @@ mod tests {
         let mut bringing = Bringing::new(window, BYTES);
         bringing.next(0);
         assert_eq!(bringing.step(None), Step::Done);
-        assert_eq!(bringing.result(), (10, 10));
+        assert_eq!(bringing.result(), Brought { first: 10, held: 0, mark: 10, end: 10 });
         // The walk has gone on in the meantime.
         assert_eq!(bringing.next(100), 100 + GAP);
     }

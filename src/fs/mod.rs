@@ -197,8 +197,7 @@ impl<B> Filesystem<B> {
                 },
             }
         }
-        let (mark, end) = bringing.result();
-        self.walks.lock().brought(&window, mark, end);
+        self.walks.lock().brought(&window, &bringing.result());
     }
 
     /// A window that is not brought.
@@ -221,8 +220,9 @@ impl<B> Filesystem<B> {
         self.listings.lock().forgone(window);
     }
 
-    /// Hands the paths of the directories of a window to `list`, until that says that it has enough.
-    pub fn list_ahead(&self, window: Window, mut list: impl FnMut(&Path) -> bool) {
+    /// Hands the paths of the directories of a window to `list`, until that says that it has enough. Returns the number of
+    /// the one where the next window begins.
+    pub fn list_ahead(&self, window: Window, mut list: impl FnMut(&Path) -> bool) -> u64 {
         let mut bringing = Bringing::new(window, ahead::ENTRIES);
         loop {
             let at = bringing.next(self.listings.lock().position(&window));
@@ -236,17 +236,18 @@ impl<B> Filesystem<B> {
                 },
             }
         }
-        let (mark, end) = bringing.result();
-        self.listings.lock().brought(&window, mark, end);
+        let brought = bringing.result();
+        self.listings.lock().brought(&window, &brought);
+        brought.end
     }
 
-    /// The path of a directory below the root, and how many entries it has; nothing of one that is not there any more, or
-    /// has too many. None behind the last.
+    /// The path of a directory below the root, and how many entries it has; nothing of one that is not there any more,
+    /// has too many, or lies too deep. None behind the last.
     fn directory(&self, number: usize) -> Option<Option<(PathBuf, u64)>> {
         let index = self.store.index.read();
         let ino = index.directory_at(number)?;
         let entries = index.list(ino, 0).take(ahead::ENTRIES as usize).count() as u64;
-        let path = index.directory_path(number).filter(|_| entries < ahead::ENTRIES);
+        let path = index.directory_path(number, libc::PATH_MAX as usize).filter(|_| entries < ahead::ENTRIES);
         Some(path.map(|path| (OsString::from_vec(path).into(), entries + 1)))
     }
 

@@ -6,6 +6,8 @@
 //! and that it has only for one window: the mount point is not busy, and what is unmounted ends when the window does.
 //! Only root may make such a copy.
 //!
+//! Links are never followed: whatever the archive names, nothing outside of it is looked at.
+//!
 //! One packet is one message; the answer to each but the last of a window is an errno, 0 where all is well.
 
 use std::ffi::OsStr;
@@ -16,12 +18,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, StatxFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::OpenTreeFlags;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType};
-use rustix::process::{Pid, WaitOptions};
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions};
 
+use crate::index::Ino;
 use crate::sys::{Fork, fork, leave_descriptors};
 
 /// So much of a directory is asked for at once: a thousand entries with their attributes.
@@ -44,6 +47,19 @@ const END: u8 = b'e';
 pub struct Helper {
     socket: OwnedFd,
     pid: u32,
+    /// Itself, also where its number is somebody else's by now.
+    process: OwnedFd,
+}
+
+/// Why something is not listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Unlisted {
+    /// The process does not answer, and never will.
+    #[error("who lists them is gone")]
+    Gone,
+    /// It could not.
+    #[error("{0}")]
+    Failed(Errno),
 }
 
 impl Helper {
@@ -55,7 +71,12 @@ impl Helper {
         let (ours, its) =
             rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         match fork()? {
-            Fork::Parent { child } => Ok(Helper { socket: ours, pid: child }),
+            Fork::Parent { child } => {
+                let pid = Pid::from_raw(child.cast_signed()).ok_or(Errno::SRCH)?;
+                // Without this the process ends, since nobody has the other end of its socket.
+                let process = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+                Ok(Helper { socket: ours, pid: child, process })
+            }
             // Nothing that this process has was made for it, so nothing is put away.
             Fork::Child => std::process::exit(i32::from(become_helper(&its).and_then(|()| serve()).is_err())),
         }
@@ -67,44 +88,53 @@ impl Helper {
     }
 
     /// Begins a window on what is mounted there and has this device number.
-    pub(super) fn begin(&self, mountpoint: &Path, device: (u32, u32), links: bool) -> Result<(), Errno> {
+    pub(super) fn begin(&self, mountpoint: &Path, device: (u32, u32), links: bool) -> Result<(), Unlisted> {
         let (major, minor) = (device.0.to_le_bytes(), device.1.to_le_bytes());
         self.ask(&[&[BEGIN], &major[..], &minor, &[links.into()], mountpoint.as_os_str().as_bytes()].concat())
     }
 
     /// Lists a directory.
-    pub(super) fn list(&self, path: &Path) -> Result<(), Errno> {
+    pub(super) fn list(&self, path: &Path) -> Result<(), Unlisted> {
         self.ask(&[&[LIST], path.as_os_str().as_bytes()].concat())
     }
 
     /// Ends a window.
-    pub(super) fn end(&self) -> Result<(), Errno> {
-        send(&self.socket, &[END])
+    pub(super) fn end(&self) -> Result<(), Unlisted> {
+        send(&self.socket, &[END]).map_err(|_| Unlisted::Gone)
     }
 
-    fn ask(&self, packet: &[u8]) -> Result<(), Errno> {
+    fn ask(&self, packet: &[u8]) -> Result<(), Unlisted> {
         if packet.len() > PACKET {
-            return Err(Errno::NAMETOOLONG);
+            return Err(Unlisted::Failed(Errno::NAMETOOLONG));
         }
-        send(&self.socket, packet)?;
+        send(&self.socket, packet).map_err(|_| Unlisted::Gone)?;
         let mut answer = [0; 4];
-        match receive(&self.socket, &mut answer)? {
-            4 => match i32::from_le_bytes(answer) {
+        match receive(&self.socket, &mut answer) {
+            Ok(4) => match i32::from_le_bytes(answer) {
                 0 => Ok(()),
-                errno => Err(Errno::from_raw_os_error(errno)),
+                errno => Err(Unlisted::Failed(Errno::from_raw_os_error(errno))),
             },
-            _ => Err(Errno::PIPE),
+            _ => Err(Unlisted::Gone),
         }
+    }
+
+    /// Ends it, whatever it does: the copy of the mount that it may have keeps nothing up any more. Whoever waits for an
+    /// answer is let go.
+    pub fn kill(&self) {
+        let _ = rustix::process::pidfd_send_signal(&self.process, Signal::KILL);
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+
+    /// The same, and waits for it: where nobody else waits for orphans, it would stay behind as one.
+    pub(super) fn reap(&self) {
+        self.kill();
+        let _ = rustix::process::waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED);
     }
 }
 
 impl Drop for Helper {
     fn drop(&mut self) {
-        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-        // Where nobody else waits for orphans, it would stay behind as one.
-        if let Some(pid) = Pid::from_raw(self.pid.cast_signed()) {
-            let _ = rustix::process::waitpid(Some(pid), WaitOptions::empty());
-        }
+        self.reap();
     }
 }
 
@@ -158,18 +188,20 @@ fn serve() -> io::Result<()> {
     }
 }
 
-/// A copy of the mount, if that is the one with this device number.
+/// A copy of the mount, if that is the one with this device number, and not only of a directory in it.
 fn copy_of_mount(mountpoint: &Path, device: (u32, u32)) -> Result<OwnedFd, Errno> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let mount = rustix::mount::open_tree(CWD, mountpoint, flags)?;
-    let found = rustix::fs::statx(&mount, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
-    if (found.stx_dev_major, found.stx_dev_minor) == device { Ok(mount) } else { Err(Errno::XDEV) }
+    let found = rustix::fs::statx(&mount, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    let is_it = (found.stx_dev_major, found.stx_dev_minor) == device && found.stx_ino == Ino::ROOT.0;
+    if is_it { Ok(mount) } else { Err(Errno::XDEV) }
 }
 
 /// Lists a directory, and reads the links in it. The kernel keeps what it is told.
 fn list(mount: &OwnedFd, path: &Path, links: bool, buffer: &mut [MaybeUninit<u8>]) -> Result<(), Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = rustix::fs::openat(mount, path, flags, Mode::empty())?;
+    let below = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    let directory = rustix::fs::openat2(mount, path, flags, Mode::empty(), below)?;
     // All of a target is kept, however little is asked for.
     let mut target = [MaybeUninit::uninit(); 64];
     let mut entries = RawDir::new(&directory, buffer);

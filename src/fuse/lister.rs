@@ -3,13 +3,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::mpsc::Receiver;
 
 use rustix::io::Errno;
 
 use super::Given;
-use super::helper::Helper;
+use super::helper::{Helper, Unlisted};
 use crate::fs::{Filesystem, Window};
 
 /// What requests tell of those who make them.
@@ -17,13 +17,17 @@ use crate::fs::{Filesystem, Window};
 pub(super) struct Readers {
     /// The process that lists ahead.
     helper: Option<u32>,
-    /// Somebody else has asked where a symbolic link leads, since the last window.
-    follow: AtomicBool,
+    /// In so many windows links are read: somebody else has asked where one leads.
+    follow: AtomicU8,
 }
+
+/// Of the directory that asks for a window links are read before or after it has begun. So this one counts for the next
+/// window too.
+const FOLLOW: u8 = 2;
 
 impl Readers {
     pub(super) fn new(helper: Option<&Helper>) -> Self {
-        Readers { helper: helper.map(Helper::pid), follow: AtomicBool::new(false) }
+        Readers { helper: helper.map(Helper::pid), follow: AtomicU8::new(0) }
     }
 
     /// Whether somebody asks for whom directories can be listed ahead, and not who lists them.
@@ -34,8 +38,13 @@ impl Readers {
     /// A symbolic link is read.
     pub(super) fn read_link(&self, pid: u32) {
         if self.is_other(pid) {
-            self.follow.store(true, Ordering::Relaxed);
+            self.follow.store(FOLLOW, Ordering::Relaxed);
         }
+    }
+
+    /// A window begins: whether links are to be read in it.
+    fn follows(&self) -> bool {
+        self.follow.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |windows| windows.checked_sub(1)).is_ok()
     }
 }
 
@@ -46,7 +55,7 @@ pub(super) struct Lister {
     /// The device number of the mount, which tells it from another at the same place.
     pub(super) device: (u32, u32),
     pub(super) readers: Arc<Readers>,
-    pub(super) helper: Helper,
+    pub(super) helper: Arc<Helper>,
 }
 
 impl Lister {
@@ -56,24 +65,28 @@ impl Lister {
             match self.list(window) {
                 Ok(()) => {}
                 // Another window may be luckier: something may be mounted over it for a while.
-                Err(Errno::XDEV | Errno::MFILE | Errno::NFILE | Errno::NOMEM) => self.filesystem.forgo_listing(&window),
-                Err(e) => return log::info!("directories are not listed ahead any more: {e}"),
+                Err(Unlisted::Failed(e)) => {
+                    log::debug!("no directories are listed ahead now: {e}");
+                    self.filesystem.forgo_listing(&window);
+                }
+                Err(e @ Unlisted::Gone) => return log::info!("directories are not listed ahead any more: {e}"),
             }
         }
     }
 
-    fn list(&self, window: Window) -> Result<(), Errno> {
+    fn list(&self, window: Window) -> Result<(), Unlisted> {
         // Whoever lists and does not ask for links need not wait for them.
-        let links = self.readers.follow.swap(false, Ordering::Relaxed);
+        let links = self.readers.follows();
         self.helper.begin(&self.mountpoint, self.device, links)?;
-        self.filesystem.list_ahead(window, |path| match self.helper.list(path) {
+        let end = self.filesystem.list_ahead(window, |path| match self.helper.list(path) {
             // It is somebody else's to be told of what is wrong with one directory.
-            Ok(()) | Err(Errno::ACCESS | Errno::NOENT | Errno::NAMETOOLONG) => true,
+            Ok(()) | Err(Unlisted::Failed(Errno::ACCESS | Errno::NOENT)) => true,
             Err(e) => {
                 log::debug!("'{}' cannot be listed ahead: {e}", path.display());
                 false
             }
         });
+        log::debug!("directories up to number {end} are listed ahead");
         self.helper.end()
     }
 }

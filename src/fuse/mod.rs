@@ -7,11 +7,13 @@ mod lister;
 use std::ffi::CString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
+use std::thread::JoinHandle;
 
-use fuser::{BackgroundSession, BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
+use fuser::{BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
@@ -56,7 +58,9 @@ pub type Given = BackingId;
 
 /// A mounted filesystem.
 pub struct Session {
-    session: BackgroundSession,
+    serving: JoinHandle<io::Result<()>>,
+    listing: Option<(JoinHandle<()>, Arc<Helper>)>,
+    device: (u32, u32),
     read_ahead: ReadAhead,
 }
 
@@ -75,7 +79,7 @@ pub fn mount(
     mountpoint: &Path,
     source: &str,
     options: Options,
-    helper: Option<Helper>,
+    helper: Option<Arc<Helper>>,
 ) -> io::Result<Session> {
     let Options { allow_other, .. } = options;
     let source = source_name(source);
@@ -88,7 +92,7 @@ pub fn mount(
     let filesystem = Arc::new(filesystem);
     let (cache, tasks) = sync_channel(TASKS);
     let (listing, windows) = sync_channel(1);
-    let readers = Arc::new(Readers::new(helper.as_ref()));
+    let readers = Arc::new(Readers::new(helper.as_deref()));
     let adapter = Adapter::new(filesystem.clone(), cache, listing, readers.clone(), options);
     let session = match mount_directly(mountpoint, &source, allow_other) {
         Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
@@ -116,14 +120,29 @@ pub fn mount(
         // They end with the adapter, and hold the device no longer than that.
         let managed = filesystem.clone();
         std::thread::Builder::new().name("cache".into()).spawn(move || manage(&managed, &tasks, &notifier))?;
+        let mut listing = None;
         if let Some(helper) = helper {
-            let lister = Lister { filesystem, mountpoint: mountpoint.into(), device, readers, helper };
-            std::thread::Builder::new().name("lister".into()).spawn(move || lister.run(&windows))?;
+            let lister = Lister { filesystem, mountpoint: mountpoint.into(), device, readers, helper: helper.clone() };
+            let thread = std::thread::Builder::new().name("lister".into()).spawn(move || lister.run(&windows))?;
+            listing = Some((thread, helper));
         }
-        Ok(Session { session: session.spawn()?, read_ahead })
+        let mountpoint = mountpoint.to_owned();
+        let serve = move || serve(session, &mountpoint, device);
+        let serving = std::thread::Builder::new().name("serve".into()).spawn(serve)?;
+        Ok(Session { serving, listing, device, read_ahead })
     };
     begin().inspect_err(|_| {
         let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+    })
+}
+
+/// Serves until it is unmounted, or cannot be served: then nobody would answer, and so it is taken away.
+fn serve(session: fuser::Session<Adapter>, mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
+    session.run().inspect_err(|_| {
+        // Whoever took it away by force may have something else there by now.
+        if device_of(mountpoint) == Ok(device) {
+            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
+        }
     })
 }
 
@@ -192,9 +211,24 @@ impl Session {
         self.read_ahead.clone()
     }
 
+    /// Asks for the root, which is there as soon as somebody serves, and not where nobody can.
+    pub fn ask(&self, mountpoint: &Path) -> io::Result<()> {
+        let device = std::fs::metadata(mountpoint)?.dev();
+        if (rustix::fs::major(device), rustix::fs::minor(device)) == self.device {
+            Ok(())
+        } else {
+            Err(io::Error::other("it is gone already"))
+        }
+    }
+
     /// Waits until nothing holds the mount any more.
     pub fn join(self) -> io::Result<()> {
-        self.session.join()
+        let ended = self.serving.join().unwrap_or_else(|_| Err(io::Error::other("serving ended with a panic")));
+        if let Some((thread, helper)) = self.listing {
+            helper.reap();
+            let _ = thread.join();
+        }
+        ended
     }
 }
 

@@ -368,9 +368,11 @@ impl Index {
         self.directories.binary_search_by_key(&ino.0, |&(ino, _)| u64::from(ino)).ok()
     }
 
-    /// The path of the directory of this number; none where something else has its name by now.
-    pub fn directory_path(&self, number: usize) -> Option<Vec<u8>> {
+    /// The path of the directory of this number; none where something else has its name by now, or it is longer than
+    /// `longest`.
+    pub fn directory_path(&self, number: usize, longest: usize) -> Option<Vec<u8>> {
         let mut names = Vec::new();
+        let mut length = 0;
         let mut number = Some(number);
         while let Some(at) = number {
             let &(ino, d) = self.directories.get(at)?;
@@ -378,7 +380,12 @@ impl Index {
             if dentry.ino != ino {
                 return None;
             }
-            names.push(self.arena.get(dentry.name));
+            let name = self.arena.get(dentry.name);
+            length += name.len() + 1;
+            if length > longest {
+                return None;
+            }
+            names.push(name);
             number = self.directory_number(Ino(u64::from(dentry.parent)));
         }
         names.reverse();

@@ -121,7 +121,8 @@ fn directories_are_numbered_and_have_a_path() {
     put(&mut x, "a/b", EntryKind::Directory).unwrap();
     put(&mut x, "e", file()).unwrap();
     put(&mut x, "e", EntryKind::Directory).unwrap();
-    let paths = |x: &Index| (0..).map_while(|n| x.directory_at(n).map(|_| x.directory_path(n))).collect::<Vec<_>>();
+    let paths =
+        |x: &Index| (0..).map_while(|n| x.directory_at(n).map(|_| x.directory_path(n, 4096))).collect::<Vec<_>>();
     let some = |p: &str| Some(p.as_bytes().to_vec());
     assert_eq!(paths(&x), [some("a"), some("a/b"), some("d"), some("e")]);
     for (n, p) in [(0, "a"), (1, "a/b"), (2, "d"), (3, "e")] {

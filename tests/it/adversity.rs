@@ -3,16 +3,18 @@
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
+use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::support::feed::{end, whole};
 use crate::support::mount::{Mount, RESTOREFS, restorefs};
+use crate::support::process::Group;
 use crate::support::{needs_fuse, run, shell, wait_until};
 
 /// An archive with a file of one byte and one that gets a blob.
@@ -32,17 +34,21 @@ fn beside(mount: &Mount, kind: &str) -> PathBuf {
     format!("/run/restorefs/{}:{}.{kind}", rustix::fs::major(device), rustix::fs::minor(device)).into()
 }
 
+/// A place that something may be mounted on; not any more afterwards, and nobody waits for it.
+struct Detached(PathBuf);
+
+impl Drop for Detached {
+    fn drop(&mut self) {
+        let flags = UnmountFlags::DETACH | UnmountFlags::FORCE;
+        let _ = rustix::mount::unmount(&self.0, flags);
+    }
+}
+
 #[test]
 fn mount_points_that_are_not_text() {
     needs_fuse!();
     let dir = tempfile::tempdir().unwrap();
     let archive = archive(dir.path());
-    struct Detached(PathBuf);
-    impl Drop for Detached {
-        fn drop(&mut self) {
-            let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
-        }
-    }
     for (name, shown) in [(&b"a\xffb"[..], "/a\\xffb\n"), (b"a\nb \x1b[31m", "/a\\nb \\x1b[31m\n")] {
         let point = Detached(dir.path().join(OsStr::from_bytes(name)));
         fs::create_dir(&point.0).unwrap();
@@ -221,10 +227,37 @@ fn readers_leave_descriptors_for_receiving() {
     mount.wait_clean();
     for (n, mut file) in open.into_iter().enumerate() {
         let mut contents = Vec::new();
-        std::io::Read::read_to_end(&mut file, &mut contents).unwrap();
+        file.read_to_end(&mut contents).unwrap();
         assert!(contents == [n as u8; 200_000], "file{n}");
     }
     mount.unmount();
+}
+
+#[test]
+fn with_too_few_descriptors_it_ends_and_says_so() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let archive = archive(dir.path());
+    let point = Detached(dir.path().join("mnt"));
+    fs::create_dir(&point.0).unwrap();
+    let outside = dir.path().metadata().unwrap().dev();
+    let mut refused = 0;
+    for most in 5.. {
+        let mut command = Command::new("sh");
+        command.args(["-c", "ulimit -n $0 && exec \"$@\"", &most.to_string(), RESTOREFS, "mount", "--detach"]);
+        command.arg(&archive).arg(&point.0).stderr(Stdio::piped());
+        let mut mount = Group::start(&mut command);
+        if mount.wait().success() {
+            assert_ne!(point.0.metadata().unwrap().dev(), outside, "with {most} nothing is mounted");
+            break;
+        }
+        let mut told = String::new();
+        mount.0.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+        assert!(told.contains("Too many open files"), "with {most}: {told}");
+        assert_eq!(point.0.metadata().unwrap().dev(), outside, "with {most} a mount stays behind");
+        refused += u32::from(told.contains("does not answer"));
+    }
+    assert!(refused > 0, "it never came so far that it was mounted");
 }
 
 #[test]

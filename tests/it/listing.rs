@@ -5,6 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::fs::inotify;
 use rustix::mount::UnmountFlags;
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::NamedTempFile;
@@ -40,36 +41,14 @@ fn list(mount: &Mount, d: usize) -> Command {
     command
 }
 
-/// The folder in /proc of the thread that lists ahead.
-fn lister(mount: &Mount) -> PathBuf {
-    let tasks = format!("/proc/{}/task", mount.daemon().as_raw_nonzero());
-    wait_until("there is a thread that lists ahead", || {
-        let mut tasks = fs::read_dir(&tasks).unwrap().map(|task| task.unwrap().path());
-        tasks.find(|task| fs::read_to_string(task.join("comm")).is_ok_and(|name| name == "lister\n"))
-    })
-}
-
-/// Where a task sleeps, and how often it has gone to sleep.
-fn sleep_of(task: &Path) -> (String, u64) {
-    let read = |name: &str| fs::read_to_string(task.join(name)).unwrap_or_default();
-    let times = || {
-        let status = read("status");
-        let times = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        times.map_or(0, |n| n.trim().parse().unwrap())
-    };
-    let mut before = times();
-    loop {
-        let (place, now) = (read("wchan"), times());
-        if now == before {
-            return (place, now);
-        }
-        before = now;
-    }
-}
-
-/// Waits until the lister has nothing to do.
-fn idle(lister: &Path) -> u64 {
-    wait_until("the lister is idle", || Some(sleep_of(lister)).filter(|(place, _)| place.contains("futex"))).1
+/// The log then says which directories are listed ahead.
+fn mount(archive: &NamedTempFile, in_place: bool) -> Mount {
+    let stdin = if in_place { Stdio::null() } else { Stdio::from(archive.reopen().unwrap()) };
+    let mount = Mount::start(stdin, &["-f"], |command| {
+        command.env("RUST_LOG", "restorefs=debug").arg(if in_place { archive.path() } else { Path::new("-") });
+    });
+    mount.wait_clean();
+    mount
 }
 
 #[test]
@@ -77,14 +56,11 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
     needs_fuse!();
     let file = archive(60, 5);
     for in_place in [true, false] {
-        let mount = Mount::of(&file, in_place);
-        mount.wait_clean();
-        let lister = lister(&mount);
-        let before = idle(&lister);
+        let mount = mount(&file, in_place);
         for d in 0..3 {
             run(&mut list(&mount, d));
         }
-        let before = wait_until("directories are listed ahead", || Some(idle(&lister)).filter(|&now| now > before));
+        mount.wait_printed("directories up to number 26 are listed ahead");
         let mut asks = {
             let _stopped = Stopped::new(&mount);
             for d in BROUGHT {
@@ -95,7 +71,7 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
             asks
         };
         assert!(asks.wait().success());
-        wait_until("the one that was left out has asked for more", || (idle(&lister) > before).then_some(()));
+        mount.wait_printed("directories up to number 58 are listed ahead");
         {
             let _stopped = Stopped::new(&mount);
             assert!(Group::start(&mut list(&mount, LEFT_OUT + 10)).wait().success());
@@ -104,7 +80,9 @@ fn directories_are_listed_before_somebody_asks_and_links_read() {
         let mut links: Vec<_> = String::from_utf8(links.stdout).unwrap().lines().map(str::to_owned).collect();
         links.sort();
         assert_eq!(links, (0..60).map(|d| format!("d{d:03}/link ../target-{d}")).collect::<Vec<_>>());
+        let helper = helper(&mount);
         mount.unmount();
+        assert!(!proc(helper).exists(), "the daemon has not waited for its helper");
     }
 }
 
@@ -133,19 +111,14 @@ fn proc(pid: Pid) -> PathBuf {
 fn caught() -> (Mount, Pid) {
     let file = archive(30, 1000);
     loop {
-        let mount = Mount::file(file.path(), &[]);
-        mount.wait_clean();
-        let (lister, helper) = (lister(&mount), helper(&mount));
-        let before = idle(&lister);
+        let mount = mount(&file, true);
+        let helper = helper(&mount);
         for d in 0..3 {
             run(&mut list(&mount, d));
         }
-        while {
-            let (place, times) = sleep_of(&lister);
-            times == before || !place.contains("futex")
-        } {
+        while !mount.printed().contains("are listed ahead") {
             let stopped = Stopped::new(&mount);
-            if sleep_of(&proc(helper)).0.contains("request_wait_answer") {
+            if fs::read_to_string(proc(helper).join("wchan")).unwrap().contains("request_wait_answer") {
                 std::mem::forget(stopped);
                 return (mount, helper);
             }
@@ -191,11 +164,73 @@ fn a_mount_is_not_busy_while_it_is_listed_ahead() {
 }
 
 #[test]
+fn a_helper_that_is_stopped_keeps_nothing_up() {
+    needs_fuse!();
+    let (mount, helper) = caught();
+    kill_process(helper, Signal::STOP).unwrap();
+    kill_process(mount.daemon(), Signal::CONT).unwrap();
+    mount.unmount();
+    assert!(!proc(helper).exists());
+}
+
+#[test]
+fn links_in_the_archive_lead_nobody_out_of_it() {
+    needs_fuse!();
+    let outside = tempfile::tempdir().unwrap();
+    let trap = outside.path().join("q");
+    fs::create_dir(&trap).unwrap();
+    let directories = (0..60).flat_map(|d| feed::whole(&format!("p{d:02}/q/file"), b"x"));
+    let links = (0..60).flat_map(|d| feed::link(&format!("evil/p{d:02}"), outside.path().to_str().unwrap()));
+    let file = NamedTempFile::new().unwrap();
+    fs::write(file.path(), directories.chain(links).chain(feed::end()).collect::<Vec<_>>()).unwrap();
+    let mount = mount(&file, true);
+    // The root of the mount is somewhere else, and where it was there is a directory of links.
+    let root = Bound::new(&mount.point, &outside.path().join("root"));
+    let cover = Bound::over(&mount.path("evil"), &mount.point);
+    let watch = inotify::init(inotify::CreateFlags::NONBLOCK).unwrap();
+    inotify::add_watch(&watch, &trap, inotify::WatchFlags::OPEN).unwrap();
+    let walk = |from: usize| {
+        for d in from..from + 10 {
+            run(Command::new("ls").arg(root.0.join(format!("p{d:02}/q"))));
+        }
+    };
+    walk(0);
+    mount.wait_printed("no directories are listed ahead now: Invalid cross-device link");
+    let opened = rustix::io::read(&watch, &mut [0; 4096]);
+    assert_eq!(opened, Err(rustix::io::Errno::AGAIN), "somebody was led out");
+    drop(cover);
+    walk(10);
+    mount.wait_printed("are listed ahead\n");
+    drop(root);
+    mount.unmount();
+}
+
+/// A directory that can be seen at another place too.
+struct Bound(PathBuf);
+
+impl Bound {
+    fn new(from: &Path, at: &Path) -> Bound {
+        fs::create_dir(at).unwrap();
+        Bound::over(from, at)
+    }
+
+    fn over(from: &Path, at: &Path) -> Bound {
+        rustix::mount::mount_bind(from, at).unwrap();
+        Bound(at.into())
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, UnmountFlags::DETACH);
+    }
+}
+
+#[test]
 fn without_who_lists_ahead_everything_is_there() {
     needs_fuse!();
     let file = archive(60, 5);
-    let mount = Mount::file(file.path(), &["-v"]);
-    mount.wait_clean();
+    let mount = mount(&file, true);
     let helper = helper(&mount);
     kill_process(helper, Signal::KILL).unwrap();
     wait_until("it is gone", || is_gone(helper).then_some(()));

@@ -59,7 +59,7 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let unmounted = self.handle.unmount();
         if let (Some(running), Ok(())) = (self.running.take(), &unmounted) {
-            running.join();
+            running.join().unwrap();
         }
         if !std::thread::panicking() {
             unmounted.unwrap();
