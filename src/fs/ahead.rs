@@ -159,13 +159,12 @@ pub(super) struct Bringing {
     sum: u64,
     at: u64,
     first: Option<u64>,
-    held: u32,
     mark: Option<u64>,
 }
 
 impl Bringing {
     pub(super) fn new(window: Window, most: u64) -> Self {
-        Bringing { window, most, count: 0, sum: 0, at: window.from, first: None, held: 0, mark: None }
+        Bringing { window, most, count: 0, sum: 0, at: window.from, first: None, mark: None }
     }
 
     /// The position to look at, well behind what the walk has asked for by itself.
@@ -190,14 +189,14 @@ impl Bringing {
             return Step::LeaveOut;
         }
         self.first.get_or_insert(at);
-        self.held += 1;
         Step::Bring
     }
 
     /// What has been brought.
     pub(super) fn result(&self) -> Brought {
         let first = self.first.unwrap_or(self.at);
-        Brought { first, held: self.held, mark: self.mark.unwrap_or(self.at), end: self.at }
+        let held = self.count - u32::from(self.mark.is_some());
+        Brought { first, held, mark: self.mark.unwrap_or(self.at), end: self.at }
     }
 }
 

@@ -43,10 +43,7 @@ fn list(mount: &Mount, d: usize) -> Command {
 
 /// The log then says which directories are listed ahead.
 fn mount(archive: &NamedTempFile, in_place: bool) -> Mount {
-    let stdin = if in_place { Stdio::null() } else { Stdio::from(archive.reopen().unwrap()) };
-    let mount = Mount::start(stdin, &["-f"], |command| {
-        command.env("RUST_LOG", "restorefs=debug").arg(if in_place { archive.path() } else { Path::new("-") });
-    });
+    let mount = Mount::of(archive, in_place);
     mount.wait_clean();
     mount
 }

@@ -45,13 +45,11 @@ impl Mount {
         })
     }
 
-    /// Mounts an archive where it is, or what is read of it, in one process.
+    /// Mounts an archive where it is, or what is read of it, in one process that logs everything.
     pub fn of(archive: &NamedTempFile, in_place: bool) -> Mount {
-        if in_place {
-            return Mount::file(archive.path(), &[]);
-        }
-        Mount::start(Stdio::from(archive.reopen().unwrap()), &["-f"], |command| {
-            command.arg("-");
+        let stdin = if in_place { Stdio::null() } else { Stdio::from(archive.reopen().unwrap()) };
+        Mount::start(stdin, &["-f"], |command| {
+            command.env("RUST_LOG", "restorefs=debug").arg(if in_place { archive.path() } else { Path::new("-") });
         })
     }
 
