@@ -43,6 +43,7 @@
 //! | From entries to a tree | |
 //! |---|---|
 //! | [`record`] | entries to bytes and back, for the journal |
+//! | [`proof`] | checksums of contents, and reads that are compared with them |
 //! | [`spool`] | contents on disk: a journal, and a blob for each large file |
 //! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
 //! | [`store`] | index and contents together, and who is told when more is there |
@@ -81,6 +82,7 @@ pub mod materialize;
 pub mod monitor;
 pub mod mount;
 pub mod pattern;
+pub mod proof;
 pub mod receive;
 pub mod record;
 pub mod send;

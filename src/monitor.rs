@@ -22,6 +22,21 @@ const MAX_PROBLEM_BYTES_KEPT: usize = 4 << 20;
 /// Over this long the rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
+/// An error with its causes, in one line.
+pub struct Chain<'a>(pub &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(e) = cause {
+            write!(f, ": {e}")?;
+            cause = e.source();
+        }
+        Ok(())
+    }
+}
+
 /// What is being done now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -33,6 +48,8 @@ pub enum Phase {
     Receiving,
     /// The spool has no room; reading goes on as soon as there is some.
     NoSpace,
+    /// Everything has come, and the spool is being brought to its disk.
+    Settling,
     /// The stream is over; [`Status::end`] says how.
     Over,
 }
@@ -369,6 +386,15 @@ impl Monitor {
             if s.problems.len() < MAX_PROBLEMS_KEPT && s.problem_bytes + bytes <= MAX_PROBLEM_BYTES_KEPT {
                 s.problem_bytes += bytes;
                 s.problems.push(problem);
+            }
+        });
+    }
+
+    /// Everything has come; what is left to do is to bring it to the disk.
+    pub fn settling(&self) {
+        self.update(|s| {
+            if s.phase != Phase::Over {
+                (s.phase, s.paused, s.receiving) = (Phase::Settling, None, None);
             }
         });
     }

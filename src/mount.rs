@@ -28,6 +28,7 @@ use crate::monitor::{Monitor, Problem, Severity, Status};
 use crate::receive;
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
+pub use crate::store::Scrubbed;
 use crate::store::Store;
 use crate::tarball;
 use crate::wire::Listener;
@@ -350,7 +351,31 @@ impl Handle {
             status.warnings += 1;
             status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason: reason.into() });
         }
+        let damaged = self.store.damaged();
+        if damaged > 0 {
+            let files = if damaged == 1 { "one file is" } else { "some files are" };
+            let reason = format!(
+                "{files} damaged in the spool, and reading gives an error ('restorefs scrub {}' names all)",
+                escape_path(&self.mountpoint)
+            );
+            status.warnings += 1;
+            status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason });
+        }
+        if let (None, Some(spool)) = (&status.paused, self.store.spool())
+            && let Some(stalled) = spool.stalled()
+        {
+            status.paused = Some(format!(
+                "the disk of the spool '{}' has not taken a write for {} s: it may be frozen, or failing",
+                escape_path(spool.path()),
+                stalled.as_secs()
+            ));
+        }
         status
+    }
+
+    /// Reads back what is in the spool, as long as `go_on` returns true. None where there is no spool.
+    pub fn scrub(&self, go_on: impl Fn() -> bool) -> Option<Scrubbed> {
+        self.store.scrub(|_, _| go_on())
     }
 
     /// The files that the contents are in, for whoever reads them without the mount.

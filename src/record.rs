@@ -5,13 +5,17 @@
 //! payload. The payload is a [`Record`] in postcard's encoding; of a [`Record::Data`] the bytes follow behind
 //! it, so that contents are not copied through the encoder. A torn or broken frame is told by [`DecodeError`].
 
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::entry::Entry;
 
 /// The form of records. Another number means that older readers cannot read it.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Bytes of a frame before its payload.
 pub const HEADER: usize = 8;
@@ -43,6 +47,16 @@ pub enum Record {
         id: u64,
         /// The blob.
         number: u64,
+        /// Whether the stored bytes follow each other there, without the holes between them.
+        packed: bool,
+    },
+    /// Checksums of stored bytes of entry `id`, which is in a blob, from an extent on; they follow behind the record in
+    /// its frame, as [`Sums::encode`](crate::proof::Sums::encode) writes them.
+    Sums {
+        /// The entry.
+        id: u64,
+        /// The first extent. What was said of it and of later ones before is out of date.
+        first: u64,
     },
     /// No more contents of entry `id` come.
     End {
@@ -73,13 +87,12 @@ pub enum DecodeError {
     Damaged,
 }
 
-/// Appends a frame to `out`. Returns where in `out` the bytes behind the record begin.
+/// Appends a frame to `out`. Returns where in `out` it begins.
 pub fn encode<T: Serialize>(record: &T, bytes: &[u8], out: &mut Vec<u8>) -> usize {
     let frame = begin(record, out);
-    let data = out.len();
     out.extend_from_slice(bytes);
     end(frame, out);
-    data
+    frame
 }
 
 /// Begins a frame at the end of `out`: the bytes behind the record are to be appended, and [`end`] to be called with what
@@ -110,6 +123,13 @@ pub fn frame_length(input: &[u8]) -> Option<usize> {
 
 /// Reads the frame at the front of `input`: the record, the bytes behind it, and the length of the frame.
 pub fn decode<T: DeserializeOwned>(input: &[u8]) -> Result<(T, &[u8], usize), DecodeError> {
+    let payload = decode_frame(input)?;
+    let (record, bytes) = postcard::take_from_bytes(payload).map_err(|_| DecodeError::Damaged)?;
+    Ok((record, bytes, HEADER + payload.len()))
+}
+
+/// The payload of the frame at the front of `input`, proved.
+fn decode_frame(input: &[u8]) -> Result<&[u8], DecodeError> {
     let header: &[u8; HEADER] = input.first_chunk().ok_or(DecodeError::Torn)?;
     let len = u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
     let crc = u32::from_le_bytes([header[4], header[5], header[6], header[7]]);
@@ -120,8 +140,71 @@ pub fn decode<T: DeserializeOwned>(input: &[u8]) -> Result<(T, &[u8], usize), De
     if crc32fast::hash(payload) != crc {
         return Err(DecodeError::Damaged);
     }
-    let (record, bytes) = postcard::take_from_bytes(payload).map_err(|_| DecodeError::Damaged)?;
-    Ok((record, bytes, HEADER + len))
+    Ok(payload)
+}
+
+/// Compares the frames in the first `length` bytes of a journal with their checksums.
+///
+/// # Errors
+/// The first frame that is not what was written; or the error of the read.
+pub fn check(journal: &File, length: u64) -> io::Result<()> {
+    let mut buf = vec![0; 1 << 20];
+    let (mut at, mut used, mut there) = (0, 0, 0);
+    while at < length {
+        let wanted = frame_length(&buf[used..there]).unwrap_or(HEADER);
+        if wanted <= there - used {
+            if let Err(e) = decode_frame(&buf[used..there]) {
+                let what = format!("the journal is damaged at byte {at}: {e}");
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+            (used, at) = (used + wanted, at + wanted as u64);
+            continue;
+        }
+        if wanted > HEADER + MAX_PAYLOAD {
+            let what = format!("the journal is damaged at byte {at}");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        }
+        buf.copy_within(used..there, 0);
+        (there, used) = (there - used, 0);
+        if buf.len() < wanted {
+            buf.resize(wanted, 0);
+        }
+        match journal.read_at(&mut buf[there..], at + there as u64) {
+            Ok(0) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the journal has been cut")),
+            Ok(n) => there += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// The most that a frame of a [`Record::Data`] adds to its bytes: the header, and two numbers of at most ten bytes.
+const DATA_FRAME: u64 = HEADER as u64 + 1 + 2 * 10;
+
+/// Reads the contents of a small file of `stored` bytes, or what arrived of them, from the frame at `at` of a journal,
+/// and proves them.
+///
+/// # Errors
+/// [`DecodeError`], as an [`io::Error`], where the frame is not what was written; or the error of the read.
+pub fn read_data(journal: &File, at: u64, stored: u64) -> io::Result<Vec<u8>> {
+    let most = usize::try_from(stored.saturating_add(DATA_FRAME)).map_or(MAX_PAYLOAD, |most| most.min(MAX_PAYLOAD));
+    let mut frame = vec![0; most];
+    let mut there = 0;
+    while there < most {
+        match journal.read_at(&mut frame[there..], at + there as u64) {
+            Ok(0) => break,
+            Ok(n) => there += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    let damaged = |e| io::Error::new(io::ErrorKind::InvalidData, e);
+    let (record, bytes, length) = decode(&frame[..there]).map_err(damaged)?;
+    let (Record::Data { .. }, bytes) = (record, bytes.len()) else { return Err(damaged(DecodeError::Damaged)) };
+    frame.truncate(length);
+    frame.drain(..length - bytes);
+    Ok(frame)
 }
 
 /// For fuzzing: makes lengths and checksums of the frames in `body` right, so that what is in them is looked at.
@@ -165,7 +248,7 @@ mod tests {
         let mut bytes = Vec::new();
         for record in &records {
             let at = encode(record, b"contents", &mut bytes);
-            assert_eq!(&bytes[at..], b"contents");
+            assert_eq!(decode::<Record>(&bytes[at..]).map(|(_, bytes, _)| bytes), Ok(&b"contents"[..]));
         }
         let mut rest = &bytes[..];
         for record in &records {

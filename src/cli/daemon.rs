@@ -164,7 +164,7 @@ fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
         let note = match logs.recv_timeout(TELL) {
             Ok(line) if !line.is_empty() => Note::Log(line),
             Err(RecvTimeoutError::Disconnected) => return,
-            Ok(_) | Err(RecvTimeoutError::Timeout) => Note::Status(Box::new(brief(monitor.status()))),
+            Ok(_) | Err(RecvTimeoutError::Timeout) => Note::Status(Box::new(brief(handle.status()))),
         };
         if send(front, &note).is_err() {
             return;

@@ -214,7 +214,7 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
     let mut files = files.into_iter();
     let (contents, concatenated) = match (response, files.next(), files.next()) {
         (Response::Contents { spool: true, .. }, Some(journal), Some(blobs)) => {
-            (Contents::Spool { journal: Arc::new(File::from(journal)), blobs }, false)
+            (Contents::spool(File::from(journal), blobs), false)
         }
         (Response::Contents { spool: false, concatenated }, Some(file), None) => {
             (Contents::archive(File::from(file)).map_err(|e| other(mounted, e))?, concatenated)

@@ -10,6 +10,7 @@ mod materialize;
 mod mount;
 mod names;
 mod progress;
+mod scrub;
 mod send;
 mod show;
 mod status;
@@ -57,6 +58,8 @@ enum Command {
     Materialize(MaterializeArgs),
     /// Send files and directories, with all that belongs to them: to a receiver, or as a pax archive on standard output
     Send(SendArgs),
+    /// Read back what a mount has in its spool, and compare it with its checksums
+    Scrub(ScrubArgs),
     /// Unmount
     Umount(UmountArgs),
 }
@@ -287,6 +290,20 @@ struct WalkArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(
+    after_help = "Contents are read from the disk where the system can drop what it has of them in memory. Damaged files \
+                  are named, and the exit code is 1: send or mount the archive again. An archive that is mounted in \
+                  place has no spool; check it with the tool that made it."
+)]
+struct ScrubArgs {
+    /// The mount point
+    mountpoint: PathBuf,
+    /// Print the result as JSON on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
@@ -303,6 +320,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Wait(args) => wait::run(&args),
         Command::Materialize(args) => materialize::run(&args),
         Command::Send(args) => send::run(args),
+        Command::Scrub(args) => scrub::run(&args),
         Command::Umount(args) => umount::run(&args),
     }
 }

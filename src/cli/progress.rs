@@ -118,6 +118,9 @@ fn line(status: &Status) -> String {
     if status.phase == Phase::Waiting {
         return format!("waiting for the first byte from {}", status.source);
     }
+    if status.phase == Phase::Settling {
+        return format!("everything has arrived ({}); syncing the spool to disk", HumanBytes(status.bytes));
+    }
     let part = match status.source_size {
         Some(size) if size > 0 => format!("{:3} %  ", status.source_bytes.min(size) * 100 / size),
         _ => String::new(),

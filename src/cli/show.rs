@@ -55,6 +55,7 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         (Phase::Waiting, None) => "waiting for the first byte".into(),
         (Phase::Receiving | Phase::Over, None) => "receiving".into(),
         (Phase::NoSpace, None) => "waiting for room".into(),
+        (Phase::Settling, None) => "everything has arrived; the spool is being synced to disk".into(),
     };
     field("state", phase);
     if let Some(Verdict::Incomplete { cut: Some(cut), .. } | Verdict::Corrupt { cut: Some(cut), .. }) = &status.end {

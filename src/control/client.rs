@@ -162,7 +162,7 @@ impl Connection {
     /// The same, with the open files that come with the answer.
     pub fn ask_for_files(mut self, request: &Request) -> Result<(Response, Vec<OwnedFd>), Error> {
         let patience = match request {
-            Request::Wait { .. } | Request::Stop | Request::More { .. } => None,
+            Request::Wait { .. } | Request::Stop | Request::More { .. } | Request::Scrub => None,
             Request::Status | Request::Unmount { .. } | Request::Contents => Some(ANSWERS),
         };
         let answer =

@@ -52,6 +52,8 @@ pub enum Request {
         /// Or when so many bytes are in the spool.
         spooled: Option<u64>,
     },
+    /// To read back what is in the spool, and compare it with its checksums.
+    Scrub,
     /// To unmount; while it receives, only with `force`.
     Unmount {
         /// Whether receiving is stopped for it.
@@ -95,8 +97,23 @@ pub enum Response {
         /// Bytes that came from the source, and all that it has, where that is known.
         source: (u64, Option<u64>),
     },
+    /// What was found in the spool; None where there is none.
+    Scrubbed(Option<Scrub>),
     /// It failed.
     Failed(String),
+}
+
+/// What was found when a spool was read back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrub {
+    /// Files whose contents were read back.
+    pub files: u64,
+    /// Stored bytes of these.
+    pub bytes: u64,
+    /// Paths of those that are damaged, escaped.
+    pub damaged: Vec<String>,
+    /// What is wrong with the journal, if anything.
+    pub journal: Option<String>,
 }
 
 /// What a daemon leaves beside its socket, so that it can be told of when it is gone.

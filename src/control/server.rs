@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Request, Response, Trace, handover, lock, own_directory};
-use crate::entry::escape_path;
+use super::{Request, Response, Scrub, Trace, handover, lock, own_directory};
+use crate::entry::{escape, escape_path};
 use crate::monitor::Monitor;
-use crate::mount::{HandOver, Handle};
+use crate::mount::{HandOver, Handle, Scrubbed};
 
 /// A request is a path at most; more is nobody's whom we know.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -187,6 +187,15 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             }
             handle.monitor().wait_change(version, LOOK);
         },
+        Ok(Request::Scrub) => {
+            let scrubbed = handle.scrub(|| is_there(connection));
+            Response::Scrubbed(scrubbed.map(|Scrubbed { files, bytes, damaged, journal }| Scrub {
+                files,
+                bytes,
+                damaged: damaged.iter().map(|path| escape(path)).collect(),
+                journal: journal.map(|e| e.to_string()),
+            }))
+        }
         Ok(Request::Unmount { force: false }) if handle.monitor().verdict().is_none() => Response::Receiving,
         Ok(Request::Unmount { .. }) => match handle.unmount() {
             Ok(()) => Response::Done,

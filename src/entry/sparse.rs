@@ -92,6 +92,18 @@ impl SparseMap {
         self.stored_len
     }
 
+    /// Pages of `page` bytes that hold data.
+    pub fn pages(&self, page: u64) -> u64 {
+        let mut counted = 0;
+        let mut pages = 0;
+        for segment in self.segments.iter().filter(|segment| segment.len > 0) {
+            let end = (segment.offset + segment.len).div_ceil(page);
+            pages += end.saturating_sub(counted.max(segment.offset / page));
+            counted = end;
+        }
+        pages
+    }
+
     /// When `received` stored bytes are there: up to which offset of the file every byte is known. The hole
     /// behind a complete segment is known with it.
     pub fn known_until(&self, received: u64) -> u64 {
@@ -185,6 +197,14 @@ mod tests {
         assert_eq!(SparseMap::new(10, [seg(u64::MAX, 2)]), Err(SparseError::Outside));
         assert!(SparseMap::new(i64::MAX as u64, []).is_ok());
         assert_eq!(SparseMap::new(1 << 63, []), Err(SparseError::TooLong));
+    }
+
+    #[test]
+    fn pages() {
+        assert_eq!(map().pages(4096), 1);
+        assert_eq!(map().pages(10), 3);
+        assert_eq!(SparseMap::new(1 << 40, (0..7).map(|n| seg(n << 20, 1))).unwrap().pages(4096), 7);
+        assert_eq!(SparseMap::new(1 << 40, [seg(0, 0), seg(4095, 2)]).unwrap().pages(4096), 2);
     }
 
     #[test]

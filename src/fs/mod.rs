@@ -141,14 +141,15 @@ impl<B> Filesystem<B> {
     }
 
     /// Opens a file for reading. A complete blob is offered to `give`, which gives it to the kernel if that can
-    /// take it; not while handles are open of which we serve the reads.
+    /// take it; not while handles are open of which we serve the reads, and not before the disk is known to have
+    /// everything: the kernel compares no checksums.
     pub fn open(&self, ino: Ino, give: impl FnOnce(&File) -> Option<B>) -> Result<Opened<B>, Errno> {
         let (arrival, place) = {
             let index = self.store.index.read();
             index.arrival(ino).zip(index.place(ino)).ok_or(Errno::NOENT)?
         };
         let give = || match (arrival, &place) {
-            (Arrival::Complete, Place::Blob(number)) => {
+            (Arrival::Complete, Place::Blob(number)) if self.store.is_settled() && !self.store.is_damaged(ino) => {
                 let blob = self.store.open_blob(*number).map_err(errno).ok()?;
                 give(&blob)
             }
@@ -357,6 +358,9 @@ pub fn state(store: &Store, index: &Index, ino: Ino) -> Option<String> {
     let stored = attributes.stored;
     if stored > 0 && (store.is_changed() || index.is_changed(ino)) {
         return Some("changed".into());
+    }
+    if store.is_damaged(ino) {
+        return Some("damaged".into());
     }
     Some(match index.arrival(ino)? {
         Arrival::Announced => "announced".into(),

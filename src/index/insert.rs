@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Arrival, Dentry, Index, Ino, Inode, Kind, NONE, PLACE_ARCHIVE, PLACE_BLOB, PLACE_EMPTY, PLACE_JOURNAL,
-    PLACE_MEMORY, Place,
+    PLACE_MEMORY, PLACE_PACKED, Place,
 };
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp, Xattrs};
 
@@ -344,6 +344,7 @@ impl Index {
             Place::Archive(at) => (PLACE_ARCHIVE, at),
             Place::Journal(at) => (PLACE_JOURNAL, at),
             Place::Blob(number) => (PLACE_BLOB, number),
+            Place::Packed(number) => (PLACE_PACKED, number),
             Place::Memory(bytes) => {
                 self.memory.insert(key, Arc::clone(&bytes));
                 (PLACE_MEMORY, 0)

@@ -79,10 +79,12 @@ pub enum Place {
     Empty,
     /// At this offset of the archive itself, which is mounted in place.
     Archive(u64),
-    /// At this offset of the spool's journal.
+    /// In the record at this offset of the spool's journal.
     Journal(u64),
-    /// In a blob of their own, at their offsets in the file.
+    /// In the blob of this number, at their offsets in the file.
     Blob(u64),
+    /// In the blob of this number, one after the other.
+    Packed(u64),
     /// Still in memory: a small file that is arriving.
     Memory(Arc<Vec<u8>>),
 }
@@ -92,6 +94,7 @@ const PLACE_ARCHIVE: u8 = 1;
 const PLACE_JOURNAL: u8 = 2;
 const PLACE_BLOB: u8 = 3;
 const PLACE_MEMORY: u8 = 4;
+const PLACE_PACKED: u8 = 5;
 
 /// What `stat` tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -342,6 +345,7 @@ impl Index {
             PLACE_ARCHIVE => Place::Archive(inode.b),
             PLACE_JOURNAL => Place::Journal(inode.b),
             PLACE_BLOB => Place::Blob(inode.b),
+            PLACE_PACKED => Place::Packed(inode.b),
             PLACE_MEMORY => Place::Memory(self.memory[&(ino.0 as u32)].clone()),
             _ => Place::Empty,
         })

@@ -16,10 +16,10 @@ use std::sync::Arc;
 use crate::entry::{Entry, EntryKind, SparseMap};
 use crate::filter::{self, Chunks, is_plain_file};
 use crate::index::{Arrival, Place};
-use crate::monitor::{Monitor, Verdict};
+use crate::monitor::{Chain, Monitor, Verdict};
 use crate::record::{self, Record};
 use crate::source::{Source, Stop};
-use crate::spool::{self, BLOB_THRESHOLD, Blob, Spool};
+use crate::spool::{self, BLOB_THRESHOLD, Blob, Form, Spool};
 use crate::store::Store;
 use crate::tarball::{Decoder, End, Event, Options};
 use ahead::Ahead;
@@ -64,17 +64,16 @@ fn receive(job: Job) {
         over: false,
     };
     if let (true, Some(file)) = (is_plain_file(&source), source.file()) {
-        ingest.receive(|ingest, link| ingest.in_place(link, file, source.size().unwrap_or(0)));
+        ingest.receive(|ingest, link| ingest.in_place(link, file, source.size().unwrap_or(0)), || ());
     } else {
         let seekable = source.file().is_some();
         let farewell = source.farewell();
         match Chunks::new(source, stop.clone(), monitor.clone()) {
             Ok(mut chunks) => {
-                ingest.receive(|ingest, link| ingest.stream(link, &mut chunks, seekable));
-                farewell.say();
+                ingest.receive(|ingest, link| ingest.stream(link, &mut chunks, seekable), || farewell.say());
                 ingest.drain(&mut chunks);
             }
-            Err(e) => ingest.receive(|_, _| Err(no_thread(e))),
+            Err(e) => ingest.receive(|_, _| Err(no_thread(e)), || ()),
         }
     }
 }
@@ -126,8 +125,8 @@ enum Keep {
 type Outcome<T = ()> = Result<T, Verdict>;
 
 impl Ingest<'_> {
-    /// Receives all of it in this way, and concludes.
-    fn receive(&mut self, all: impl FnOnce(&mut Self, &mut Link<'_>) -> Outcome) {
+    /// Receives all of it in this way, and concludes; `said` as there.
+    fn receive(&mut self, all: impl FnOnce(&mut Self, &mut Link<'_>) -> Outcome, said: impl FnOnce()) {
         let keeper = Keeper { store: self.store, monitor: self.monitor, stop: self.stop, max_index: self.max_index };
         let (last, outcome) = std::thread::scope(|scope| match keeper.begin(scope) {
             Ok(mut link) => {
@@ -138,7 +137,7 @@ impl Ingest<'_> {
             }
             Err(e) => (Last::default(), Err(no_thread(e))),
         });
-        self.conclude(last, outcome);
+        self.conclude(last, outcome, said);
     }
 
     /// A plain archive in a regular file: contents are passed over.
@@ -301,11 +300,13 @@ impl Ingest<'_> {
             EntryKind::File { size, sparse } => (*size, sparse.clone()),
             _ => (0, None),
         };
-        let small = stored < BLOB_THRESHOLD && map.is_none();
+        let form = Form::of(stored, map.as_deref());
         self.begin(entry, id, stored, Keep::Memory(Vec::new()), None);
-        if small || stored == 0 {
+        if form == Form::Record {
             return Ok(());
         }
+        let packed = form == Form::Packed;
+        let map = map.filter(|_| !packed);
         // Whether it is refused is known first; then it may take room.
         self.prepare();
         let last = link.ask(&mut self.batch)?;
@@ -318,8 +319,9 @@ impl Ingest<'_> {
             Ok(blob) => {
                 let number = blob.number();
                 current.keep = Keep::Blob(blob, map);
-                self.batch.ops.push(Op::Contents(Some(Place::Blob(number)), Arrival::Announced));
-                self.record(&Record::Blob { id, number }, &[]);
+                let place = if packed { Place::Packed(number) } else { Place::Blob(number) };
+                self.batch.ops.push(Op::Contents(Some(place), Arrival::Announced));
+                self.record(&Record::Blob { id, number, packed }, &[]);
                 Ok(())
             }
             Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
@@ -375,12 +377,13 @@ impl Ingest<'_> {
     fn entry_end(&mut self) {
         let Some(current) = self.current.take() else { return };
         let (place, arrival) = match current.keep {
-            Keep::Memory(bytes) => (Some(self.journal_data(current.id, &bytes)), Arrival::Complete),
-            Keep::Journal(place) => (Some(place), Arrival::Complete),
-            Keep::Blob(..) => {
+            Keep::Blob(mut blob, _) => {
+                self.sums(current.id, &mut blob, true);
                 self.record(&Record::End { id: current.id, received: current.stored, complete: true }, &[]);
                 (None, Arrival::Complete)
             }
+            Keep::Memory(bytes) => (Some(self.journal_data(current.id, &bytes)), Arrival::Complete),
+            Keep::Journal(place) => (Some(place), Arrival::Complete),
             Keep::Archive => (None, Arrival::Complete),
             Keep::Nowhere => (None, Arrival::Truncated { received: 0 }),
         };
@@ -403,6 +406,13 @@ impl Ingest<'_> {
         record::encode(record, bytes, &mut self.batch.frames);
     }
 
+    /// Records checksums of a blob that the journal does not have.
+    fn sums(&mut self, id: u64, blob: &mut Blob, all: bool) {
+        if let Some((first, sums)) = blob.unrecorded_sums(all) {
+            self.record(&Record::Sums { id, first }, &sums);
+        }
+    }
+
     /// Hands what is gathered to the keeper.
     fn commit(&mut self, link: &mut Link<'_>) -> Outcome {
         self.prepare();
@@ -411,6 +421,12 @@ impl Ingest<'_> {
 
     /// The batch is about to be handed over: says what is there of the file that is arriving.
     fn prepare(&mut self) {
+        if let Some(mut current) = self.current.take() {
+            if let Keep::Blob(blob, _) = &mut current.keep {
+                self.sums(current.id, blob, false);
+            }
+            self.current = Some(current);
+        }
         self.position += self.batch.frames.len() as u64;
         let current = self.current.as_ref();
         self.batch.receiving = current.map(|current| (current.received, current.stored));
@@ -435,20 +451,24 @@ impl Ingest<'_> {
         }
     }
 
-    /// Nothing more comes. Whoever waits for the file that was cut is told so.
-    fn conclude(&mut self, last: Last, outcome: Outcome) {
+    /// Nothing more comes. Readers that wait for the file that was cut are woken. `said` is called as soon as the sender
+    /// can go: before the spool is brought to its disk.
+    fn conclude(&mut self, last: Last, outcome: Outcome, said: impl FnOnce()) {
         let mut verdict = outcome.err().unwrap_or(Verdict::Complete);
         // Where something could not be written, the journal ends before it.
         self.position = self.spool.map_or(0, Spool::position);
         self.batch = Batch::default();
         let mut cut = None;
-        if let Some(current) = self.current.take() {
+        if let Some(mut current) = self.current.take() {
             let ino = last.ino.filter(|_| !matches!(current.keep, Keep::Nowhere));
             let received = if ino.is_some() { current.received } else { 0 };
             let place = match &current.keep {
                 Keep::Memory(bytes) if received > 0 => Some(self.journal_data(current.id, bytes)),
                 _ => None,
             };
+            if let Keep::Blob(blob, _) = &mut current.keep {
+                self.sums(current.id, blob, true);
+            }
             self.record(&Record::End { id: current.id, received, complete: false }, &[]);
             cut = last.ino.map(|ino| (ino, place, received));
             match &mut verdict {
@@ -476,7 +496,18 @@ impl Ingest<'_> {
             self.store.notify(ino);
         }
         refuse(self.monitor, refused);
-        self.monitor.end(verdict);
+        said();
+        if verdict != Verdict::Complete {
+            // What is lost already is known at once.
+            self.monitor.end(verdict);
+            if let Err(e) = self.store.settle(self.monitor) {
+                self.monitor.warning(b"", Chain(&e));
+            }
+            return;
+        }
+        self.monitor.settling();
+        let settled = self.store.settle(self.monitor);
+        self.monitor.end(settled.map_or_else(|e| Verdict::Failed { cause: Chain(&e).to_string() }, |()| verdict));
     }
 }
 

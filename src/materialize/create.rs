@@ -26,7 +26,7 @@ use super::report::Report;
 use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
-use crate::index::{Kind, Place};
+use crate::index::Kind;
 
 /// What all workers need.
 pub(super) struct Creator {
@@ -348,24 +348,19 @@ impl Creator {
     }
 
     fn fill(&self, file: &File, size: u64, sparse: Option<&SparseMap>, item: &Item) -> io::Result<()> {
-        let whole = [Segment { offset: 0, len: size }];
-        let segments = sparse.map_or(&whole[..], SparseMap::segments);
-        let mut stored = 0;
-        for segment in segments.iter().filter(|segment| segment.len > 0) {
-            match &item.bytes {
-                Some(bytes) => {
-                    let from = stored as usize;
-                    file.write_all_at(&bytes.get()[from..from + segment.len as usize], segment.offset)?;
-                    self.report.wrote(segment.len);
+        let stored = item.entry.kind.stored_len();
+        match &item.bytes {
+            Some(bytes) => {
+                let whole = [Segment { offset: 0, len: stored }];
+                let mut rest = bytes.get();
+                for segment in sparse.map_or(&whole[..], SparseMap::segments) {
+                    let (piece, after) = rest.split_at(segment.len as usize);
+                    file.write_all_at(piece, segment.offset)?;
+                    rest = after;
                 }
-                None => {
-                    // A blob has them at their offsets in the file.
-                    let from = if matches!(item.place, Place::Blob(_)) { segment.offset } else { stored };
-                    let wrote = &|n| self.report.wrote(n);
-                    self.contents.copy(&item.place, from, file, segment.offset, segment.len, wrote)?;
-                }
+                self.report.wrote(stored);
             }
-            stored += segment.len;
+            None => self.contents.copy(&item.place, sparse, stored, file, &|n| self.report.wrote(n))?,
         }
         if size > 0 {
             self.contents.check()?;

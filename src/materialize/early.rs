@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rustix::fs::{
     AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, fstat, ioctl_ficlone, linkat, openat, openat2, unlinkat,
 };
@@ -22,6 +23,7 @@ use super::report::Report;
 use super::restore::Restore;
 use crate::entry::{Entry, EntryKind};
 use crate::index::Place;
+use crate::proof::{Sums, Unproved};
 
 /// It is looked for more when so much has come.
 pub(super) const STEP: u64 = 4 << 20;
@@ -33,6 +35,8 @@ pub(super) struct Early {
     file: Option<File>,
     device: u64,
     copied: AtomicU64,
+    /// The checksums of what was copied.
+    sums: Mutex<Sums>,
 }
 
 impl Early {
@@ -48,7 +52,10 @@ impl Early {
             return Ok(false);
         }
         let Entry { path, metadata, kind } = &*item.entry;
-        self.fill_up(creator, &item.place, kind.stored_len())?;
+        self.fill_up(creator, kind.stored_len())?;
+        if !creator.contents.proves(self.blob, &self.sums.lock()) {
+            return Err(Unproved::Differs { at: 0, len: kind.stored_len() }.into());
+        }
         match linkat(CWD, format!("/proc/self/fd/{}", file.as_raw_fd()), dir, name, AtFlags::SYMLINK_FOLLOW) {
             Ok(()) => {}
             // Among others where the directory is of the same file system, but not of the same mount.
@@ -65,14 +72,14 @@ impl Early {
     }
 
     /// Copies what is there up to `end`, and has not been copied.
-    fn fill_up(&self, creator: &Creator, place: &Place, end: u64) -> io::Result<()> {
+    fn fill_up(&self, creator: &Creator, end: u64) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let from = self.copied.load(Ordering::Relaxed);
         let wrote = |n| {
             self.copied.fetch_add(n, Ordering::Relaxed);
             creator.report.wrote(n);
         };
-        creator.contents.copy(place, from, file, from, end.saturating_sub(from), &wrote)
+        creator.contents.copy_early(self.blob, from..end, file, &mut self.sums.lock(), &wrote)
     }
 
     /// What was copied is of no use.
@@ -86,7 +93,6 @@ impl Early {
 impl Restore<'_> {
     /// Copies what has arrived of a file.
     pub(super) fn copy_early(&mut self, entry: &Entry, blob: u64) {
-        let place = Place::Blob(blob);
         if self.early.as_ref().is_none_or(|early| early.blob != blob) {
             self.early = Some(self.begin_early(entry, blob));
         }
@@ -98,7 +104,7 @@ impl Restore<'_> {
             .creator
             .contents
             .blob_length(blob)
-            .and_then(|length| early.fill_up(self.creator, &place, length.min(entry.kind.stored_len())));
+            .and_then(|length| early.fill_up(self.creator, length.min(entry.kind.stored_len())));
         if copied.is_err() {
             // A full disk, above all. It is told when the file is made.
             early.give_up(self.report);
@@ -108,7 +114,7 @@ impl Restore<'_> {
     fn begin_early(&mut self, entry: &Entry, blob: u64) -> Early {
         let file = if self.is_worth_it(entry) { self.nameless(entry, blob) } else { None };
         let device = file.as_ref().and_then(|file| fstat(file).ok()).map_or(0, |stat| stat.st_dev);
-        Early { blob, file, device, copied: AtomicU64::new(0) }
+        Early { blob, file, device, copied: AtomicU64::new(0), sums: Mutex::default() }
     }
 
     /// Whether a file will be made, as far as can be told now.

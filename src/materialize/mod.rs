@@ -151,7 +151,9 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
     let Origin { contents, concatenated, mut more } = origin;
     let tar = tarball::Options { concatenated, ..options.tar };
     let mut replay = match &contents {
-        Contents::Spool { journal, .. } => Replay::Journal(Journal::new(journal.clone(), options.strip)),
+        Contents::Spool { journal, proofs, .. } => {
+            Replay::Journal(Box::new(Journal::new(journal.clone(), proofs.clone(), options.strip)))
+        }
         Contents::Archive(archive) => {
             Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar).map_err(Error::Replay)?))
         }
@@ -266,10 +268,10 @@ fn first_pass(
             }
             Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?))
         }
-        (Replay::Journal(_), Contents::Spool { journal, .. }) => {
-            let mut journal = Journal::new(journal.clone(), options.strip);
+        (Replay::Journal(_), Contents::Spool { journal, proofs, .. }) => {
+            let mut journal = Journal::new(journal.clone(), proofs.clone(), options.strip);
             journal.length = progress.journal;
-            Replay::Journal(journal)
+            Replay::Journal(Box::new(journal))
         }
         _ => return Ok(None),
     };

@@ -34,7 +34,7 @@ struct Announced {
     /// None: it has become `item`.
     entry: Option<Box<Entry>>,
     item: Option<Item>,
-    blob: Option<u64>,
+    blob: Option<Place>,
     /// Its name, the one that it links to, and what is left of its name.
     keys: [Option<u64>; 3],
     /// So many have to be given before.
@@ -91,17 +91,17 @@ impl Order {
     }
 
     /// Where its contents go.
-    pub(super) fn set_blob(&mut self, id: u64, number: u64) {
+    pub(super) fn set_blob(&mut self, id: u64, blob: Place) {
         if let Some(announced) = self.announced.get_mut(&id) {
-            announced.blob = Some(number);
+            announced.blob = Some(blob);
         }
     }
 
-    /// No more of its contents comes. `item` makes of the entry, and the number of its blob, what is given.
-    pub(super) fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<u64>) -> Item) {
+    /// No more of its contents comes. `item` makes of the entry, and the place of its blob, what is given.
+    pub(super) fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<Place>) -> Item) {
         let Some(announced) = self.announced.get_mut(&id) else { return };
         let Some(entry) = announced.entry.take() else { return };
-        announced.item = Some(item(entry, announced.blob));
+        announced.item = Some(item(entry, announced.blob.take()));
         if self.can_be_given(id) {
             self.give(id);
         } else if let Some(Announced { item: Some(item), .. }) = self.announced.get_mut(&id) {

@@ -3,15 +3,18 @@
 //! From the journal of a spool, as far as it is written, or from an archive that is mounted in place. An entry is
 //! given when all of its contents are there. Nothing is waited for here.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
+use super::contents::Proofs;
 use super::order::Order;
 use crate::entry::Entry;
 use crate::index::Place;
+use crate::proof::Sums;
 use crate::record::{self, DecodeError, Record};
 use crate::tarball::{Decoder, Event, Options};
 
@@ -57,7 +60,7 @@ impl Item {
 
 /// Where entries come from.
 pub(super) enum Replay {
-    Journal(Journal),
+    Journal(Box<Journal>),
     Archive(Box<Archive>),
 }
 
@@ -73,8 +76,11 @@ impl Replay {
     /// A file that is arriving as the only one, and the number of its blob.
     pub(super) fn arriving(&self) -> Option<(&Entry, u64)> {
         match self {
-            Replay::Journal(Journal { pending: Pending::One(Some(one)), .. }) => Some((&one.entry, one.blob?)),
-            _ => None,
+            Replay::Journal(journal) => match &journal.pending {
+                Pending::One(Some(One { entry, blob: Some(Place::Blob(number)), .. })) => Some((entry, *number)),
+                _ => None,
+            },
+            Replay::Archive(_) => None,
         }
     }
 
@@ -109,6 +115,10 @@ pub(super) struct Journal {
     /// Bytes in blobs of the entries that have been given.
     blobs: u64,
     pending: Pending,
+    /// Checksums that have come, by the number of the entry, of blobs that are not whole.
+    sums: HashMap<u64, Vec<u8>>,
+    /// Those of blobs that are.
+    proofs: Arc<Proofs>,
     strip: usize,
     /// Given after an entry whose contents never came.
     held: Option<Item>,
@@ -125,12 +135,12 @@ enum Pending {
 struct One {
     id: u64,
     entry: Box<Entry>,
-    blob: Option<u64>,
+    blob: Option<Place>,
 }
 
 impl Journal {
-    /// Its entries are wanted without so many leading components.
-    pub(super) fn new(file: Arc<File>, strip: usize) -> Self {
+    /// Its entries are wanted without so many leading components. Checksums of blobs go to `proofs`.
+    pub(super) fn new(file: Arc<File>, proofs: Arc<Proofs>, strip: usize) -> Self {
         Journal {
             file,
             length: 0,
@@ -140,6 +150,8 @@ impl Journal {
             entries: 0,
             blobs: 0,
             pending: Pending::One(None),
+            sums: HashMap::new(),
+            proofs,
             strip,
             held: None,
         }
@@ -174,7 +186,8 @@ impl Journal {
             let begin = bytes.as_ptr() as usize - chunk.as_ptr() as usize;
             let range = begin..begin + bytes.len();
             self.used += length;
-            if let Some(item) = self.take(record, &chunk, range) {
+            let frame = self.at + (self.used - length) as u64;
+            if let Some(item) = self.take(record, frame, &chunk, range) {
                 return Ok(Some(item));
             }
         }
@@ -188,8 +201,8 @@ impl Journal {
         }
     }
 
-    /// Takes a record. What of a stream can be given then; of a catalogue, `pending` has it.
-    fn take(&mut self, record: Record, chunk: &Arc<Vec<u8>>, range: Range<usize>) -> Option<Item> {
+    /// Takes the record at `frame`. What of a stream can be given then; of a catalogue, `pending` has it.
+    fn take(&mut self, record: Record, frame: u64, chunk: &Arc<Vec<u8>>, range: Range<usize>) -> Option<Item> {
         match record {
             Record::Entry(entry) => {
                 let id = self.entries;
@@ -215,29 +228,38 @@ impl Journal {
                 }
                 item
             }
-            Record::Data { id, .. } => {
-                let at = self.at + range.start as u64;
-                self.end(id, |entry, _| {
-                    if range.len() as u64 != entry.kind.stored_len() {
-                        return Item::lost(entry, range.len() as u64);
-                    }
-                    Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(entry, Place::Journal(at)) }
-                })
-            }
-            Record::Blob { id, number } => {
+            Record::Data { id, .. } => self.end(id, |entry, _| {
+                if range.len() as u64 != entry.kind.stored_len() {
+                    return Item::lost(entry, range.len() as u64);
+                }
+                Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(entry, Place::Journal(frame)) }
+            }),
+            Record::Blob { id, number, packed } => {
+                let blob = if packed { Place::Packed(number) } else { Place::Blob(number) };
                 match &mut self.pending {
-                    Pending::One(Some(one)) if one.id == id => one.blob = Some(number),
+                    Pending::One(Some(one)) if one.id == id => one.blob = Some(blob),
                     Pending::One(_) => {}
-                    Pending::Any(order) => order.set_blob(id, number),
+                    Pending::Any(order) => order.set_blob(id, blob),
+                }
+                None
+            }
+            Record::Sums { id, first } => {
+                if !Sums::join(self.sums.entry(id).or_default(), first, &chunk[range]) {
+                    // What is read without them is refused.
+                    self.sums.remove(&id);
                 }
                 None
             }
             Record::End { id, received, complete } => {
                 let mut ended = 0;
+                let (sums, proofs) = (self.sums.remove(&id).unwrap_or_default(), self.proofs.clone());
                 let item = self.end(id, |entry, blob| {
                     ended = received;
                     match blob {
-                        Some(number) if complete => Item::new(entry, Place::Blob(number)),
+                        Some(blob) if complete => {
+                            proofs.add(&blob, Sums::decode(&sums, entry.kind.stored_len()));
+                            Item::new(entry, blob)
+                        }
                         _ => Item::lost(entry, received),
                     }
                 });
@@ -253,7 +275,7 @@ impl Journal {
     }
 
     /// No more of an entry's contents comes.
-    fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<u64>) -> Item) -> Option<Item> {
+    fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<Place>) -> Item) -> Option<Item> {
         match &mut self.pending {
             Pending::One(one) => one.take_if(|one| one.id == id).map(|one| item(one.entry, one.blob)),
             Pending::Any(order) => {
@@ -287,7 +309,13 @@ impl Journal {
     }
 
     fn damaged(&self) -> io::Error {
-        io::Error::new(io::ErrorKind::InvalidData, format!("the journal is damaged at byte {}", self.position()))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!(
+                "the journal of the spool is damaged at byte {} (copy the rest from the mount, with cp or rsync)",
+                self.position()
+            ),
+        )
     }
 }
 

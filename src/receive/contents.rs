@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::sink::{LEFT_OUT, NONE, Outcome, Part, Sink, State, stopped, violation};
 use crate::index::{Arrival, Ino, Place};
 use crate::record::{self, Record};
-use crate::spool::{self, Spool};
+use crate::spool::{self, Form, Spool};
 use crate::wire::{Fate, FromSender, Hash, MAX_DATA, SMALL};
 
 const OTHER_HASH: &str = "its contents have another hash than at the sender";
@@ -182,6 +182,8 @@ impl Sink {
                 let index = self.store.index.read();
                 (index.attributes(Ino(ino.into())).map_or(0, |a| a.size), index.sparse(Ino(ino.into())).cloned())
             };
+            let packed = Form::of_blob(map.as_deref()) == Form::Packed;
+            let map = map.filter(|_| !packed);
             let blob = match spool.create_blob(map.is_some().then_some(size), &stopped) {
                 Ok(blob) => blob,
                 Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
@@ -191,8 +193,9 @@ impl Sink {
             };
             let number = blob.number();
             part.blob = Some((blob, map));
-            self.store.index.write().set_place(Ino(ino.into()), Place::Blob(number));
-            let record = Record::Blob { id: self.known[ino as usize].journal.into(), number };
+            let place = if packed { Place::Packed(number) } else { Place::Blob(number) };
+            self.store.index.write().set_place(Ino(ino.into()), place);
+            let record = Record::Blob { id: self.known[ino as usize].journal.into(), number, packed };
             record::encode(&record, &[], &mut self.frames);
         }
         if let Some((blob, map)) = &mut part.blob {
@@ -210,6 +213,8 @@ impl Sink {
         }
         part.hasher.update(bytes);
         part.received += bytes.len() as u64;
+        let journal = self.known[ino as usize].journal;
+        part.record_sums(journal, false, &mut self.frames);
         self.late.push((Ino(ino.into()), None, Arrival::Arriving { received: part.received }));
         self.monitor.add_bytes(bytes.len() as u64);
         Ok(())
@@ -257,7 +262,10 @@ impl Sink {
         }
         known.state = State::Over;
         let journal = u64::from(known.journal);
-        let part = self.take_part(ino);
+        let mut part = self.take_part(ino);
+        if let Some(part) = &mut part {
+            part.record_sums(journal as u32, true, &mut self.frames);
+        }
         let (mut received, right, checked) = match &part {
             Some(part) if part.differs => (part.received, false, 0),
             Some(part) => (part.received, part.hasher.finalize() == hash, part.checked),

@@ -22,13 +22,13 @@ use parking_lot::Mutex;
 
 use crate::entry::escape;
 use crate::index::Ino;
-use crate::monitor::{Monitor, SenderStatus, Sending, Verdict};
+use crate::monitor::{Chain, Monitor, SenderStatus, Sending, Verdict};
 use crate::record;
 use crate::source::Stop;
 use crate::spool;
 use crate::store::Store;
 use crate::wire::{self, Batch, Closed, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
-use sink::{Sink, Stopped};
+use sink::{Sink, Stopped, Unfinished};
 
 /// A sender says at once who it is.
 const HELLO: Duration = Duration::from_secs(10);
@@ -428,9 +428,9 @@ impl Receive {
             answers.push(self.sink.commit_message());
             return Ok(());
         }
-        let commit = self.sink.finish().map_err(|e| match e.get_ref().and_then(|e| e.downcast_ref()) {
-            Some(spool::Error::Stopped) => self.stopped().unwrap_or(Verdict::Complete),
-            _ => Verdict::Failed { cause: format!("the spool does not have everything: {e}") },
+        let commit = self.sink.finish().map_err(|e| match e {
+            Unfinished::Spool(spool::Error::Stopped) => self.stopped().unwrap_or(Verdict::Complete),
+            e => Verdict::Failed { cause: Chain(&e).to_string() },
         })?;
         self.whole = true;
         self.store.set_over();

@@ -16,7 +16,7 @@ use crate::monitor::{Monitor, Receiving};
 use crate::record::{self, Record};
 use crate::source::Stop;
 use crate::spool::{self, BLOB_THRESHOLD, Blob};
-use crate::store::Store;
+use crate::store::{Store, Unsettled};
 use crate::wire::{FromReceiver, FromSender, Position, SMALL, Session, Totals};
 
 /// No sender that keeps to the protocol says this.
@@ -38,6 +38,17 @@ pub(super) enum Stopped {
     Spool(spool::Error),
     /// The index has no more room.
     Full(u64),
+}
+
+/// Why what has come as a whole is not confirmed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unfinished {
+    /// The end of the journal cannot be written.
+    #[error(transparent)]
+    Spool(#[from] spool::Error),
+    /// The disk does not have everything.
+    #[error(transparent)]
+    Unsettled(#[from] Unsettled),
 }
 
 impl From<Violation> for Stopped {
@@ -356,7 +367,10 @@ impl Sink {
 
     /// Nothing more comes of a file: what was waited for it, in memory and by readers, and what the journal says of it.
     pub(super) fn give_up(&mut self, ino: u32) -> u64 {
-        let received = self.take_part(ino).map_or(0, |part| part.received);
+        let received = self.take_part(ino).map_or(0, |mut part| {
+            part.record_sums(self.known[ino as usize].journal, true, &mut self.frames);
+            part.received
+        });
         let known = &mut self.known[ino as usize];
         known.state = State::Over;
         self.wanted.remove(&ino);
@@ -527,7 +541,7 @@ impl Sink {
     }
 
     /// Everything is there. It is brought to the disk.
-    pub(super) fn finish(&mut self) -> std::io::Result<FromReceiver> {
+    pub(super) fn finish(&mut self) -> Result<FromReceiver, Unfinished> {
         let mut refused = Vec::new();
         self.store.index.write().finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
         for (path, refusal) in refused {
@@ -535,23 +549,13 @@ impl Sink {
         }
         record::encode(&Record::Finish { complete: true }, &[], &mut self.frames);
         if let Some(spool) = self.store.spool() {
-            spool.append(&self.frames, &stopped(&self.stop, &self.waits)).map_err(std::io::Error::other)?;
+            spool.append(&self.frames, &stopped(&self.stop, &self.waits))?;
             self.frames.clear();
-            spool.check(self.blobs())?;
-            spool.sync()?;
         }
+        self.monitor.settling();
+        self.store.settle(&self.monitor)?;
         self.finished = true;
         Ok(self.commit_message())
-    }
-
-    /// Blobs of files that are whole, and how long they have to be.
-    fn blobs(&self) -> Vec<(u64, u64)> {
-        let index = self.store.index.read();
-        let blob = |ino| match (index.place(ino), index.arrival(ino), index.attributes(ino)) {
-            (Some(Place::Blob(number)), Some(Arrival::Complete), Some(file)) => Some((number, file.size)),
-            _ => None,
-        };
-        (0..self.known.len() as u64).filter_map(|ino| blob(Ino(ino))).collect()
     }
 
     /// What the sender is told then.
@@ -562,8 +566,10 @@ impl Sink {
     /// Nothing more comes: what is not whole is cut.
     pub(super) fn cut(&mut self) {
         let _ = self.commit();
-        for (ino, part) in &self.parts {
-            let id = self.known[*ino as usize].journal.into();
+        for (ino, part) in &mut self.parts {
+            let journal = self.known[*ino as usize].journal;
+            part.record_sums(journal, true, &mut self.frames);
+            let id = journal.into();
             record::encode(&Record::End { id, received: part.received, complete: false }, &[], &mut self.frames);
         }
         record::encode(&Record::Finish { complete: false }, &[], &mut self.frames);
@@ -582,6 +588,13 @@ impl Sink {
 }
 
 impl Part {
+    /// Records checksums that the journal does not have.
+    pub(super) fn record_sums(&mut self, journal: u32, all: bool, frames: &mut Vec<u8>) {
+        if let Some((first, sums)) = self.blob.as_mut().and_then(|(blob, _)| blob.unrecorded_sums(all)) {
+            record::encode(&Record::Sums { id: journal.into(), first }, &sums, frames);
+        }
+    }
+
     pub(super) fn position(&self, id: u64) -> Position {
         Position { id, checked: self.checked, received: self.received }
     }

@@ -441,7 +441,7 @@ fn what_was_written_to_in_one_session_is_sent_again_in_the_next() {
 fn journal(bench: &Bench) -> Vec<Record> {
     let spool = bench.store.spool().unwrap();
     let mut bytes = vec![0; spool.position() as usize];
-    spool.read_journal(&mut bytes, 0).unwrap();
+    std::os::unix::fs::FileExt::read_exact_at(spool.journal(), &mut bytes, 0).unwrap();
     let mut records = Vec::new();
     let mut rest = &bytes[..];
     while !rest.is_empty() {

@@ -8,9 +8,11 @@
 //!   blobs/N           contents of one file each, at their offsets in it
 //! ```
 //!
-//! Nothing is synced while it arrives: the page cache outlives the daemon. A full disk is not an error:
-//! writing waits for room, and the monitor says so.
+//! Nothing is synced while it arrives: the page cache outlives the daemon. [`Spool::sync`] brings all of it to the disk at
+//! the end, and says whether the disk took it. Blobs have checksums (see [`crate::proof`]), which are in the journal too;
+//! the journal's records have their own. A full disk is not an error: writing waits for room, and the monitor says so.
 
+use std::collections::HashMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
@@ -18,9 +20,14 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::thread::ThreadId;
+use std::time::{Duration, Instant};
 
+use parking_lot::{Mutex, RwLock};
+
+use crate::entry::SparseMap;
 use crate::monitor::{Monitor, SpoolUse};
+use crate::proof::Sums;
 use crate::record;
 
 /// Files of this many stored bytes and more get a blob: it can be opened, linked and passed through on its
@@ -32,6 +39,43 @@ const PAGE: u64 = 4096;
 
 /// So often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(250);
+
+/// Checksums of a blob are recorded while it arrives, whenever there are this many new ones (64 MiB of contents).
+const SUMS_STEP: u64 = 1024;
+
+/// Magic numbers of filesystems that live in memory, from statfs(2).
+const TMPFS: i64 = 0x0102_1994;
+const RAMFS: i64 = 0x8584_58f6;
+
+/// A write that takes longer than this is reported: the disk hangs, or is frozen.
+const STALLED: Duration = Duration::from_secs(10);
+
+/// Where the stored bytes of a file are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// In the journal, in one record.
+    Record,
+    /// In a blob, at their offsets in the file.
+    Spread,
+    /// In a blob, one after the other: the pieces between holes are so small that they would take several times as much
+    /// room at their offsets, since a filesystem gives whole pages.
+    Packed,
+}
+
+impl Form {
+    /// The form that suits a file of `stored` bytes.
+    pub fn of(stored: u64, map: Option<&SparseMap>) -> Form {
+        if stored < BLOB_THRESHOLD { Form::Record } else { Form::of_blob(map) }
+    }
+
+    /// The form that suits a blob.
+    pub fn of_blob(map: Option<&SparseMap>) -> Form {
+        match map {
+            Some(map) if map.pages(PAGE).saturating_mul(PAGE) / 2 > map.stored_len() => Form::Packed,
+            _ => Form::Spread,
+        }
+    }
+}
 
 /// Where to spool, and how much.
 #[derive(Clone, Debug)]
@@ -53,7 +97,11 @@ pub struct Spool {
     journal: File,
     written: AtomicU64,
     blob_bytes: AtomicU64,
-    blobs: AtomicU64,
+    /// The checksums of each blob, by its number.
+    blobs: RwLock<Vec<Arc<Mutex<Sums>>>>,
+    /// Since when each thread has been waiting for its disk.
+    busy: Mutex<HashMap<ThreadId, Instant>>,
+    in_memory: bool,
     limit: Option<u64>,
     keep: bool,
     removed: AtomicBool,
@@ -68,12 +116,28 @@ pub struct Blob {
     file: File,
     /// Where the pages end that are counted already.
     counted: u64,
+    sums: Arc<Mutex<Sums>>,
+    /// Extents whose checksums the journal has.
+    recorded: u64,
 }
 
 impl Blob {
     /// Its number, by which [`Spool::open_blob`] finds it.
     pub fn number(&self) -> u64 {
         self.number
+    }
+
+    /// Checksums that the journal does not have, encoded, and the extent that they begin with: when there are enough of
+    /// them to be worth a record or, where nothing more comes, `all` of them.
+    pub fn unrecorded_sums(&mut self, all: bool) -> Option<(u64, Vec<u8>)> {
+        let sums = self.sums.lock();
+        let (first, whole) = (self.recorded, sums.whole());
+        if !all && whole < first + SUMS_STEP {
+            return None;
+        }
+        self.recorded = whole;
+        let encoded = sums.encode(first, all);
+        (!encoded.is_empty()).then_some((first, encoded))
     }
 }
 
@@ -107,13 +171,16 @@ impl Spool {
         });
         file("spool.json")?.write_all_at(format!("{about:#}\n").as_bytes(), 0)?;
         let journal = file("journal")?;
+        let in_memory = matches!(rustix::fs::fstatfs(&journal)?.f_type as i64, TMPFS | RAMFS);
         DirBuilder::new().mode(0o700).create(path.join("blobs"))?;
         let spool = Spool {
             path,
             journal,
             written: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
-            blobs: AtomicU64::new(0),
+            blobs: RwLock::default(),
+            busy: Mutex::default(),
+            in_memory,
             limit: config.limit,
             keep: config.keep,
             removed: AtomicBool::new(false),
@@ -151,7 +218,12 @@ impl Spool {
     /// Begins a blob, waiting for room. A file with holes gets its `size` now, since holes are never written; any
     /// other grows, since a size that is only claimed may be more than the disk takes.
     pub fn create_blob(&self, size: Option<u64>, stopped: &dyn Fn() -> bool) -> Result<Blob, Error> {
-        let number = self.blobs.fetch_add(1, Ordering::Release);
+        let sums = Arc::new(Mutex::new(Sums::default()));
+        let number = {
+            let mut blobs = self.blobs.write();
+            blobs.push(sums.clone());
+            blobs.len() as u64 - 1
+        };
         let path = self.blob_path(number);
         let file = self.when_there_is_room(&path, stopped, || {
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
@@ -161,39 +233,77 @@ impl Spool {
             }
             Ok(Some(file))
         })?;
-        Ok(Blob { number, file, counted: 0 })
+        Ok(Blob { number, file, counted: 0, sums, recorded: 0 })
     }
 
-    /// Writes a piece of a blob, waiting for room. None may be in front of one that has been written.
+    /// Writes the stored bytes of a blob that follow those written so far, to `at`, waiting for room.
     pub fn write_blob(&self, blob: &mut Blob, bytes: &[u8], at: u64, stopped: &dyn Fn() -> bool) -> Result<(), Error> {
         let end = (at + bytes.len() as u64).next_multiple_of(PAGE);
         let need = end.saturating_sub(blob.counted.max(at / PAGE * PAGE));
         self.write(&blob.file, &self.blob_path(blob.number), bytes, at, need, stopped)?;
+        blob.sums.lock().update(bytes);
         blob.counted = end;
         self.blob_bytes.fetch_add(need, Ordering::Relaxed);
         self.report();
         Ok(())
     }
 
-    /// Brings everything in it to the disk. One syncfs(2): blobs may be many.
+    /// Brings everything in it to the disk. One syncfs(2): blobs may be many. The journal has been open since before the
+    /// first write, so from Linux 5.8 on this reports the error of any write to this filesystem since then.
+    ///
+    /// # Errors
+    /// The disk failed to take something: of this spool, or of another file on the same filesystem.
     pub fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::syncfs(&self.journal)?)
     }
 
-    /// Whether what was written is still there, by name and length: the journal, and blobs with the lengths they have to
-    /// have. Whoever cleans up a directory, or cuts a file, does not ask who has it open.
-    pub fn check(&self, blobs: impl IntoIterator<Item = (u64, u64)>) -> io::Result<()> {
-        let is_there = |path: PathBuf, least: u64| {
-            let cause = match std::fs::symlink_metadata(&path) {
-                Ok(found) if found.len() >= least => return Ok(()),
-                Ok(found) => io::Error::other(format!("only {} of {least} bytes are left of it", found.len())),
-                Err(e) => e,
-            };
-            let what = format!("'{}' was taken away or cut from outside: {cause}", path.display());
-            Err(io::Error::new(cause.kind(), what))
+    /// Whether it lies in memory: then nothing that was written can be lost on the way to a disk.
+    pub fn is_in_memory(&self) -> bool {
+        self.in_memory
+    }
+
+    /// For how long its disk has not come back from a write, if that is unusual.
+    pub fn stalled(&self) -> Option<Duration> {
+        self.busy.lock().values().map(Instant::elapsed).max().filter(|busy| *busy >= STALLED)
+    }
+
+    /// The checksums of a blob.
+    pub fn sums(&self, number: u64) -> Option<Arc<Mutex<Sums>>> {
+        self.blobs.read().get(usize::try_from(number).ok()?).cloned()
+    }
+
+    /// Has what is read of it from now on come from the disk, not from memory.
+    pub fn forget_cached(&self, file: &File) {
+        let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+    }
+
+    /// Whether the journal is still there, by name and length: whoever cleans up a directory, or cuts a file, does not ask
+    /// who has it open.
+    ///
+    /// # Errors
+    /// It is gone, or shorter than what was written.
+    pub fn check(&self) -> io::Result<()> {
+        let path = self.path.join("journal");
+        let cause = match std::fs::symlink_metadata(&path) {
+            Ok(found) if found.len() >= self.position() => return Ok(()),
+            Ok(found) => io::Error::other(format!("only {} of {} bytes are left of it", found.len(), self.position())),
+            Err(e) => e,
         };
-        is_there(self.path.join("journal"), self.position())?;
-        blobs.into_iter().try_for_each(|(number, len)| is_there(self.blob_path(number), len))
+        let what = format!("'{}' was removed or cut by something else: {cause}", path.display());
+        Err(io::Error::new(cause.kind(), what))
+    }
+
+    /// Compares every record of the journal with its checksum.
+    ///
+    /// # Errors
+    /// As [`record::check`].
+    pub fn check_journal(&self) -> io::Result<()> {
+        record::check(&self.journal, self.position())
+    }
+
+    /// Whether a blob is there, by name, with this length at least.
+    pub fn has_blob(&self, number: u64, least: u64) -> bool {
+        std::fs::symlink_metadata(self.blob_path(number)).is_ok_and(|found| found.is_file() && found.len() >= least)
     }
 
     /// The journal, to be read only, and the directory of the blobs.
@@ -203,7 +313,7 @@ impl Spool {
 
     /// Whether any blob was begun.
     pub fn has_blobs(&self) -> bool {
-        self.blobs.load(Ordering::Acquire) > 0
+        !self.blobs.read().is_empty()
     }
 
     /// A blob, for reading.
@@ -211,9 +321,17 @@ impl Spool {
         File::open(self.blob_path(number))
     }
 
-    /// Fills `buf` from the journal.
-    pub fn read_journal(&self, buf: &mut [u8], at: u64) -> io::Result<()> {
-        self.journal.read_exact_at(buf, at)
+    /// The contents of a small file of `stored` bytes, or what arrived of them, from the record at `at` of the journal.
+    ///
+    /// # Errors
+    /// As [`record::read_data`].
+    pub fn read_data(&self, at: u64, stored: u64) -> io::Result<Vec<u8>> {
+        record::read_data(&self.journal, at, stored)
+    }
+
+    /// The journal.
+    pub fn journal(&self) -> &File {
+        &self.journal
     }
 
     fn blob_path(&self, number: u64) -> PathBuf {
@@ -250,7 +368,11 @@ impl Spool {
     ) -> Result<T, Error> {
         let mut waiting = false;
         loop {
-            let full = match attempt() {
+            let thread = std::thread::current().id();
+            self.busy.lock().insert(thread, Instant::now());
+            let attempted = attempt();
+            self.busy.lock().remove(&thread);
+            let full = match attempted {
                 Ok(Some(done)) => {
                     if waiting {
                         self.monitor.paused(None);
@@ -328,7 +450,7 @@ mod tests {
         assert!(matches!(spool.append(b"123", &|| true), Err(Error::Stopped)));
         assert!(monitor.status().paused.unwrap().contains("--spool-limit"));
         let mut back = [0; 8];
-        spool.read_journal(&mut back, 0).unwrap();
+        spool.journal().read_exact_at(&mut back, 0).unwrap();
         assert_eq!(&back, b"12345678");
         let path = spool.path().to_owned();
         drop(spool);

@@ -22,9 +22,10 @@ const TABLE: &[(&str, &[&str])] = &[
     ("wire", &["sys", "entry", "record"]),
     ("send", &["entry", "monitor", "record", "source", "tarball", "tree", "wire"]),
     // Where they are kept.
-    ("spool", &["monitor", "record"]),
+    ("proof", &["entry"]),
+    ("spool", &["entry", "monitor", "record", "proof"]),
     ("index", &["entry"]),
-    ("store", &["monitor", "index", "spool"]),
+    ("store", &["entry", "monitor", "proof", "index", "spool"]),
     ("ingest", &["sys", "entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
     ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "wire"]),
     // How they are served.
@@ -38,7 +39,7 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["entry", "monitor", "mount"]),
-    ("materialize", &["entry", "pattern", "record", "tarball", "index"]),
+    ("materialize", &["entry", "pattern", "record", "proof", "tarball", "index"]),
     (
         "cli",
         &["sys", "entry", "monitor", "source", "tarball", "tree", "wire", "send", "mount", "control", "materialize"],

@@ -9,6 +9,7 @@ mod adversity;
 mod commands;
 mod compression;
 mod cuts;
+mod damage;
 mod delivery;
 mod dialects;
 mod hostile;

@@ -258,7 +258,11 @@ fn a_sender_that_goes_while_the_disk_is_full_is_not_shown_as_connected() {
 #[test]
 fn a_spool_that_somebody_cleaned_up_is_not_confirmed() {
     needs_fuse!();
-    for harm in ["rm -r restorefs-*", "rm restorefs-*/blobs/0", "truncate -s 1 restorefs-*/blobs/0"] {
+    for (harm, cause) in [
+        ("rm -r restorefs-*", "was removed or cut by something else"),
+        ("rm restorefs-*/blobs/0", "has lost contents of 1 file "),
+        ("truncate -s 1 restorefs-*/blobs/0", "has lost contents of 1 file "),
+    ] {
         let spool = tempfile::tempdir().unwrap();
         let mut pair = Pair::new(&["--spool", spool.path().to_str().unwrap()], |tree| {
             fs::write(tree.join("a"), bytes(1, 1 << 20)).unwrap();
@@ -274,7 +278,7 @@ fn a_spool_that_somebody_cleaned_up_is_not_confirmed() {
         proxy.release();
         let sent = sender.end();
         assert_eq!(sent.code, Some(4), "{harm}: {sent:#?}");
-        assert!(sent.printed.contains("was taken away or cut from outside"), "{harm}: {sent:#?}");
+        assert!(sent.printed.contains(cause), "{harm}: {sent:#?}");
         assert_eq!(pair.mount.wait_front(), Some(1), "{harm}: {}", pair.mount.printed());
         pair.mount.unmount();
     }

@@ -25,6 +25,11 @@ impl Disk {
     /// An ext4 in the file `image`, made with the options `make`, and mounted at `point`.
     pub fn ext4(image: &Path, point: &Path, make: &str, options: &str) -> Disk {
         shell(Path::new("/"), &format!("truncate -s 32M {image:?} && mkfs.ext4 -q {make} {image:?} 2>/dev/null"));
+        Disk::of_image(image, point, options)
+    }
+
+    /// The file system in the file `image`, mounted at `point`.
+    pub fn of_image(image: &Path, point: &Path, options: &str) -> Disk {
         Disk::mount(&["-o", &format!("loop,{options}"), image.to_str().unwrap()], point.to_owned(), None)
     }
 

@@ -1,9 +1,12 @@
 //! The index and the contents together: what ingest fills and the filesystem serves.
 //!
-//! Bytes are written before the index says that they are there, so whoever reads by what the index says reads
-//! archived bytes. Whoever waits for more is told after the index has changed.
+//! Bytes are written before the index says that they are there, so a read by what the index says gives archived bytes.
+//! Waiting readers are woken after the index has changed. What is read from the spool is compared with its checksum: a
+//! disk that lost something gives an error, and the file counts as damaged (`settle`).
 
-use std::collections::HashMap;
+mod settle;
+
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -14,9 +17,13 @@ use std::sync::{Arc, OnceLock};
 use parking_lot::{Mutex, RwLock};
 use rustix::process::{Resource, getrlimit};
 
+use crate::entry::SparseMap;
 use crate::index::{Arrival, Index, Ino, Place};
 use crate::monitor::{Monitor, Verdict};
+use crate::proof::Reader;
 use crate::spool::Spool;
+
+pub use settle::{Scrubbed, Unsettled};
 
 /// Told when more of an inode's contents are there, or when no more will come.
 type Listener = Box<dyn Fn(Ino) + Send + Sync>;
@@ -31,6 +38,10 @@ pub struct Store {
     listener: OnceLock<Listener>,
     wanted: OnceLock<Listener>,
     over: AtomicBool,
+    /// Whether the disk has said that it has everything in the spool.
+    settled: AtomicBool,
+    /// Files whose stored bytes could not be read back.
+    damaged: Mutex<BTreeSet<Ino>>,
     when_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
 }
 
@@ -80,6 +91,8 @@ impl Store {
             listener: OnceLock::new(),
             wanted: OnceLock::new(),
             over: AtomicBool::new(false),
+            settled: AtomicBool::new(false),
+            damaged: Mutex::default(),
             when_over: OnceLock::new(),
         }
     }
@@ -223,12 +236,16 @@ impl Store {
 
     /// Reads `len` bytes at `offset`, fewer only at the end of the file, to the beginning of `buf`, which grows as
     /// needed.
+    ///
+    /// # Errors
+    /// The archive or the spool cannot be read, or what is read is not what was stored.
     pub fn read(&self, ino: Ino, offset: u64, len: usize, buf: &mut Vec<u8>) -> io::Result<Read> {
-        let (place, sparse, size, known, coming) = {
+        let (place, sparse, stored, size, known, coming) = {
             let index = self.index.read();
             let missing = || io::Error::from_raw_os_error(libc::ESTALE);
             let (size, known, coming) = known(&index, ino).ok_or_else(missing)?;
-            (index.place(ino).ok_or_else(missing)?, index.sparse(ino).cloned(), size, known, coming)
+            let stored = index.attributes(ino).ok_or_else(missing)?.stored;
+            (index.place(ino).ok_or_else(missing)?, index.sparse(ino).cloned(), stored, size, known, coming)
         };
         let end = size.min(offset.saturating_add(len as u64));
         if end > known && offset < end {
@@ -239,50 +256,82 @@ impl Store {
             buf.resize(len, 0);
         }
         let buf = &mut buf[..len];
-        match (&place, &sparse) {
-            _ if len == 0 => {}
-            (Place::Empty, _) => buf.fill(0),
-            // Blobs hold the bytes at their places in the file, holes and all.
-            (Place::Blob(number), _) => self.blob(ino, *number)?.read_exact_at(buf, offset)?,
-            (place, None) => self.read_stored(place, buf, offset)?,
-            (place, Some(map)) => {
-                buf.fill(0);
-                for (segment, stored) in map.within(offset, len as u64) {
-                    let at = (segment.offset - offset) as usize;
-                    self.read_stored(place, &mut buf[at..at + segment.len as usize], stored)?;
-                }
+        if len > 0
+            && let Err(e) = self.read_place(ino, &place, sparse.as_deref(), stored, offset, buf)
+        {
+            if settle::is_damage(&place, &e) {
+                self.damaged.lock().insert(ino);
             }
+            return Err(e);
         }
         Ok(Read::Bytes(len))
     }
 
-    fn read_stored(&self, place: &Place, buf: &mut [u8], at: u64) -> io::Result<()> {
+    /// Fills `buf` with what is known to have arrived.
+    fn read_place(
+        &self,
+        ino: Ino,
+        place: &Place,
+        sparse: Option<&SparseMap>,
+        stored: u64,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> io::Result<()> {
+        let from_memory = |bytes: &[u8], buf: &mut [u8], at: u64| {
+            let from = usize::try_from(at).ok().and_then(|at| bytes.get(at..at.checked_add(buf.len())?));
+            buf.copy_from_slice(from.ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?);
+            Ok(())
+        };
         match place {
-            Place::Archive(start) => match self.archive.get() {
-                Some(archive) => {
+            Place::Empty => {
+                buf.fill(0);
+                Ok(())
+            }
+            Place::Archive(start) => {
+                let archive = self.archive.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
+                spread(sparse, offset, buf, |buf, at| {
                     archive.file.read_exact_at(buf, start + at)?;
                     // After the read: what is unchanged now was when it was read.
                     if archive.is_changed() {
                         return Err(io::Error::other("the archive has been changed since it was mounted"));
                     }
                     Ok(())
-                }
-                None => Err(io::Error::from_raw_os_error(libc::EIO)),
-            },
-            Place::Journal(start) => self.spool_or_fail()?.read_journal(buf, start + at),
-            Place::Memory(bytes) => {
-                let at = at as usize;
-                let from = bytes.get(at..at + buf.len()).ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?;
-                buf.copy_from_slice(from);
-                Ok(())
+                })
             }
-            Place::Empty | Place::Blob(_) => Err(io::Error::from_raw_os_error(libc::EIO)),
+            Place::Journal(at) => {
+                let bytes = self.spool_or_fail()?.read_data(*at, stored)?;
+                spread(sparse, offset, buf, |buf, at| from_memory(&bytes, buf, at))
+            }
+            Place::Memory(bytes) => spread(sparse, offset, buf, |buf, at| from_memory(bytes, buf, at)),
+            Place::Blob(number) | Place::Packed(number) => {
+                let sums =
+                    self.spool_or_fail()?.sums(*number).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+                let file = self.blob(ino, *number)?;
+                let mut reader = Reader::new(&file, sparse.filter(|_| matches!(place, Place::Blob(_))), &sums);
+                spread(sparse, offset, buf, |buf, at| reader.read(buf, at))
+            }
         }
     }
 
     fn spool_or_fail(&self) -> io::Result<&Spool> {
         self.spool.get().ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))
     }
+}
+
+/// Fills `buf`, which is a part of a file, with the stored bytes that belong there, and zeros where it has holes.
+fn spread(
+    sparse: Option<&SparseMap>,
+    offset: u64,
+    buf: &mut [u8],
+    mut read: impl FnMut(&mut [u8], u64) -> io::Result<()>,
+) -> io::Result<()> {
+    let Some(map) = sparse else { return read(buf, offset) };
+    buf.fill(0);
+    for (segment, stored) in map.within(offset, buf.len() as u64) {
+        let at = (segment.offset - offset) as usize;
+        read(&mut buf[at..at + segment.len as usize], stored)?;
+    }
+    Ok(())
 }
 
 fn known(index: &Index, ino: Ino) -> Option<(u64, u64, bool)> {
