@@ -29,6 +29,7 @@ use parking::{Parked, Parking};
 
 pub use ahead::Window;
 pub use behind::Span;
+pub use parking::Reader;
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
 /// tools do not carry it along.
@@ -168,8 +169,9 @@ impl<B> Filesystem<B> {
         self.handles.close(ino, || self.store.let_go(ino));
     }
 
-    /// Reads for the task `reader`, now or when the bytes have come.
-    pub fn read(&self, ino: Ino, offset: u64, len: usize, reader: u32, reply: Reply) {
+    /// Reads, now or when the bytes have come. Whoever reads directly gets fewer bytes than they asked for also where
+    /// the file was cut.
+    pub fn read(&self, ino: Ino, offset: u64, len: usize, reader: Reader, reply: Reply) {
         self.parking.read(Parked { ino, offset, len, reader, reply });
     }
 

@@ -8,6 +8,10 @@
 //! the kernel then asks again for the page that the reader wants, and nobody waits for bytes they did
 //! not ask for. Should it ask again from the same place for several pages, that is what it needs, and it waits.
 //!
+//! A direct read (`O_DIRECT`) asks for what its reader asked for, and its reader sees the answer: it waits for all of
+//! it. Here a short reply is only a short read, behind which the kernel goes on through its cache, so the pages before a
+//! cut are given.
+//!
 //! For a page that it asks for again the kernel waits in the request itself, and there no signal ends the reader.
 //! So reads whose reader is being killed are looked for, and failed; whoever else waits for the same page asks anew.
 
@@ -39,13 +43,21 @@ thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Who reads, and how.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader {
+    /// The task that reads; 0 when it is not known.
+    pub task: u32,
+    /// Whether it reads past the kernel's cache.
+    pub direct: bool,
+}
+
 /// A read, and where its answer goes.
 pub(super) struct Parked {
     pub(super) ino: Ino,
     pub(super) offset: u64,
     pub(super) len: usize,
-    /// The task that reads; 0 when it is not known.
-    pub(super) reader: u32,
+    pub(super) reader: Reader,
     pub(super) reply: Reply,
 }
 
@@ -101,16 +113,19 @@ impl Parking {
         BUFFER.with_borrow_mut(|buf| self.read_into(read, buf));
     }
 
-    fn read_into(&self, read: Parked, buf: &mut Vec<u8>) {
+    fn read_into(&self, mut read: Parked, buf: &mut Vec<u8>) {
         loop {
             match self.store.read(read.ino, read.offset, read.len, buf) {
                 Ok(Read::Bytes(len)) => {
-                    if read.len as u64 <= PAGE && !self.store.is_over() {
+                    if read.len as u64 <= PAGE && !read.reader.direct && !self.store.is_over() {
                         self.lot.lock().less_came(read.ino, read.offset);
                     }
                     return (read.reply)(Ok(&buf[..len]));
                 }
-                Ok(Read::Lost) => return (read.reply)(Err(Errno::IO)),
+                Ok(Read::Lost) => match self.before_cut(&read) {
+                    0 => return (read.reply)(Err(Errno::IO)),
+                    len => read.len = len,
+                },
                 Err(e) => return (read.reply)(Err(errno(e))),
                 Ok(Read::NotYet { .. }) => {}
             }
@@ -120,7 +135,7 @@ impl Parking {
                 return (read.reply)(Err(Errno::IO));
             }
             // Asked again under the lock: whoever brings more tells the lot after the index knows of it.
-            match lot.verdict(&self.store, read.ino, read.offset, read.len) {
+            match lot.verdict(&self.store, &read) {
                 Verdict::Wait => {
                     let ino = read.ino;
                     lot.parked.entry(ino).or_default().push(read);
@@ -140,6 +155,17 @@ impl Parking {
         }
     }
 
+    /// How much of a direct read lies in whole pages before the place where its file was cut.
+    fn before_cut(&self, read: &Parked) -> usize {
+        match self.store.known(read.ino) {
+            Some((_, known, false)) if read.reader.direct => {
+                let pages = (known / PAGE * PAGE).saturating_sub(read.offset);
+                usize::try_from(pages).map_or(0, |pages| if pages < read.len { pages } else { 0 })
+            }
+            _ => 0,
+        }
+    }
+
     /// More of a file is there, or no more will come.
     pub(super) fn arrived(&self, ino: Ino) {
         let mut lot = self.lot.lock();
@@ -150,7 +176,7 @@ impl Parking {
         let mut wait = Vec::new();
         let mut ready = Vec::new();
         for read in parked {
-            match lot.verdict(&self.store, ino, read.offset, read.len) {
+            match lot.verdict(&self.store, &read) {
                 Verdict::Wait => wait.push(read),
                 Verdict::Go => ready.push((read, Answer::Read)),
                 Verdict::AskForLess => ready.push((read, Answer::Fail(Errno::IO))),
@@ -175,7 +201,7 @@ impl Parking {
 
     /// Fails the reads of whoever is being killed. False when none waits.
     fn let_the_killed_go(&self) -> bool {
-        let mut readers: Vec<u32> = self.lot.lock().parked.values().flatten().map(|read| read.reader).collect();
+        let mut readers: Vec<u32> = self.lot.lock().parked.values().flatten().map(|read| read.reader.task).collect();
         if readers.is_empty() {
             return false;
         }
@@ -186,7 +212,7 @@ impl Parking {
         if !readers.is_empty() {
             let mut killed = Vec::new();
             self.lot.lock().parked.retain(|_, reads| {
-                killed.extend(reads.extract_if(.., |read| readers.contains(&read.reader)));
+                killed.extend(reads.extract_if(.., |read| readers.contains(&read.reader.task)));
                 !reads.is_empty()
             });
             self.send(killed.into_iter().map(|read| (read, Answer::Fail(Errno::INTR))).collect());
@@ -223,11 +249,15 @@ fn watch(parking: &Weak<Parking>, waiting: &Receiver<()>) {
 }
 
 impl Lot {
-    fn verdict(&mut self, store: &Store, ino: Ino, offset: u64, len: usize) -> Verdict {
+    fn verdict(&mut self, store: &Store, read: &Parked) -> Verdict {
+        let (ino, offset) = (read.ino, read.offset);
         let Some((size, known, coming)) = store.known(ino) else { return Verdict::Go };
-        let end = size.min(offset.saturating_add(len as u64));
+        let end = size.min(offset.saturating_add(read.len as u64));
         if known >= end || !coming {
             return Verdict::Go;
+        }
+        if read.reader.direct {
+            return Verdict::Wait;
         }
         let first_page = end.min((offset / PAGE + 1) * PAGE);
         if end > first_page && known >= first_page && self.asked_for_less.entry(ino).or_default().insert(offset) {

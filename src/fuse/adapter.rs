@@ -17,7 +17,7 @@ use fuser::{
 use super::lister::Readers;
 use super::{Options, Task};
 use crate::entry::{Device, Timestamp};
-use crate::fs::{Filesystem, Opened, Seek, Window};
+use crate::fs::{Filesystem, Opened, Reader, Seek, Window};
 use crate::index::{Attributes, Ino, Kind};
 
 /// The kernel's unit of `st_blocks`, whatever the block size.
@@ -228,18 +228,25 @@ impl fuser::Filesystem for Adapter {
         _: FileHandle,
         offset: u64,
         size: u32,
-        _: OpenFlags,
-        _: Option<LockOwner>,
+        flags: OpenFlags,
+        owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
         let reply = Box::new(move |answer: Result<&[u8], rustix::io::Errno>| match answer {
             Ok(bytes) => reply.data(bytes),
             Err(e) => reply.error(errno(e)),
         });
+        // The flags are the file's, also where the kernel fills its cache through it: for a mapping, or behind a short
+        // direct read. It names the owner of locks only where it reads past its cache (fuse_direct_io).
+        let direct = flags.0 & libc::O_DIRECT != 0 && owner.is_some();
+        let reader = Reader { task: request.pid(), direct };
+        if direct {
+            return self.filesystem.read(Ino(ino.0), offset, size as usize, reader, reply);
+        }
         // Said first, so that nobody brings what is being read; and the reader cannot be far beyond it before it is answered.
         let window = self.filesystem.ahead(Ino(ino.0), offset);
         let span = self.filesystem.behind(Ino(ino.0), offset, size as usize);
-        self.filesystem.read(Ino(ino.0), offset, size as usize, request.pid(), reply);
+        self.filesystem.read(Ino(ino.0), offset, size as usize, reader, reply);
         if let Some(window) = window
             && self.cache.try_send(Task::Bring(window)).is_err()
         {

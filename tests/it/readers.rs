@@ -7,7 +7,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use rustix::io::Errno;
 use rustix::process::Signal;
@@ -20,13 +20,13 @@ use crate::support::{feed, needs_fuse, run, wait_until};
 const PAGE: usize = 4096;
 
 /// A process with its output in a file.
-struct Reader {
-    process: Group,
+pub struct Reader {
+    pub process: Group,
     out: tempfile::NamedTempFile,
 }
 
 impl Reader {
-    fn start(program: &str, args: &[&OsStr]) -> Reader {
+    pub fn start(program: &str, args: &[&OsStr]) -> Reader {
         let out = tempfile::NamedTempFile::new().unwrap();
         // What was started in the background of a script ignores SIGINT, and so do its children.
         let mut command = Command::new("env");
@@ -39,7 +39,7 @@ impl Reader {
         Reader { process: Group::start(&mut command), out }
     }
 
-    fn cat(path: &Path) -> Reader {
+    pub fn cat(path: &Path) -> Reader {
         Reader::start("cat", &[path.as_os_str()])
     }
 
@@ -57,14 +57,19 @@ impl Reader {
     }
 
     /// What it has read, when it has ended well.
-    fn contents(&mut self) -> Vec<u8> {
-        let status = self.process.wait();
+    pub fn contents(&mut self) -> Vec<u8> {
+        let (status, contents) = self.end();
         assert!(status.success(), "a reader ended: {status}");
-        fs::read(self.out.path()).unwrap()
+        contents
+    }
+
+    /// How it ended, and what it had read by then.
+    pub fn end(&mut self) -> (ExitStatus, Vec<u8>) {
+        (self.process.wait(), fs::read(self.out.path()).unwrap())
     }
 }
 
-fn wait_state(mount: &Mount, name: &str, state: &str) {
+pub fn wait_state(mount: &Mount, name: &str, state: &str) {
     mount.wait_for(name);
     wait_until(&format!("{name} is {state}"), || (mount.state(name) == state).then_some(()));
 }
