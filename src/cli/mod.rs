@@ -84,7 +84,8 @@ struct MountArgs {
     /// Take a bare tar stream instead, from whoever connects first: no token, no encryption
     #[arg(long, requires = "listen")]
     plain: bool,
-    /// Take the token from this file, which is made where there is none: for use without anybody who types it
+    /// Take the token from this file, which is made where there is none: for unattended use. Only you (or root) may own
+    /// it and its directory, and nobody else may read it
     #[arg(long, value_name = "FILE", requires = "listen", conflicts_with = "plain")]
     token_file: Option<PathBuf>,
     /// Take a connection for lost when nothing has come over it for so many seconds (the other side says every 5 s that it
@@ -255,7 +256,7 @@ struct DeliverArgs {
     /// is asked for
     #[arg(long, value_name = "HOST:PORT")]
     to: Option<String>,
-    /// Take the token from this file, which only its owner may read
+    /// Take the token from this file. Only you (or root) may own it and its directory, and nobody else may read it
     #[arg(long, value_name = "FILE", requires = "to")]
     token_file: Option<PathBuf>,
     /// Try for so many seconds to connect again when the connection is lost

@@ -1,11 +1,17 @@
 //! Where tokens come from and go to: files of their owner, the environment, a terminal. Never the command line, which
 //! everybody on the machine can read.
 
+use std::ffi::OsStr;
+use std::fmt::Display;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, fstat, openat, unlinkat};
+use rustix::io::Errno;
+use rustix::process::geteuid;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, tcgetattr, tcsetattr};
 
 use super::show;
@@ -17,6 +23,11 @@ pub(super) const VARIABLE: &str = "RESTOREFS_TOKEN";
 /// A token is a line. More is another file.
 const MAX: u64 = 4096;
 
+/// Bits of a mode.
+const OF_OTHERS: u32 = 0o077;
+const WRITTEN_BY_OTHERS: u32 = 0o022;
+const STICKY: u32 = 0o1000;
+
 const CONTROL_C: u8 = 3;
 const CONTROL_D: u8 = 4;
 const CONTROL_U: u8 = 21;
@@ -25,16 +36,22 @@ const CONTROL_U: u8 = 21;
 pub(super) fn of_receiver(file: Option<&Path>) -> Result<Token, String> {
     let new = || Token::generate().map_err(|e| format!("cannot make a token: {e}"));
     let Some(path) = file else { return new() };
-    match File::options().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let token = new()?;
-            writeln!(file, "{}", token.reveal())
-                .and_then(|()| file.sync_all())
-                .map_err(|e| format!("cannot write the token to '{}': {e}", show::path(path)))?;
+    let failed = |e: &dyn Display| format!("cannot make the token file '{}': {e}", show::path(path));
+    let (directory, name) = directory_of(path).map_err(|e| failed(&e))?;
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+    match openat(&directory, name, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => {
+            let (mut file, token) = (File::from(file), new()?);
+            let written = writeln!(file, "{}", token.reveal()).and_then(|()| file.sync_all());
+            if let Err(e) = written {
+                // What is half written would be no token the next time.
+                let _ = unlinkat(&directory, name, AtFlags::empty());
+                return Err(format!("cannot write the token to '{}': {e}", show::path(path)));
+            }
             Ok(token)
         }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => read(path),
-        Err(e) => Err(format!("cannot make the token file '{}': {e}", show::path(path))),
+        Err(Errno::EXIST) => read(path),
+        Err(e) => Err(failed(&io::Error::from(e))),
     }
 }
 
@@ -50,17 +67,77 @@ pub(super) fn of_sender(file: Option<&Path>) -> Result<Token, String> {
     ask()
 }
 
-fn read(path: &Path) -> Result<Token, String> {
-    let failed = |e: &dyn std::fmt::Display| format!("cannot read the token file '{}': {e}", show::path(path));
-    let file = File::open(path).map_err(|e| failed(&e))?;
-    let metadata = file.metadata().map_err(|e| failed(&e))?;
-    if metadata.is_file() && metadata.mode() & 0o077 != 0 {
-        return Err(failed(&format_args!(
-            "others may read it (mode {:04o}): 'chmod 600 {}', or better make a new token",
-            metadata.mode() & 0o7777,
-            show::path(path)
-        )));
+/// Why a file is not read as a token, by the rules of sshd's StrictModes.
+#[derive(Debug, thiserror::Error)]
+enum Unsafe {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("it is not a regular file (to take a token from a command, set {VARIABLE}=\"$(command)\")")]
+    NotRegular,
+    #[error("it belongs to user {0}, who can put another token there: take a file that you or root own")]
+    Owner(u32),
+    #[error("others may read it (mode {mode:04o}): 'chmod 600 {path}', or better make a new token")]
+    Mode { mode: u32, path: String },
+    #[error(
+        "its directory '{directory}' belongs to user {owner}, who can put another file there: keep the token in a \
+         directory that you or root own"
+    )]
+    DirectoryOwner { directory: String, owner: u32 },
+    #[error(
+        "others may write to its directory '{directory}' (mode {mode:04o}) and put another file there: \
+         'chmod go-w {directory}', or keep the token elsewhere"
+    )]
+    DirectoryMode { directory: String, mode: u32 },
+}
+
+/// Whoever owns a file or a directory can change it, and so can root.
+fn is_trusted(owner: u32) -> bool {
+    owner == 0 || owner == geteuid().as_raw()
+}
+
+/// The directory that a path is in, opened, and the name there. A directory where somebody else can replace the file is
+/// refused.
+fn directory_of(path: &Path) -> Result<(OwnedFd, &OsStr), Unsafe> {
+    let name = path.file_name().ok_or_else(|| io::Error::from(io::ErrorKind::IsADirectory))?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let directory = openat(CWD, parent, flags, Mode::empty()).map_err(io::Error::from)?;
+    let stat = fstat(&directory).map_err(io::Error::from)?;
+    let (owner, mode) = (stat.st_uid, stat.st_mode & 0o7777);
+    if !is_trusted(owner) {
+        return Err(Unsafe::DirectoryOwner { directory: show::path(parent), owner });
     }
+    // Where names can be removed only by their owners, ours stays.
+    if mode & WRITTEN_BY_OTHERS != 0 && mode & STICKY == 0 {
+        return Err(Unsafe::DirectoryMode { directory: show::path(parent), mode });
+    }
+    Ok((directory, name))
+}
+
+/// Opens a file that nobody else can read or change. A link is followed, as by ssh: what it leads to has to be safe.
+fn open(path: &Path) -> Result<File, Unsafe> {
+    let path = path.canonicalize()?;
+    let (directory, name) = directory_of(&path)?;
+    // Nobody writes to a FIFO, perhaps.
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(openat(&directory, name, flags, Mode::empty()).map_err(io::Error::from)?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(Unsafe::NotRegular);
+    }
+    let (owner, mode) = (metadata.uid(), metadata.mode() & 0o7777);
+    if !is_trusted(owner) {
+        return Err(Unsafe::Owner(owner));
+    }
+    if mode & OF_OTHERS != 0 {
+        return Err(Unsafe::Mode { mode, path: show::path(&path) });
+    }
+    Ok(file)
+}
+
+fn read(path: &Path) -> Result<Token, String> {
+    let failed = |e: &dyn Display| format!("cannot read the token file '{}': {e}", show::path(path));
+    let file = open(path).map_err(|e| failed(&e))?;
     let mut text = String::new();
     file.take(MAX).read_to_string(&mut text).map_err(|e| failed(&e))?;
     Token::parse(&text).map_err(|e| failed(&e))

@@ -176,6 +176,53 @@ fn tokens_are_taken_from_where_nobody_else_sees_them() {
     }
 }
 
+#[test]
+fn a_token_file_that_somebody_else_can_change_is_refused() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let token = restorefs::wire::Token::generate().unwrap().reveal();
+    shell(
+        dir.path(),
+        &format!(
+            "umask 077; mkdir private theirs group sticky; for d in . *; do test ! -d $d || echo {token} >$d/token; done
+             echo {token} >alien; chown 1234 alien; ln -s alien link-to-alien; ln -s token link
+             chown 1234 theirs; chmod 775 group; chmod 1777 sticky; mkfifo -m 600 fifo"
+        ),
+    );
+    // Where a token is taken, what fails next is the connection.
+    let taken = "cannot connect";
+    for (file, told) in [
+        ("token", taken),
+        ("link", taken),
+        ("private/token", taken),
+        ("sticky/token", taken),
+        ("alien", "belongs to user 1234"),
+        ("link-to-alien", "belongs to user 1234"),
+        ("theirs/token", "its directory"),
+        ("group/token", "others may write to its directory"),
+        ("fifo", "not a regular file"),
+        ("private", "not a regular file"),
+    ] {
+        let args = ["send", "--to", "127.0.0.1:1", "--token-file", path(file).to_str().unwrap()].map(str::to_owned);
+        let output = restorefs(&args.each_ref().map(|arg| &**arg), &[&path("token")]);
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && printed.contains(told), "{file}: {printed}");
+        assert!(printed.contains(file) || told == taken, "{file}: {printed}");
+    }
+    // The receiver makes none where it would not be safe.
+    let mnt = path("mnt");
+    fs::create_dir(&mnt).unwrap();
+    for file in ["theirs/new", "group/new", "alien", "fifo"] {
+        let args =
+            ["mount", "--listen", "127.0.0.1:0", "--token-file", path(file).to_str().unwrap()].map(str::to_owned);
+        let output = restorefs(&args.each_ref().map(|arg| &**arg), &[&mnt]);
+        let printed = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(1) && printed.contains("token file"), "{file}: {printed}");
+    }
+    assert!(!path("theirs/new").exists() && !path("group/new").exists());
+}
+
 /// Types a line at each question. Tells the exit status, whether the terminal shows again what is typed, and what it
 /// has shown.
 const TERMINAL: &str = r#"
