@@ -33,6 +33,7 @@
 //! | [`entry`] | what an entry is: paths, metadata, times, attributes, maps of holes; each cannot be built wrong |
 //! | [`pattern`] | which paths are meant by `*.o` |
 //! | [`monitor`] | how the library tells of progress and problems; it never prints |
+//! | [`strangers`] | who gives way when many connect to a port, and how much of that is logged |
 //!
 //! | From bytes to entries | |
 //! |---|---|
@@ -89,6 +90,7 @@ pub mod send;
 pub mod source;
 pub mod spool;
 pub mod store;
+pub mod strangers;
 pub mod sys;
 pub mod tarball;
 pub mod tree;

@@ -81,7 +81,7 @@ struct MountArgs {
     /// this machine, with port 0 on a free port, which is printed
     #[arg(long, value_name = "[ADDR:]PORT")]
     listen: Option<String>,
-    /// Take a bare tar stream instead, from whoever connects first: no token, no encryption
+    /// Take a bare tar stream instead, from the first connection that sends one: no token, no encryption
     #[arg(long, requires = "listen")]
     plain: bool,
     /// Take the token from this file, which is made where there is none: for unattended use. Only you (or root) may own

@@ -27,7 +27,7 @@ use crate::record;
 use crate::source::Stop;
 use crate::spool;
 use crate::store::Store;
-use crate::wire::{self, Batch, Closed, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
+use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
 use sink::{Sink, Stopped, Unfinished};
 
 /// A sender says at once who it is.
@@ -230,19 +230,11 @@ impl Receive {
     fn arrival(&mut self, arrival: wire::Arrival) -> Result<Option<Link>, Option<Verdict>> {
         match arrival {
             wire::Arrival::Sender(link) => Ok(Some(link)),
-            wire::Arrival::Stranger { peer, why: Closed::Denied, wrong } => {
-                log::warn!("{peer} has another token, and is refused ({wrong} of {} such tries)", wire::TRIES);
-                if wrong >= wire::TRIES && !self.met {
-                    let cause = format!("{wrong} connections came with a wrong token, and none with the right one");
-                    return Err(Some(Verdict::Denied { cause }));
-                }
-                Ok(None)
-            }
-            wire::Arrival::Stranger { peer, why, .. } => {
-                log::warn!(
-                    "{peer} is no 'restorefs send', and is refused: {why} (for 'tar | nc', listen with --plain)"
-                );
-                Ok(None)
+            // Whoever had the right one may come back.
+            wire::Arrival::Denied if self.met => Ok(None),
+            wire::Arrival::Denied => {
+                let cause = format!("{} connections came with a wrong token, and none with the right one", wire::TRIES);
+                Err(Some(Verdict::Denied { cause }))
             }
             wire::Arrival::Failed(e) => {
                 let cause = format!("cannot listen any more: {e}");

@@ -29,7 +29,7 @@ pub enum Spec {
     Stdin,
     /// A file, FIFO or device.
     Path(PathBuf),
-    /// The first connection to this address.
+    /// The first connection to this address that sends something.
     Listen(SocketAddr),
 }
 
@@ -283,6 +283,31 @@ mod tests {
         let thread = std::thread::spawn(move || stopper.stop());
         assert!(matches!(source.read(&mut buf, &stop), Err(ReadError::Stopped)));
         thread.join().unwrap();
+    }
+
+    #[test]
+    fn the_first_connection_that_sends_something_is_the_sender() {
+        let mut source = Source::open(&Spec::Listen("127.0.0.1:0".parse().unwrap())).unwrap();
+        let address = source.local_address().unwrap();
+        let reader = std::thread::spawn(move || (source.read(&mut [0; 8], &Stop::new().unwrap()).unwrap(), source));
+        let connect = || std::net::TcpStream::connect(address).unwrap();
+        // Closed without a byte, reset, and open without a byte: more of these than are heard at once.
+        for _ in 0..10 {
+            drop(connect());
+            let reset = connect();
+            rustix::net::sockopt::set_socket_linger(&reset, Some(std::time::Duration::ZERO)).unwrap();
+        }
+        let mut silent: Vec<_> = (0..100).map(|_| connect()).collect();
+        let mut sender = connect();
+        silent.extend((0..10).map(|_| connect()));
+        sender.write_all(b"x").unwrap();
+        let (read, source) = reader.join().unwrap();
+        assert_eq!(read, 1);
+        let mut buf = [0; 8];
+        for mut other in silent {
+            assert!(matches!(io::Read::read(&mut other, &mut buf), Ok(0) | Err(_)));
+        }
+        drop(source);
     }
 
     #[test]

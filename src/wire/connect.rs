@@ -1,71 +1,22 @@
-//! How connections come about: the receiver listens and lets in whoever has the token, the sender connects. Nothing that
-//! a peer says is looked at before the handshake is done.
+//! How a sender connects, and the handshake of both sides: nothing that a peer says is looked at before it is done. `gate`
+//! has the receiver's side.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{TcpStream, ToSocketAddrs};
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustls::{Connection, ServerConfig};
+use rustls::Connection;
 
 use super::link::{Closed, Link};
 use super::{Token, tls};
 
-/// A handshake is three messages; whoever takes longer for it is not a sender.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// So many that have not shown that they have the token are heard at once; the rest is refused.
-const STRANGERS: usize = 4;
-
-/// Whoever came with a wrong token keeps their place for so long.
-const PAUSE: Duration = Duration::from_secs(1);
-
-/// After so many wrong tokens nobody is expected to have the right one.
-pub const TRIES: usize = 20;
+/// A handshake is three messages; whoever takes longer for all of it is not a sender.
+pub(super) const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// One that has not answered by then is tried again.
 const CONNECT: Duration = Duration::from_secs(10);
-
-/// So many that have shown it wait to be looked at, while the receiver waits for room on its disk, say; the rest is refused.
-const ARRIVALS: usize = 8;
-
-/// The stack of a thread that does a handshake.
-const STACK: usize = 256 << 10;
-
-/// What comes to a [`Listener`].
-pub enum Arrival {
-    /// Somebody who has the token.
-    Sender(Link),
-    /// Somebody who has not, or who speaks something else.
-    Stranger {
-        /// From where.
-        peer: SocketAddr,
-        /// What they did.
-        why: Closed,
-        /// How many came with a wrong token so far.
-        wrong: usize,
-    },
-    /// Nobody else can come.
-    Failed(io::Error),
-}
-
-/// Where senders come to.
-pub struct Listener {
-    socket: TcpListener,
-    address: SocketAddr,
-    config: Arc<ServerConfig>,
-    silence: Duration,
-}
-
-impl std::fmt::Debug for Listener {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Listener({})", self.address)
-    }
-}
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -99,116 +50,17 @@ pub enum ConnectError {
     },
 }
 
-impl Listener {
-    /// Listens. `silence`: after so long without a sign a sender is gone.
-    pub fn bind(address: SocketAddr, token: &Token, silence: Duration) -> io::Result<Self> {
-        let config = tls::receiver(token).map_err(io::Error::other)?;
-        let socket = TcpListener::bind(address)?;
-        socket.set_nonblocking(true)?;
-        let address = socket.local_addr()?;
-        Ok(Listener { socket, address, config, silence })
-    }
-
-    /// Where it listens.
-    pub fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// Lets in whoever has the token, until one of `stops` is readable. `poke` is called when something has come.
-    pub(crate) fn serve<S: AsFd + Send + Sync + Clone + 'static>(
-        self,
-        stops: [S; 2],
-        poke: impl Fn() + Send + Sync + 'static,
-    ) -> io::Result<Receiver<Arrival>> {
-        let (send, arrivals) = sync_channel(ARRIVALS);
-        std::thread::Builder::new().name("gate".into()).spawn(move || self.gate(&stops, &send, &Arc::new(poke)))?;
-        Ok(arrivals)
-    }
-
-    fn gate<S: AsFd + Send + Sync + Clone + 'static>(
-        &self,
-        stops: &[S; 2],
-        send: &SyncSender<Arrival>,
-        poke: &Arc<impl Fn() + Send + Sync + 'static>,
-    ) {
-        let strangers = Arc::new(AtomicUsize::new(0));
-        let wrong = Arc::new(AtomicUsize::new(0));
-        loop {
-            match wait(&self.socket, PollFlags::IN, stops, None) {
-                Ok(true) => {}
-                Ok(false) => {
-                    poke();
-                    return;
-                }
-                Err(e) => {
-                    let _ = send.send(Arrival::Failed(e));
-                    poke();
-                    return;
-                }
-            }
-            let Ok((socket, peer)) = self.socket.accept() else {
-                // The connection may be gone again; and what cannot be accepted now, for want of descriptors, is later.
-                let _ = wait(&self.socket, PollFlags::empty(), stops, Some(Instant::now() + Duration::from_millis(10)));
-                continue;
-            };
-            if strangers.fetch_add(1, Ordering::AcqRel) >= STRANGERS {
-                strangers.fetch_sub(1, Ordering::AcqRel);
-                log::warn!("a connection from {peer} is refused: {STRANGERS} others have not shown a token yet");
-                continue;
-            }
-            let (config, silence, stops) = (self.config.clone(), self.silence, stops.clone());
-            let (send, poke, own, wrong) = (send.clone(), poke.clone(), strangers.clone(), wrong.clone());
-            let meet = move || {
-                let arrival = match welcome(&config, socket, silence, &stops) {
-                    Ok(link) => Arrival::Sender(link),
-                    Err(why) => {
-                        let wrong = match why {
-                            Closed::Denied => wrong.fetch_add(1, Ordering::AcqRel) + 1,
-                            _ => wrong.load(Ordering::Acquire),
-                        };
-                        Arrival::Stranger { peer, why, wrong }
-                    }
-                };
-                let denied = matches!(arrival, Arrival::Stranger { why: Closed::Denied, .. });
-                if send.try_send(arrival).is_err() {
-                    log::warn!("a connection from {peer} is refused: {ARRIVALS} others wait already");
-                }
-                poke();
-                if denied {
-                    let _ = wait(&stops[0], PollFlags::empty(), &stops, Some(Instant::now() + PAUSE));
-                }
-                own.fetch_sub(1, Ordering::AcqRel);
-            };
-            let thread = std::thread::Builder::new().name("stranger".into()).stack_size(STACK);
-            if let Err(e) = thread.spawn(meet) {
-                strangers.fetch_sub(1, Ordering::AcqRel);
-                log::warn!("cannot hear a connection from {peer}: {e}");
-            }
-        }
-    }
-}
-
-fn welcome(
-    config: &Arc<ServerConfig>,
-    socket: TcpStream,
-    silence: Duration,
-    stops: &[impl AsFd],
-) -> Result<Link, Closed> {
-    let connection = tls::accept(config).map_err(|e| Closed::Broken(e.to_string()))?;
-    let connection = handshake(connection.into(), &socket, stops)?;
-    Link::new(connection, socket, silence).map_err(|e| Closed::Lost(e.to_string()))
-}
-
 /// Connects to a receiver; waits at most so long as one may take to answer.
 pub fn connect(host: &str, token: &Token, silence: Duration, stop: &impl AsFd) -> Result<Link, ConnectError> {
     let addresses = host.to_socket_addrs().map_err(|cause| ConnectError::Name { host: host.into(), cause })?;
     let mut last = io::Error::from(io::ErrorKind::NotFound);
     for address in addresses {
+        let failed = |cause| ConnectError::Handshake { peer: host.into(), cause };
+        // Before it is connected: a receiver with many strangers at its door keeps those who speak at once.
+        let connection = tls::sender(token).map_err(|e| failed(Closed::Broken(e.to_string())))?;
         match TcpStream::connect_timeout(&address, CONNECT) {
             Ok(socket) => {
-                let failed = |cause| ConnectError::Handshake { peer: host.into(), cause };
-                let connection = tls::sender(token).map_err(|e| failed(Closed::Broken(e.to_string())))?;
-                let connection = handshake(connection.into(), &socket, std::slice::from_ref(stop)).map_err(failed)?;
+                let connection = handshake(connection.into(), &socket, stop).map_err(failed)?;
                 return Link::new(connection, socket, silence)
                     .map_err(|cause| ConnectError::Connect { peer: host.into(), cause });
             }
@@ -219,21 +71,35 @@ pub fn connect(host: &str, token: &Token, silence: Duration, stop: &impl AsFd) -
 }
 
 /// Until both sides have shown that they have the token.
-fn handshake(mut connection: Connection, socket: &TcpStream, stops: &[impl AsFd]) -> Result<Connection, Closed> {
-    let lost = |e: io::Error| Closed::Lost(e.to_string());
+fn handshake(mut connection: Connection, socket: &TcpStream, stop: &impl AsFd) -> Result<Connection, Closed> {
     let deadline = Instant::now() + HANDSHAKE;
     socket.set_nonblocking(true).map_err(lost)?;
-    let mut socket = socket;
-    while connection.is_handshaking() || connection.wants_write() {
-        let flags = if connection.wants_write() { PollFlags::OUT } else { PollFlags::IN };
-        match wait(socket, flags, stops, Some(deadline)) {
+    while !advance(&mut connection, socket)? {
+        match wait(socket, interest(&connection), stop, deadline) {
             Ok(true) => {}
             Ok(false) => return Err(Closed::Here),
             Err(e) if e.kind() == io::ErrorKind::TimedOut => return Err(Closed::Silent(HANDSHAKE)),
             Err(e) => return Err(lost(e)),
         }
-        let moved = if flags == PollFlags::OUT {
+    }
+    Ok(connection)
+}
+
+/// What a handshake waits for.
+pub(super) fn interest(connection: &Connection) -> PollFlags {
+    if connection.wants_write() { PollFlags::OUT } else { PollFlags::IN }
+}
+
+/// Does of a handshake what can be done without waiting: at most one read. Tells whether it is done.
+pub(super) fn advance(connection: &mut Connection, mut socket: &TcpStream) -> Result<bool, Closed> {
+    let mut has_read = false;
+    loop {
+        let moved = if connection.wants_write() {
             connection.write_tls(&mut socket)
+        } else if !connection.is_handshaking() {
+            return Ok(true);
+        } else if std::mem::replace(&mut has_read, true) {
+            return Ok(false);
         } else {
             match connection.read_tls(&mut socket) {
                 Ok(0) => return Err(Closed::Ended),
@@ -242,7 +108,7 @@ fn handshake(mut connection: Connection, socket: &TcpStream, stops: &[impl AsFd]
         };
         match moved {
             Ok(_) => {}
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => continue,
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => return Ok(false),
             Err(e) => return Err(lost(e)),
         }
         if let Err(e) = connection.process_new_packets() {
@@ -251,21 +117,21 @@ fn handshake(mut connection: Connection, socket: &TcpStream, stops: &[impl AsFd]
             return Err(if tls::is_denied(&e) { Closed::Denied } else { Closed::Broken(e.to_string()) });
         }
     }
-    Ok(connection)
 }
 
-/// Waits for a socket; false when one of `stops` is readable.
-fn wait(socket: &impl AsFd, flags: PollFlags, stops: &[impl AsFd], deadline: Option<Instant>) -> io::Result<bool> {
+pub(super) fn lost(e: io::Error) -> Closed {
+    Closed::Lost(e.to_string())
+}
+
+/// Waits for a socket; false when `stop` is readable.
+fn wait(socket: &impl AsFd, flags: PollFlags, stop: &impl AsFd, deadline: Instant) -> io::Result<bool> {
     loop {
-        let left = deadline.map(|deadline| {
-            let left = deadline.saturating_duration_since(Instant::now());
-            Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
-        });
-        let mut fds = vec![PollFd::new(socket, flags)];
-        fds.extend(stops.iter().map(|stop| PollFd::new(stop, PollFlags::IN)));
-        match poll(&mut fds, left.as_ref()) {
-            Ok(0) if deadline.is_some() => return Err(io::ErrorKind::TimedOut.into()),
-            Ok(_) if fds[1..].iter().any(|stop| !stop.revents().is_empty()) => return Ok(false),
+        let left = deadline.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let mut fds = [PollFd::new(socket, flags), PollFd::new(stop, PollFlags::IN)];
+        match poll(&mut fds, Some(&left)) {
+            Ok(0) => return Err(io::ErrorKind::TimedOut.into()),
+            Ok(_) if !fds[1].revents().is_empty() => return Ok(false),
             Ok(_) if !fds[0].revents().is_empty() => return Ok(true),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(e) => return Err(e.into()),

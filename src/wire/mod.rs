@@ -4,13 +4,15 @@
 
 mod connect;
 mod frame;
+mod gate;
 mod link;
 mod message;
 mod tls;
 mod token;
 
-pub use connect::{Arrival, ConnectError, Listener, TRIES, connect};
+pub use connect::{ConnectError, connect};
 pub use frame::{Batch, FrameError, Frames, MAX_BODY};
+pub use gate::{Arrival, Listener, TRIES};
 pub use link::{Closed, Current, Link, Poker};
 pub use message::{
     Fate, FromReceiver, FromSender, Hash, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,

@@ -13,13 +13,14 @@ const TABLE: &[(&str, &[&str])] = &[
     ("pattern", &["entry"]),
     ("monitor", &["entry"]),
     ("record", &["entry"]),
+    ("strangers", &[]),
     // From bytes to entries.
-    ("source", &[]),
+    ("source", &["strangers"]),
     ("filter", &["monitor", "source"]),
     ("tarball", &["entry"]),
     // From a directory to entries, to an archive, and to a receiver.
     ("tree", &["sys", "entry", "pattern"]),
-    ("wire", &["sys", "entry", "record"]),
+    ("wire", &["sys", "entry", "record", "strangers"]),
     ("send", &["entry", "monitor", "record", "source", "tarball", "tree", "wire"]),
     // Where they are kept.
     ("proof", &["entry"]),

@@ -1,16 +1,20 @@
 //! Whoever connects without the token.
 
+use std::collections::VecDeque;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use super::{Pair, long_file};
 use crate::support::compare::same_tree;
-use crate::support::mount::restorefs;
+use crate::support::mount::{Mount, restorefs};
 use crate::support::needs_fuse;
 use crate::support::proxy::{Proxy, Way};
-use crate::support::{shell, wait_until};
+use crate::support::{feed, shell, wait_until};
 
 fn small(tree: &std::path::Path) {
     fs::write(tree.join("file"), "contents").unwrap();
@@ -76,6 +80,113 @@ fn what_is_no_sender_is_refused_and_learns_nothing() {
     pair.send(pair.address, &[]).delivered();
     assert_eq!(pair.mount.wait_front(), Some(0));
     pair.mount.unmount();
+}
+
+/// Connects from an address of this machine.
+fn connect_from(from: [u8; 4], to: SocketAddr) -> std::io::Result<TcpStream> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, socket_with};
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    bind(&socket, &SocketAddr::from((from, 0)))?;
+    connect(&socket, &to)?;
+    Ok(socket.into())
+}
+
+#[test]
+fn those_who_connect_and_say_next_to_nothing_keep_no_sender_out() {
+    needs_fuse!();
+    // From the address of the sender, from another one, and from more of them than one connection each has room for.
+    for froms in [&[1u8][..], &[2], &[2, 3, 4, 5, 6, 7, 8, 9]] {
+        let mut pair = Pair::new(&[], small);
+        let stop = Arc::new(AtomicBool::new(false));
+        let attackers: Vec<_> = froms
+            .iter()
+            .cycle()
+            .take(8)
+            .map(|&from| {
+                let (to, stop) = (pair.address, stop.clone());
+                std::thread::spawn(move || {
+                    let mut held = VecDeque::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        // When the sender is done, nobody listens any more.
+                        let Ok(mut stranger) = connect_from([127, 0, 0, from], to) else { break };
+                        // The beginning of a TLS record.
+                        let _ = stranger.write_all(&[0x16]);
+                        stranger.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+                        held.push_back(stranger);
+                        // When all places are taken, the next one follows as soon as one of ours was closed.
+                        while held.len() >= 40 && !stop.load(Ordering::Relaxed) {
+                            let mut stranger = held.pop_front().unwrap();
+                            match stranger.read(&mut [0; 8]) {
+                                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                                    held.push_back(stranger);
+                                }
+                                _ => {}
+                            }
+                        }
+                    }
+                })
+            })
+            .collect();
+        pair.mount.wait_printed("too many others connect");
+        pair.send(pair.address, &[]).delivered();
+        stop.store(true, Ordering::Relaxed);
+        for attacker in attackers {
+            attacker.join().unwrap();
+        }
+        assert_eq!(pair.mount.wait_front(), Some(0));
+        same_tree(&pair.tree, &pair.mount.point);
+        // However many there were.
+        let lines = pair.mount.printed().lines().count();
+        assert!(lines < 100, "{lines} lines:\n{}", pair.mount.printed());
+        pair.mount.unmount();
+    }
+}
+
+#[test]
+fn those_who_stop_in_the_middle_of_a_handshake_keep_no_sender_out() {
+    needs_fuse!();
+    let mut pair = Pair::new(&[], small);
+    // The first thing that a sender says can be recorded by anybody on the way.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let sender = pair.send(listener.local_addr().unwrap(), &[]);
+    let mut hello = vec![0; 4096];
+    let n = listener.accept().unwrap().0.read(&mut hello).unwrap();
+    assert_eq!(sender.end().code, Some(1));
+    let strangers: Vec<_> = (0..400u32)
+        .map(|n| {
+            let mut stranger = connect_from([127, 0, 0, 1 + (n % 20) as u8], pair.address).unwrap();
+            let _ = stranger.write_all(&hello[..n as usize % 100]);
+            stranger
+        })
+        .collect();
+    let mut answered: Vec<_> =
+        (0..400u32).map(|n| connect_from([127, 0, 0, 1 + (n % 20) as u8], pair.address).unwrap()).collect();
+    for stranger in &mut answered {
+        let _ = stranger.write_all(&hello[..n]);
+    }
+    pair.mount.wait_printed("too many others connect");
+    pair.send(pair.address, &[]).delivered();
+    drop((strangers, answered));
+    assert_eq!(pair.mount.wait_front(), Some(0));
+    pair.mount.unmount();
+}
+
+#[test]
+fn a_port_scan_does_not_end_a_plain_reception_and_a_silent_connection_does_not_hold_it_up() {
+    needs_fuse!();
+    let (mut mount, address) = Mount::listen_daemon(&[]);
+    for _ in 0..3 {
+        drop(TcpStream::connect(address).unwrap());
+    }
+    mount.wait_printed("sent nothing");
+    let silent: Vec<_> = (0..200u32).map(|n| connect_from([127, 0, 0, 1 + (n % 10) as u8], address).unwrap()).collect();
+    assert_eq!(mount.status()["phase"], "waiting");
+    let mut sender = TcpStream::connect(address).unwrap();
+    sender.write_all(&[feed::whole("file", b"contents"), feed::end()].concat()).unwrap();
+    assert_eq!(mount.wait_front(), Some(0), "{}", mount.printed());
+    assert_eq!(fs::read(mount.path("file")).unwrap(), b"contents");
+    drop(silent);
+    mount.unmount();
 }
 
 #[test]
