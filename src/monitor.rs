@@ -19,6 +19,9 @@ pub const MAX_PROBLEMS_KEPT: usize = 10_000;
 /// So many bytes of them are kept: a path that is refused can be very long, and each `status` carries all of them.
 const MAX_PROBLEM_BYTES_KEPT: usize = 4 << 20;
 
+/// A sender can have begun many files; of those that were cut at most this many are named, and the others counted.
+pub const MAX_CUT_NAMED: usize = 16;
+
 /// Over this long the rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
@@ -163,6 +166,12 @@ pub struct SenderStatus {
     pub missing_files: u64,
     /// Announced bytes that have not come.
     pub missing_bytes: u64,
+    /// When it is over: the first [`MAX_CUT_NAMED`] files of which a part has come, escaped for printing, in order.
+    #[serde(default)]
+    pub cut: Vec<String>,
+    /// How many there are.
+    #[serde(default)]
+    pub cut_files: u64,
 }
 
 /// Everything that can be told of a mount at one moment.

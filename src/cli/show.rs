@@ -21,23 +21,37 @@ pub(super) fn summary(status: &Status) -> String {
         status.seconds,
         HumanBytes(status.rate as u64)
     );
-    let cut = |cut: &Option<String>| cut.as_ref().map_or(String::new(), |path| format!("; '{path}' was cut"));
+    let cut = match cut(status) {
+        ([], _) => String::new(),
+        ([path], 0) => format!("; '{path}' was cut"),
+        ([paths @ .., last], 0) => format!("; '{}' and '{last}' were cut", paths.join("', '")),
+        (paths, more) => format!("; '{}' and {} more were cut", paths.join("', '"), HumanCount(more)),
+    };
     let mut line = match &status.end {
         Some(Verdict::Complete) => format!("complete: {what}"),
-        Some(Verdict::Incomplete { cause, cut: path }) => {
-            format!("incomplete: {cause}{}. What arrived is whole: {what}", cut(path))
+        Some(Verdict::Incomplete { cause, .. }) => {
+            format!("incomplete: {cause}{cut}. What arrived is whole: {what}")
         }
-        Some(Verdict::Corrupt { cause, cut: path }) => {
-            format!("cannot go on: {cause}{}. What came before stays: {what}", cut(path))
+        Some(Verdict::Corrupt { cause, .. }) => {
+            format!("cannot go on: {cause}{cut}. What came before stays: {what}")
         }
         Some(Verdict::Denied { cause }) => format!("nobody was let in: {cause}"),
-        Some(Verdict::Failed { cause }) => format!("failed: {cause}. What arrived before is whole: {what}"),
+        Some(Verdict::Failed { cause }) => format!("failed: {cause}{cut}. What arrived before is whole: {what}"),
         None => format!("receiving: {what}"),
     };
     if status.refused > 0 {
         line.push_str(&format!("; {} left out ('restorefs status' names them)", HumanCount(status.refused)));
     }
     line
+}
+
+/// The files that were cut, and how many more there are.
+fn cut(status: &Status) -> (&[String], u64) {
+    match (&status.sender, &status.end) {
+        (Some(sender), Some(_)) => (&sender.cut, sender.cut_files.saturating_sub(sender.cut.len() as u64)),
+        (_, Some(Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. })) => (cut.as_slice(), 0),
+        _ => (&[], 0),
+    }
 }
 
 /// All of it, for `status`.
@@ -58,8 +72,12 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         (Phase::Settling, None) => "everything has arrived; the spool is being synced to disk".into(),
     };
     field("state", phase);
-    if let Some(Verdict::Incomplete { cut: Some(cut), .. } | Verdict::Corrupt { cut: Some(cut), .. }) = &status.end {
-        field("cut", cut.clone());
+    let (paths, more) = cut(status);
+    for path in paths {
+        field("cut", path.clone());
+    }
+    if more > 0 {
+        field("cut", format!("… and {} more", HumanCount(more)));
     }
     field(
         "source",
@@ -128,4 +146,33 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
 pub(super) fn path(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     escape(path.as_os_str().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::{MAX_CUT_NAMED, Monitor, SenderStatus};
+
+    /// What is told of so many files that were cut.
+    fn told(count: usize) -> (String, Vec<String>) {
+        let monitor = Monitor::new();
+        let paths = (0..count.min(MAX_CUT_NAMED)).map(|n| format!("file{n}")).collect();
+        monitor.sender(SenderStatus { cut: paths, cut_files: count as u64, ..SenderStatus::default() });
+        monitor.end(Verdict::Incomplete { cause: "stopped".into(), cut: None });
+        let status = monitor.status();
+        let lines = super::status(Path::new("/mnt"), &status);
+        (summary(&status), lines.into_iter().filter(|line| line.starts_with("  cut ")).collect())
+    }
+
+    #[test]
+    fn files_that_were_cut_are_named_up_to_a_bound() {
+        let (line, lines) = told(0);
+        assert!(line.contains("incomplete: stopped. What") && lines.is_empty(), "{line}");
+        assert!(told(1).0.contains("; 'file0' was cut. What"));
+        assert!(told(2).0.contains("; 'file0' and 'file1' were cut."));
+        assert!(told(3).0.contains("; 'file0', 'file1' and 'file2' were cut."));
+        let (line, lines) = told(1000);
+        assert!(line.contains(", 'file15' and 984 more were cut."), "{line}");
+        assert_eq!((lines.len(), &lines[16][..]), (17, "  cut        … and 984 more"));
+    }
 }

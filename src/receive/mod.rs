@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 
 use crate::entry::escape;
 use crate::index::Ino;
-use crate::monitor::{Chain, Monitor, SenderStatus, Sending, Verdict};
+use crate::monitor::{Chain, MAX_CUT_NAMED, Monitor, SenderStatus, Sending, Verdict};
 use crate::record;
 use crate::source::Stop;
 use crate::spool;
@@ -446,7 +446,20 @@ impl Receive {
         self.monitor.sender(self.status.clone());
     }
 
-    fn conclude(&mut self, verdict: Verdict) {
+    /// Names the files of which a part has come: there may be several, since what somebody waits for is sent ahead.
+    fn name_cut(&mut self, verdict: &mut Verdict) {
+        let parts = self.sink.parts.values().filter(|part| part.received > 0);
+        let mut paths: Vec<&[u8]> = parts.map(|part| &part.path[..]).collect();
+        paths.sort_unstable();
+        self.status.cut_files = paths.len() as u64;
+        self.status.cut = paths.iter().take(MAX_CUT_NAMED).map(|path| escape(path)).collect();
+        if let Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } = verdict {
+            *cut = self.status.cut.first().cloned();
+        }
+    }
+
+    fn conclude(&mut self, mut verdict: Verdict) {
+        self.name_cut(&mut verdict);
         self.sink.cut();
         self.tell_status();
         self.monitor.end(verdict);

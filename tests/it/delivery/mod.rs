@@ -198,10 +198,48 @@ fn ctrl_c_on_either_side_is_told_on_both() {
         assert_eq!(pair.mount.wait_front(), Some(4), "{}", pair.mount.printed());
         let status = pair.mount.status();
         assert_eq!(status["end"]["verdict"], "incomplete", "{status:#}");
+        // Nothing of the other one has come.
+        assert_eq!(
+            (&status["end"]["cut"], &status["sender"]["cut_files"]),
+            (&"a-long".into(), &1.into()),
+            "{status:#}"
+        );
+        assert!(pair.mount.printed().contains("; 'a-long' was cut. What arrived"), "{}", pair.mount.printed());
         assert!(pair.mount.state("a-long").starts_with("truncated "), "{}", pair.mount.state("a-long"));
         assert_eq!(fs::read(pair.mount.path("z")).unwrap_err().raw_os_error(), Some(libc::EIO));
         pair.mount.unmount();
     }
+}
+
+#[test]
+fn all_files_that_were_cut_are_named() {
+    needs_fuse!();
+    // There is room for the beginnings of both, whatever is on its way when the second is asked for.
+    let spool = Disk::new("tmpfs", "size=40M");
+    let mut pair = Pair::new(&["--spool", spool.path().to_str().unwrap()], |tree| {
+        long_file(tree);
+        fs::write(tree.join("z\nlong"), bytes(2, 64 << 20)).unwrap();
+    });
+    let proxy = Proxy::start(pair.address, |_| Way { hold: Some(1 << 20), ..Way::default() });
+    let sender = pair.send(proxy.address, &["--no-compress"]);
+    proxy.wait_held();
+    pair.mount.wait_for("z\nlong");
+    let reader = Group::start(Command::new("cat").arg(pair.mount.path("z\nlong")).stdout(Stdio::null()));
+    pair.mount.wait_status("it is waited for", |status| status["sender"]["wanted"] == 1);
+    proxy.release();
+    pair.mount.wait_status("there is no room", |status| status["phase"] == "no-space");
+    pair.mount.signal(Signal::INT);
+    assert_eq!(pair.mount.wait_front(), Some(4), "{}", pair.mount.printed());
+    assert_eq!(sender.end().code, Some(4));
+    let printed = pair.mount.printed();
+    assert!(printed.contains(r"; 'a-long' and 'z\nlong' were cut. What arrived"), "{printed}");
+    let status = pair.mount.status();
+    assert_eq!(status["sender"]["cut"], serde_json::json!(["a-long", r"z\nlong"]), "{status:#}");
+    let output = restorefs(&["status"], &[&pair.mount.point]);
+    let told = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(told.lines().filter(|line| line.starts_with("  cut ")).count(), 2, "{told}");
+    drop(reader);
+    pair.mount.unmount();
 }
 
 #[test]
