@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, escape, escape_path};
+pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, clipped, escape, escape_path};
 pub use sparse::{MAX_SEGMENTS, Segment, SparseError, SparseMap};
 pub use time::Timestamp;
 pub use xattr::{

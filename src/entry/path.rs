@@ -182,6 +182,11 @@ pub fn escape_path(path: &std::path::Path) -> String {
     escape(path.as_os_str().as_bytes())
 }
 
+/// As much of a text from elsewhere as is shown: as long as a path of Linux can be.
+pub fn clipped(bytes: &[u8]) -> &[u8] {
+    &bytes[..bytes.len().min(4096)]
+}
+
 /// Bytes from a stream, made safe for a terminal and a log: control characters and what is not UTF-8
 /// become `\n`, `\x1b` and the like; a backslash is doubled, so that the text is unambiguous.
 pub fn escape(bytes: &[u8]) -> String {

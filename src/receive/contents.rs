@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::sink::{LEFT_OUT, NONE, Outcome, Part, Sink, State, stopped, violation};
+use crate::entry::clipped;
 use crate::index::{Arrival, Ino, Place};
 use crate::record::{self, Record};
 use crate::spool::{self, Form, Spool};
@@ -130,7 +131,7 @@ impl Sink {
             State::Part => {}
             State::Awaited => {
                 let part = Part {
-                    path,
+                    path: clipped(&path).to_vec(),
                     stored,
                     checked: 0,
                     received: 0,

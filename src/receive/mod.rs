@@ -16,17 +16,19 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use crate::entry::escape;
+use crate::entry::{clipped, escape};
 use crate::index::Ino;
 use crate::monitor::{Chain, MAX_CUT_NAMED, Monitor, SenderStatus, Sending, Verdict};
 use crate::record;
 use crate::source::Stop;
 use crate::spool;
 use crate::store::Store;
+use crate::strangers::Told;
 use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
 use sink::{Sink, Stopped, Unfinished};
 
@@ -41,6 +43,9 @@ const SOON: Duration = Duration::from_millis(50);
 
 /// So often it is told how it stands, where nothing else happens.
 const TELL: Duration = Duration::from_secs(1);
+
+/// At most this many connections whose place is taken are told so at a time; others are closed without a word.
+const BYES: usize = 4;
 
 /// What is to be received.
 pub struct Job {
@@ -98,6 +103,8 @@ fn receive(job: Job) {
         wants,
         newcomers: Vec::new(),
         status: SenderStatus::default(),
+        told: Told::default(),
+        byes: Vec::new(),
         met: false,
         whole: false,
     };
@@ -125,6 +132,9 @@ struct Receive {
     /// Connections that have come while another one is heard, and until when they have to say who they are.
     newcomers: Vec<(Link, Instant)>,
     status: SenderStatus,
+    told: Told,
+    /// What tells connections whose place is taken.
+    byes: Vec<JoinHandle<()>>,
     /// A sender with the token has been there.
     met: bool,
     /// Everything is there, and the monitor knows.
@@ -161,17 +171,12 @@ impl Receive {
             match ended {
                 Ok(Next::Done) => return None,
                 Ok(Next::Other(other, greeting)) => {
-                    // The one that is there now does not wait for one that may be dead.
-                    let reason = "another connection with the same token has taken its place";
-                    let bye = std::thread::Builder::new().name("bye".into()).spawn(move || say_bye(link, reason));
-                    if let Err(e) = bye {
-                        log::debug!("a connection is closed without a word: {e}");
-                    }
+                    self.dismiss(link);
                     next = Some((other, greeting));
                 }
                 Ok(Next::Again(cause)) => {
                     if !self.whole {
-                        log::warn!("{peer}: {cause}; it is waited for");
+                        self.told.warn(format_args!("{peer}: {cause}; it is waited for"));
                         self.status.outages += 1;
                         self.tell_status();
                         self.monitor.paused_for_sender(Some(format!("{cause}; waiting for the sender to come back")));
@@ -191,6 +196,19 @@ impl Receive {
                     return None;
                 }
             }
+        }
+    }
+
+    /// Another connection has taken the place of this one. It is told so, but nobody waits until it hears.
+    fn dismiss(&mut self, link: Link) {
+        self.byes.retain(|bye| !bye.is_finished());
+        if self.byes.len() >= BYES {
+            return;
+        }
+        let reason = "another connection with the same token has taken its place";
+        match std::thread::Builder::new().name("bye".into()).spawn(move || say_bye(link, reason)) {
+            Ok(bye) => self.byes.push(bye),
+            Err(e) => log::debug!("a connection is closed without a word: {e}"),
         }
     }
 
@@ -349,7 +367,7 @@ impl Receive {
         self.status.address = link.peer().to_string();
         self.status.connected = true;
         if self.status.outages > 0 {
-            log::warn!("the sender is back, from {}", link.peer());
+            self.told.warn(format_args!("the sender is back, from {}", link.peer()));
         }
         self.tell_status();
         match link.send_now(frame(&[FromReceiver::Welcome { catalogue }])) {
@@ -364,7 +382,8 @@ impl Receive {
             Ok((FromSender::Bye { reason: None }, ..)) if self.whole => Ok(Some(Next::Done)),
             Ok((FromSender::Bye { reason }, ..)) => {
                 let (files, bytes) = self.sink.missing();
-                let reason = reason.map_or_else(|| "without a reason".into(), |reason| escape(reason.as_bytes()));
+                let reason =
+                    reason.map_or_else(|| "without a reason".into(), |reason| escape(clipped(reason.as_bytes())));
                 let cause =
                     format!("the sender ended: {reason}; {files} files are missing or cut, {bytes} bytes of contents");
                 Err(Verdict::Incomplete { cause, cut: None })

@@ -10,7 +10,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKind, SparseMap, escape};
+use crate::entry::{Entry, EntryKind, SparseMap, clipped, escape};
 use crate::index::{Arrival, Ino, Inserted, Place};
 use crate::monitor::{Monitor, Receiving};
 use crate::record::{self, Record};
@@ -67,11 +67,6 @@ pub(super) type Outcome<T = ()> = Result<T, Stopped>;
 
 pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Stopped::Violation(Violation(what.into())))
-}
-
-/// What is printed is no longer than a path of Linux.
-fn clipped(bytes: &[u8]) -> &[u8] {
-    &bytes[..bytes.len().min(4096)]
 }
 
 /// No inode: of a hard link.

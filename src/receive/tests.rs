@@ -357,6 +357,20 @@ fn what_a_sender_says_cannot_write_to_a_terminal() {
 }
 
 #[test]
+fn what_a_sender_calls_a_file_is_kept_only_as_far_as_it_is_shown() {
+    let mut bench = Bench::new();
+    let path = vec![b'\n'; 1 << 20];
+    let begin = FromSender::Begin { id: 0, path };
+    let data = FromSender::Data { id: 0, offset: 0 };
+    bench.take(&[(file("a", 1 << 20), b"")]).unwrap();
+    end(&mut bench);
+    bench.take(&[(begin, b""), (data, b"x")]).unwrap();
+    assert!(bench.sink.path_bytes <= 4096);
+    let shown = bench.monitor.status().receiving.unwrap().path;
+    assert!((1..=4 * 4096).contains(&shown.len()), "{}", shown.len());
+}
+
+#[test]
 fn few_bytes_that_name_many_directories_are_stopped_by_the_limit() {
     let mut bench = Bench::new();
     let deep = |n: u32| entry(&format!("{n}{}", "/a".repeat(4000)), EntryKind::Fifo);

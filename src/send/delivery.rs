@@ -15,7 +15,7 @@ use super::flight::Flight;
 use super::limit::Limit;
 use super::plan::{Odd, Plan};
 use super::shrink::Shrink;
-use crate::entry::escape;
+use crate::entry::{clipped, escape};
 use crate::monitor::Monitor;
 use crate::record;
 use crate::source::Stop;
@@ -174,7 +174,9 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
                 let cause = format!("the receiver at {to} was started anew, and has nothing of what was sent before");
                 return Err(incomplete(format!("{cause}: start the sender again too")));
             }
-            End::Bye(reason) => return Err(incomplete(format!("the receiver ended: {}", escape(reason.as_bytes())))),
+            End::Bye(reason) => {
+                return Err(incomplete(format!("the receiver ended: {}", escape(clipped(reason.as_bytes())))));
+            }
             End::Stopped => return Err(incomplete("sending was stopped".into())),
             End::Protocol(what) => return Err(Failure::Protocol(what)),
             End::Failed(what) => return Err(Failure::Other(std::io::Error::other(what))),
@@ -324,7 +326,8 @@ impl Delivery {
                     }
                 }
                 FromReceiver::Waiting { reason } => {
-                    let reason = reason.map(|reason| format!("the receiver waits: {}", escape(reason.as_bytes())));
+                    let reason =
+                        reason.map(|reason| format!("the receiver waits: {}", escape(clipped(reason.as_bytes()))));
                     self.monitor.paused_for_sender(reason);
                 }
                 message => {

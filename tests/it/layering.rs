@@ -28,7 +28,7 @@ const TABLE: &[(&str, &[&str])] = &[
     ("index", &["entry"]),
     ("store", &["entry", "monitor", "proof", "index", "spool"]),
     ("ingest", &["sys", "entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
-    ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "wire"]),
+    ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "strangers", "wire"]),
     // How they are served.
     ("fs", &["index", "store"]),
     ("fuse", &["sys", "entry", "index", "fs"]),
