@@ -225,6 +225,13 @@ mod tests {
                 let map = [b"1\n100\n200\n".to_vec(), vec![0; 501]].concat();
                 [records(text), header(b'0', 712, |_| {}), map, contents(200)].concat()
             }
+            // Sizes that do not count, and payload that does.
+            15 => header(b'0', 5000, |block| block[4] = b'/'),
+            16 => [header(b'L', 5, |_| {}), b"dir/\0".to_vec(), vec![0; 507], header(b'0', 5000, |_| {})].concat(),
+            17 => [header(b'A', 700, |_| {}), contents(700), file(10)].concat(),
+            // The last one counts; the one before would lead elsewhere.
+            18 => [records("13 size=9999\n"), records("11 foo=bar\n"), file(2000)].concat(),
+            19 => [records("99 size=7\n"), file(2000)].concat(),
             _ => vec![0; BLOCK],
         }
     }
@@ -305,7 +312,7 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
         #[test]
         fn what_is_told_does_not_depend_on_who_reads(
-            kinds in proptest::collection::vec((0u32..16, 1usize..40), 1..12),
+            kinds in proptest::collection::vec((0u32..21, 1usize..40), 1..12),
             cut in 0usize..3000,
             broken in proptest::collection::vec((any::<u32>(), any::<u8>()), 0..3),
         ) {

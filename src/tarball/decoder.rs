@@ -3,7 +3,10 @@
 use std::collections::VecDeque;
 
 use super::header::{BLOCK, Block, Header, padding};
-use super::member::{Builder, Extensions, Owners, Shape, has_payload, may_have_payload};
+use super::member::{
+    Builder, Extensions, Owners, Shape, has_payload, is_directory_by_name, is_plain_file, may_have_payload,
+};
+use super::pax::Fault;
 use super::sparse::{Lines, Next, OldGnu, Segments};
 use super::{End, Event, Options, Stop, pax};
 
@@ -23,6 +26,8 @@ pub struct Decoder {
     members: bool,
     slash_told: bool,
     owners: Owners,
+    /// The member before had a malformed header, which may have said another size.
+    doubtful: bool,
 }
 
 #[derive(Debug)]
@@ -39,6 +44,11 @@ enum State {
     Long {
         link: bool,
         name: Vec<u8>,
+        left: u64,
+    },
+    /// An ACL of Solaris.
+    Acl {
+        text: Vec<u8>,
         left: u64,
     },
     /// More blocks of an old GNU sparse map.
@@ -89,6 +99,7 @@ impl Decoder {
             members: false,
             slash_told: false,
             owners: Owners::default(),
+            doubtful: false,
         }
     }
 
@@ -112,6 +123,10 @@ impl Decoder {
                 }
                 State::Pax { left: 0, .. } => self.end_pax(),
                 State::Long { left: 0, .. } => self.end_long(),
+                State::Acl { left: 0, text } => {
+                    self.extensions.solaris_acl = Some(std::mem::take(text));
+                    self.skip_payload(0);
+                }
                 State::Lines { payload: 0, lines, .. } => {
                     lines.cut_short();
                     self.end_lines();
@@ -129,16 +144,23 @@ impl Decoder {
                 State::Pax { parser, global, left } => {
                     let values = if *global { &mut self.global } else { &mut self.extensions.local };
                     let mut piece = take(input, left, &mut self.position);
-                    if let Err(reason) = parser.feed(&mut piece, values) {
+                    match parser.feed(&mut piece, values) {
+                        Ok(()) => {}
                         // Where it is wrong, however long the piece is.
-                        self.stop_at(self.position - piece.len() as u64, reason);
+                        Err(Fault::Size(reason)) => self.stop_at(self.position - piece.len() as u64, reason),
+                        Err(Fault::Record(reason)) => {
+                            let (global, left) = (*global, *left);
+                            self.malformed_pax(global, reason, left);
+                        }
                     }
                 }
                 State::Long { name, left, .. } => {
                     let piece = take(input, left, &mut self.position);
-                    // One byte more than allowed is enough to know that it is too long.
-                    let room = (pax::MAX_PATH + 1).saturating_sub(name.len());
-                    name.extend_from_slice(&piece[..piece.len().min(room)]);
+                    hold(name, piece, pax::MAX_PATH);
+                }
+                State::Acl { text, left } => {
+                    let piece = take(input, left, &mut self.position);
+                    hold(text, piece, pax::MAX_ACL);
                 }
                 State::Lines { lines, payload, .. } => {
                     let n = (*payload).min(input.len() as u64) as usize;
@@ -220,7 +242,9 @@ impl Decoder {
             State::Header | State::Peek { .. } | State::Skip { left: 0 } => {
                 End::Cut("the stream ended without an end marker")
             }
-            State::Pax { .. } | State::Long { .. } => End::Cut("the stream ended inside an extended header"),
+            State::Pax { .. } | State::Long { .. } | State::Acl { .. } => {
+                End::Cut("the stream ended inside an extended header")
+            }
             State::OldSparse { .. } | State::Lines { .. } => End::Cut("the stream ended inside a sparse map"),
             State::Data { left, .. } if *left > 0 => End::Cut("the stream ended inside a file"),
             State::Data { .. } | State::Skip { .. } => End::Cut("the stream ended between two entries"),
@@ -295,7 +319,10 @@ impl Decoder {
             return self.end_of_archive(true);
         }
         let Some(header) = Header::parse(block) else {
-            let reason = if self.members {
+            let reason = if self.doubtful {
+                "this is no tar header: its checksum is wrong, and the pax header of the entry before is malformed, \
+                 which may have said another size"
+            } else if self.members {
                 "this is no tar header: its checksum is wrong"
             } else {
                 "this is no tar archive: the checksum of its first header is wrong"
@@ -304,18 +331,20 @@ impl Decoder {
         };
         self.zero_blocks = 0;
         self.members = true;
+        self.doubtful = false;
         let typeflag = header.typeflag();
         match typeflag {
-            b'x' | b'X' | b'g' | b'L' | b'K' => {
+            b'x' | b'X' | b'g' | b'L' | b'K' | b'A' => {
                 let Some(size) = header.size() else {
                     return self.stop_at(at, "the size of an extended header is no number");
                 };
                 self.state = match typeflag {
                     b'L' | b'K' => State::Long { link: typeflag == b'K', name: Vec::new(), left: size },
+                    b'A' => State::Acl { text: Vec::new(), left: size },
+                    b'g' => State::Pax { parser: pax::Parser::new(true), global: true, left: size },
                     _ => {
-                        let global = typeflag == b'g';
-                        self.extensions.has_pax |= !global;
-                        State::Pax { parser: pax::Parser::new(global), global, left: size }
+                        self.extensions.begin_pax();
+                        State::Pax { parser: pax::Parser::new(false), global: false, left: size }
                     }
                 };
             }
@@ -325,8 +354,11 @@ impl Decoder {
 
     fn take_member(&mut self, block: &Block, header: &Header<'_>, at: u64) {
         let typeflag = header.typeflag();
-        let pax_size = self.extensions.local.size.or(&pax::Field::Unset).copied();
-        let size = if has_payload(typeflag) || may_have_payload(header, &self.extensions) {
+        let pax_size = self.extensions.local.size.get().copied();
+        let is_directory = is_directory_by_name(header, &self.extensions);
+        let may_have = may_have_payload(header, &self.extensions);
+        self.doubtful = self.extensions.local.malformed;
+        let size = if (has_payload(typeflag) && !is_directory) || may_have {
             match pax_size.or_else(|| header.size()) {
                 Some(size) => size,
                 None => return self.stop_at(at, "the size of a member is no number"),
@@ -342,7 +374,7 @@ impl Decoder {
                     Next::Payload => self.end_old_sparse(header, map.segments, size),
                 }
             }
-            b'V' => {
+            b'V' if !self.doubtful => {
                 let label = self.extensions.long_path.take().unwrap_or_else(|| header.path().into_owned());
                 self.events.push_back(Event::Label(label));
                 self.extensions = Extensions::default();
@@ -355,7 +387,7 @@ impl Decoder {
                 };
                 self.refuse(header, reason.into(), size);
             }
-            _ if matches!(typeflag, 0 | b'0' | b'7') && self.extensions.local.sparse.is_present() => {
+            _ if is_plain_file(typeflag) && !is_directory && self.extensions.local.sparse.is_present() => {
                 self.pax_sparse(block, header, size);
             }
             _ => self.member(header, Shape { stored: size, sparse: None }, 0, size),
@@ -403,7 +435,10 @@ impl Decoder {
             Some(size) => segments.into_map(size, stored),
         };
         match map {
-            Ok(map) => self.member(header, Shape { stored, sparse: Some(map) }, lead, payload),
+            Ok(map) => {
+                let shape = Shape { stored: map.stored_len(), sparse: Some(map) };
+                self.member(header, shape, lead, payload);
+            }
             Err(reason) => self.refuse(header, reason, payload),
         }
     }
@@ -425,12 +460,12 @@ impl Decoder {
         let raw = builder.raw_path();
         let built = builder.build(&raw, shape);
         let offset = self.position + lead;
-        // A dumpdir, and a directory that is one by its name only, have payload that is no contents.
-        let wanted = matches!(&built, Ok(entry) if entry.kind.stored_len() > 0);
+        // A dumpdir has payload that is no contents.
+        let stored = built.as_ref().map_or(0, |entry| entry.kind.stored_len());
         match built {
             Ok(entry) => {
                 self.events.push_back(Event::Entry { entry: Box::new(entry), offset });
-                if !wanted {
+                if stored == 0 {
                     self.events.push_back(Event::EntryEnd);
                 }
             }
@@ -449,8 +484,8 @@ impl Decoder {
         }
         if peek {
             self.state = State::Peek { size: payload };
-        } else if wanted {
-            self.state = State::Data { lead, left: payload - lead };
+        } else if stored > 0 {
+            self.state = State::Data { lead, left: stored };
         } else {
             self.skip_payload(payload);
         }
@@ -481,9 +516,15 @@ impl Decoder {
 
     fn end_pax(&mut self) {
         let State::Pax { parser, global, .. } = std::mem::replace(&mut self.state, State::Header) else { return };
-        if let Err(reason) = parser.finish() {
-            return self.stop(reason);
+        match parser.finish() {
+            Ok(()) => self.take_pax(global, 0),
+            Err(Fault::Record(reason)) => self.malformed_pax(global, reason, 0),
+            Err(Fault::Size(reason)) => self.stop(reason),
         }
+    }
+
+    /// A pax header has been read; `left` bytes of it do not count.
+    fn take_pax(&mut self, global: bool, left: u64) {
         let values = if global { &mut self.global } else { &mut self.extensions.local };
         if let Some(label) = values.label.take() {
             self.events.push_back(Event::Label(label.into()));
@@ -496,7 +537,18 @@ impl Decoder {
                 self.events.push_back(Event::Warning { path: Vec::new(), message });
             }
         }
-        self.skip_payload(0);
+        self.skip_payload(left);
+    }
+
+    /// A record is malformed, with `left` bytes of the header behind what has been taken.
+    fn malformed_pax(&mut self, global: bool, reason: &str, left: u64) {
+        if global {
+            let reason = format!("a global pax header is malformed ({reason}): the rest of it is left out");
+            self.events.push_back(Event::Refused { path: Vec::new(), reason });
+        } else {
+            self.extensions.local.lose_member(format!("its pax header is malformed: {reason}"));
+        }
+        self.take_pax(global, left);
     }
 
     fn end_long(&mut self) {
@@ -521,6 +573,12 @@ impl Decoder {
     fn warn(&mut self, message: &str) {
         self.events.push_back(Event::Warning { path: Vec::new(), message: message.into() });
     }
+}
+
+/// Holds more of what is `most` bytes long: one byte beyond that is enough to know that it is too long.
+fn hold(held: &mut Vec<u8>, piece: &[u8], most: usize) {
+    let room = (most + 1).saturating_sub(held.len());
+    held.extend_from_slice(&piece[..piece.len().min(room)]);
 }
 
 /// The next piece of at most `left` bytes.

@@ -2,7 +2,7 @@
 //! whoever reads ahead of one may go by it, and lose no more than time where it is wrong.
 
 use super::header::{Block, Header, padding};
-use super::member::has_payload;
+use super::member::{has_payload, is_plain_file};
 use super::number::decimal;
 pub use super::sparse::map_continues;
 
@@ -26,8 +26,9 @@ pub fn glance(block: &Block) -> Option<Behind> {
     let size = size + padding(size);
     Some(match header.typeflag() {
         b'x' | b'X' => Behind::Records(size),
-        b'g' | b'L' | b'K' => Behind::Extension(size),
+        b'g' | b'L' | b'K' | b'A' => Behind::Extension(size),
         b'S' if header.sparse_continues() => Behind::Map(size),
+        typeflag if is_plain_file(typeflag) && header.is_named_as_directory() => Behind::Contents(0),
         typeflag if has_payload(typeflag) => Behind::Contents(size),
         _ => Behind::Contents(0),
     })

@@ -83,6 +83,15 @@ impl<'a> Header<'a> {
         [prefix, b"/", name].concat().into()
     }
 
+    /// Whether the path ends in `/`.
+    pub(super) fn is_named_as_directory(&self) -> bool {
+        match until_nul(&self.block[..100]).last() {
+            Some(&last) => last == b'/',
+            // The prefix has a `/` behind it.
+            None => self.path().ends_with(b"/"),
+        }
+    }
+
     pub(super) fn link(&self) -> &'a [u8] {
         until_nul(&self.block[157..257])
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::header::Header;
 use super::pax::{MAX_PROBLEMS, MORE_PROBLEMS, Values};
-use super::{Event, Options};
+use super::{Event, Options, solaris};
 use crate::entry::{
     ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, NOBODY, SET_ID, SparseMap, Timestamp,
     Xattrs, check_target, escape,
@@ -22,11 +22,31 @@ pub(super) struct Extensions {
     pub(super) long_link: Option<Vec<u8>>,
     /// A GNU name was longer than is held.
     pub(super) too_long: bool,
+    /// The payload of a member of type `A`.
+    pub(super) solaris_acl: Option<Vec<u8>>,
 }
 
 impl Extensions {
     pub(super) fn any(&self) -> bool {
-        self.has_pax || self.long_path.is_some() || self.long_link.is_some() || self.too_long
+        self.has_pax
+            || self.long_path.is_some()
+            || self.long_link.is_some()
+            || self.too_long
+            || self.solaris_acl.is_some()
+    }
+
+    /// A pax header begins. GNU tar, bsdtar and Go take nothing from one before it.
+    pub(super) fn begin_pax(&mut self) {
+        if std::mem::replace(&mut self.has_pax, true) {
+            self.local = Values::default();
+            self.local.warn("it has several pax headers: the last one is taken, the others are ignored".into());
+        }
+    }
+
+    /// The name that stands before that of the header.
+    fn path(&self) -> Option<&[u8]> {
+        let sparse = self.local.sparse.name.as_deref();
+        sparse.or(self.local.path.get().map(|path| &**path)).or(self.long_path.as_deref())
     }
 }
 
@@ -74,21 +94,12 @@ pub(super) struct Builder<'a, 'e> {
 impl<'a> Builder<'a, '_> {
     /// The name as packed.
     pub(super) fn raw_path(&self) -> Cow<'a, [u8]> {
-        let x = self.extensions;
-        if let Some(name) = &x.local.sparse.name {
-            Cow::Borrowed(name)
-        } else if let Some(path) = x.local.path.or(&self.global.path) {
-            Cow::Borrowed(path)
-        } else if let Some(path) = &x.long_path {
-            Cow::Borrowed(path)
-        } else {
-            self.header.path()
-        }
+        self.extensions.path().map_or_else(|| self.header.path(), Cow::Borrowed)
     }
 
     fn raw_link(&self) -> &'a [u8] {
         let x = self.extensions;
-        if let Some(link) = x.local.link.or(&self.global.link) {
+        if let Some(link) = x.local.link.get() {
             link
         } else if let Some(link) = &x.long_link {
             link
@@ -108,8 +119,8 @@ impl<'a> Builder<'a, '_> {
         }
         let path = EntryPath::parse(raw_path).map_err(|e| e.to_string())?;
         self.leading_slash(raw_path);
-        let both = x.long_path.is_some() && x.local.path.or(&self.global.path).is_some()
-            || x.long_link.is_some() && x.local.link.or(&self.global.link).is_some();
+        let both = x.long_path.is_some() && x.local.path.get().is_some()
+            || x.long_link.is_some() && x.local.link.get().is_some();
         if both {
             self.warn(raw_path, "it has a pax and a GNU long name: the pax one is taken");
         }
@@ -124,13 +135,7 @@ impl<'a> Builder<'a, '_> {
             sparse: shape.sparse.map(Arc::new),
         };
         Ok(match self.header.typeflag() {
-            // v7 has no type for directories; GNU tar, libarchive and Go go by the slash in later dialects too.
-            0 | b'0' | b'7' if raw_path.ends_with(b"/") => {
-                if shape.stored > 0 {
-                    self.warn(raw_path, "it is a directory by its name, and has contents: these are left out");
-                }
-                EntryKind::Directory
-            }
+            typeflag if is_plain_file(typeflag) && raw_path.ends_with(b"/") => EntryKind::Directory,
             0 | b'0' | b'7' | b'S' => file(shape),
             b'1' => {
                 let link = self.raw_link();
@@ -217,7 +222,7 @@ impl<'a> Builder<'a, '_> {
     fn xattrs(&mut self, path: &[u8], kind: &EntryKind, mode: &mut u16) -> Xattrs {
         let (x, g) = (&self.extensions.local, self.global);
         let mut xattrs = Xattrs::default();
-        if x.has_no_attributes() && g.has_no_attributes() {
+        if x.has_no_attributes() && g.has_no_attributes() && self.extensions.solaris_acl.is_none() {
             return xattrs;
         }
         let named: BTreeMap<_, _> = g.xattrs().chain(x.xattrs()).collect();
@@ -226,10 +231,18 @@ impl<'a> Builder<'a, '_> {
                 self.refuse(path, format!("the xattr '{}' is left out: {e}", escape(&name)));
             }
         }
-        for (text, name) in
-            [(x.acl_access.or(&g.acl_access), ACL_ACCESS), (x.acl_default.or(&g.acl_default), ACL_DEFAULT)]
-        {
-            let Some(text) = text else { continue };
+        let solaris = match self.extensions.solaris_acl.as_deref().map(solaris::parse).transpose() {
+            Ok(texts) => texts.unwrap_or_default(),
+            Err(e) => {
+                self.refuse(path, e.to_string());
+                solaris::Texts::default()
+            }
+        };
+        for (pax, solaris, name) in [
+            (x.acl_access.or(&g.acl_access), solaris.access, ACL_ACCESS),
+            (x.acl_default.or(&g.acl_default), solaris.default, ACL_DEFAULT),
+        ] {
+            let Some(text) = pax.map(|text| &**text).or(solaris.as_deref()) else { continue };
             match Acl::parse(text, self.options.resolve_user, self.options.resolve_group) {
                 Err(e) => self.refuse(path, format!("its ACL is left out: {e}")),
                 Ok(_) if name == ACL_DEFAULT && *kind != EntryKind::Directory => {
@@ -280,6 +293,18 @@ impl<'a> Builder<'a, '_> {
 /// others for 0, whatever their header says.
 pub(super) fn has_payload(typeflag: u8) -> bool {
     !matches!(typeflag, b'1'..=b'6')
+}
+
+/// What may be a directory all the same, where its name ends in `/`: v7 has no type for them, and GNU tar and bsdtar go
+/// by the slash in later dialects too. A directory has no payload, whatever its size says.
+pub(super) fn is_plain_file(typeflag: u8) -> bool {
+    matches!(typeflag, 0 | b'0' | b'7')
+}
+
+/// See [`is_plain_file`].
+pub(super) fn is_directory_by_name(header: &Header<'_>, extensions: &Extensions) -> bool {
+    is_plain_file(header.typeflag())
+        && extensions.path().map_or_else(|| header.is_named_as_directory(), |path| path.ends_with(b"/"))
 }
 
 /// A hard link of a pax archive may carry the contents again (POSIX), and may only say so (older tars):

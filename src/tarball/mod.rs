@@ -17,6 +17,7 @@ mod header;
 mod member;
 mod number;
 mod pax;
+mod solaris;
 mod sparse;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,7 +1,8 @@
 //! Pax extended headers: records `LENGTH KEY=VALUE\n`, taken in whatever pieces they come.
 //!
-//! A malformed record ends the stream, since the size of the member may be in it. Keys that mean nothing
-//! here are passed over without being held; those that do have a bound each.
+//! Where a header ends is certain, whatever its records say: a malformed record costs the member that the header
+//! belongs to, and no more. Keys that mean nothing here are passed over without being held; each of the others has a
+//! bound.
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
@@ -27,7 +28,7 @@ const MAX_VALUE: usize = 4 << 10;
 const MAX_MAP: usize = MAX_SEGMENTS * 42;
 
 /// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
-const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
+pub(super) const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
 
 /// Names and attributes that a global header may give to every member. Each member of 512 bytes has them again, in
 /// memory and in the journal; what git and GNU tar write there are times and a comment.
@@ -40,6 +41,17 @@ pub(super) const MAX_PROBLEMS: usize = 64;
 /// What is told of all further ones.
 pub(super) const MORE_PROBLEMS: &str = "more of its attributes are left out, too many to name";
 
+/// What is wrong with an extended header.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// A record cannot be read. The end of the header is certain all the same.
+    #[error("{0}")]
+    Record(&'static str),
+    /// A size that is no number: the next header could be anywhere.
+    #[error("{0}")]
+    Size(String),
+}
+
 /// A value that a header may set, or take back from the global ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) enum Field<T> {
@@ -50,6 +62,14 @@ pub(super) enum Field<T> {
 }
 
 impl<T> Field<T> {
+    /// This header's alone.
+    pub(super) fn get(&self) -> Option<&T> {
+        match self {
+            Field::Set(value) => Some(value),
+            _ => None,
+        }
+    }
+
     /// This header's, else the global ones'.
     pub(super) fn or<'a>(&'a self, global: &'a Field<T>) -> Option<&'a T> {
         match (self, global) {
@@ -105,6 +125,8 @@ pub(super) struct Values {
     pub(super) warnings: Vec<String>,
     /// The whole member has to be left out.
     pub(super) refuse_member: Option<String>,
+    /// The header cannot be read to its end: records that count may be missing.
+    pub(super) malformed: bool,
     xattr_bytes: usize,
     global_bytes: usize,
 }
@@ -218,10 +240,13 @@ impl Key {
         }
     }
 
-    fn is_sparse(&self) -> bool {
+    /// Whether it describes one member, so that a global header cannot mean it.
+    fn is_of_one_member(&self) -> bool {
         matches!(
             self,
-            Key::SparseMajor
+            Key::Path
+                | Key::Link
+                | Key::SparseMajor
                 | Key::SparseMinor
                 | Key::SparseName
                 | Key::SparseSize
@@ -246,6 +271,8 @@ enum State {
     Value { key: Key, value: Vec<u8>, left: u64, over: bool },
 }
 
+const WRONG_LENGTH: &str = "a record does not end where its length says";
+
 const BEGIN: State = State::Length { value: 0, digits: 0 };
 
 impl Parser {
@@ -254,7 +281,7 @@ impl Parser {
     }
 
     /// Takes the next piece of the header.
-    pub(super) fn feed(&mut self, input: &mut &[u8], values: &mut Values) -> Result<(), String> {
+    pub(super) fn feed(&mut self, input: &mut &[u8], values: &mut Values) -> Result<(), Fault> {
         while let Some((&b, rest)) = input.split_first() {
             match &mut self.state {
                 State::Length { value, digits } => {
@@ -262,23 +289,23 @@ impl Parser {
                     match b {
                         b'0'..=b'9' => {
                             if *digits == MAX_DIGITS {
-                                return Err("the length of a pax record is too large".into());
+                                return Err(Fault::Record("the length of a record is too large"));
                             }
                             *digits += 1;
                             *value = value
                                 .checked_mul(10)
                                 .and_then(|n| n.checked_add(u64::from(b - b'0')))
-                                .ok_or("the length of a pax record is too large")?;
+                                .ok_or(Fault::Record("the length of a record is too large"))?;
                         }
                         b' ' if *digits > 0 => {
                             // What counts: the digits, this blank, at least "k=" and the newline.
                             let left = value
                                 .checked_sub(u64::from(*digits) + 1)
                                 .filter(|&left| left >= 3)
-                                .ok_or("the length of a pax record is too small")?;
+                                .ok_or(Fault::Record("the length of a record is too small"))?;
                             self.state = State::Key { key: Vec::new(), left };
                         }
-                        _ => return Err("a pax record does not begin with its length".into()),
+                        _ => return Err(Fault::Record("a record does not begin with its length")),
                     }
                 }
                 State::Key { key, left } => {
@@ -286,12 +313,20 @@ impl Parser {
                     *left -= 1;
                     if b == b'=' && !key.is_empty() {
                         if *left == 0 {
-                            return Err("a pax record does not end where its length says".into());
+                            return Err(Fault::Record(WRONG_LENGTH));
                         }
-                        let (key, left) = (Key::parse(key), *left);
+                        let (mut parsed, left) = (Key::parse(key), *left);
+                        if self.global && parsed.is_of_one_member() {
+                            values.warn(format!(
+                                "a global header sets '{}' for all members: ignored",
+                                crate::entry::escape(key)
+                            ));
+                            parsed = Key::Unknown;
+                        }
+                        let key = parsed;
                         self.state = State::Value { key, value: Vec::new(), left, over: false };
                     } else if *left <= 1 || key.len() == MAX_KEY || b == b'\n' || b == b'=' {
-                        return Err("a pax record has no key".into());
+                        return Err(Fault::Record("a record has no key"));
                     } else {
                         key.push(b);
                     }
@@ -311,7 +346,7 @@ impl Parser {
                     } else {
                         *input = rest;
                         if b != b'\n' {
-                            return Err("a pax record does not end where its length says".into());
+                            return Err(Fault::Record(WRONG_LENGTH));
                         }
                         let State::Value { key, value, over, .. } = std::mem::replace(&mut self.state, BEGIN) else {
                             continue;
@@ -325,10 +360,10 @@ impl Parser {
     }
 
     /// The payload is at its end: it must not be inside a record.
-    pub(super) fn finish(&self) -> Result<(), String> {
+    pub(super) fn finish(&self) -> Result<(), Fault> {
         match self.state {
             State::Length { digits: 0, .. } => Ok(()),
-            _ => Err("the last pax record is longer than its header".into()),
+            _ => Err(Fault::Record("the last record is longer than its header")),
         }
     }
 }
@@ -342,17 +377,27 @@ impl Values {
         }
     }
 
-    fn warn(&mut self, message: String) {
-        if self.warnings.len() < MAX_PROBLEMS {
+    /// The member is left out, since its header is malformed. What was read before counts no more, but for its name
+    /// and size.
+    pub(super) fn lose_member(&mut self, reason: String) {
+        let sparse = PaxSparse { name: self.sparse.name.take(), ..PaxSparse::default() };
+        *self = Values {
+            path: std::mem::take(&mut self.path),
+            size: std::mem::take(&mut self.size),
+            sparse,
+            refuse_member: Some(reason),
+            malformed: true,
+            ..Values::default()
+        };
+    }
+
+    pub(super) fn warn(&mut self, message: String) {
+        if self.warnings.len() < MAX_PROBLEMS && !self.warnings.contains(&message) {
             self.warnings.push(message);
         }
     }
 
-    fn set(&mut self, key: Key, value: Vec<u8>, over: bool, global: bool) -> Result<(), String> {
-        if global && (matches!(key, Key::Path | Key::Link) || key.is_sparse()) {
-            self.warn("a global header has a path or a sparse map: ignored".into());
-            return Ok(());
-        }
+    fn set(&mut self, key: Key, value: Vec<u8>, over: bool, global: bool) -> Result<(), Fault> {
         if let (true, Some(name)) = (global, key.attribute()) {
             self.global_bytes += name + value.len();
             if over || self.global_bytes > MAX_GLOBAL {
@@ -368,11 +413,14 @@ impl Values {
             }
             Key::Path => self.path = bytes(value),
             Key::Link => self.link = bytes(value),
-            Key::Size if global => return Err("a global pax header has a size".into()),
+            Key::Size if global => return Err(Fault::Size("a global pax header has a size".into())),
             Key::Size if value.is_empty() && !over => self.size = Field::Removed,
             Key::Size => match decimal(&value).filter(|&n| !over && i128::from(n) <= super::header::MAX_SIZE) {
                 Some(n) => self.size = Field::Set(n),
-                None => return Err(format!("the pax size '{}' is no number of bytes", crate::entry::escape(&value))),
+                None => {
+                    let reason = format!("the pax size '{}' is no number of bytes", crate::entry::escape(&value));
+                    return Err(Fault::Size(reason));
+                }
             },
             Key::Uid => self.uid = self.parsed(&value, "uid", signed_decimal),
             Key::Gid => self.gid = self.parsed(&value, "gid", signed_decimal),

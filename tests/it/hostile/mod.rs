@@ -4,6 +4,7 @@
 mod bombs;
 mod faults;
 mod fuzz;
+mod peers;
 mod table;
 mod wild;
 
