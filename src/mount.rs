@@ -378,6 +378,11 @@ impl Handle {
         self.store.scrub(|_, _| go_on())
     }
 
+    /// The time of directories that no header announces.
+    pub fn made(&self) -> Timestamp {
+        self.store.index.read().made()
+    }
+
     /// The files that the contents are in, for whoever reads them without the mount.
     pub fn hand_over(&self) -> io::Result<HandOver> {
         match (self.store.spool(), self.store.archive()) {

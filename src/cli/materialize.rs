@@ -212,12 +212,12 @@ fn time(text: &str) -> Result<Timestamp, String> {
 fn origin(mounted: &Mounted) -> Result<Origin, Error> {
     let (response, files) = Connection::open(mounted)?.ask_for_files(&Request::Contents)?;
     let mut files = files.into_iter();
-    let (contents, concatenated) = match (response, files.next(), files.next()) {
-        (Response::Contents { spool: true, .. }, Some(journal), Some(blobs)) => {
-            (Contents::spool(File::from(journal), blobs), false)
+    let (contents, concatenated, made) = match (response, files.next(), files.next()) {
+        (Response::Contents { spool: true, made, .. }, Some(journal), Some(blobs)) => {
+            (Contents::spool(File::from(journal), blobs), false, made)
         }
-        (Response::Contents { spool: false, concatenated }, Some(file), None) => {
-            (Contents::archive(File::from(file)).map_err(|e| other(mounted, e))?, concatenated)
+        (Response::Contents { spool: false, concatenated, made }, Some(file), None) => {
+            (Contents::archive(File::from(file)).map_err(|e| other(mounted, e))?, concatenated, made)
         }
         (other, ..) => return Err(unexpected(mounted, &other)),
     };
@@ -230,7 +230,7 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
             Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
             Err(e) => Err(io::Error::other(e)),
         };
-    Ok(Origin { contents, concatenated, more: Box::new(more) })
+    Ok(Origin { contents, concatenated, made, more: Box::new(more) })
 }
 
 /// What is half made is under a name of its own, or has not its time yet: another run makes it whole.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::process::getuid;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::escape_path;
+use crate::entry::{Timestamp, escape_path};
 use crate::monitor::Status;
 
 /// Whoever holds the lock makes or removes two files, or takes a mount away, which is slow when the kernel has much of it
@@ -81,6 +81,8 @@ pub enum Response {
         spool: bool,
         /// Whether what is behind an end marker belongs to the archive.
         concatenated: bool,
+        /// The time of directories that no header announces.
+        made: Timestamp,
     },
     /// How far the journal is written.
     Progress {

@@ -165,11 +165,11 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
         Ok(Request::Contents) => match handle.hand_over() {
             Ok(HandOver::Spool { journal, blobs }) => {
                 files.extend([journal, blobs]);
-                Response::Contents { spool: true, concatenated: false }
+                Response::Contents { spool: true, concatenated: false, made: handle.made() }
             }
             Ok(HandOver::Archive { file, concatenated }) => {
                 files.push(file);
-                Response::Contents { spool: false, concatenated }
+                Response::Contents { spool: false, concatenated, made: handle.made() }
             }
             Err(e) => Response::Failed(e.to_string()),
         },

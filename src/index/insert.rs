@@ -7,7 +7,7 @@ use super::{
     Arrival, Dentry, Index, Ino, Inode, Kind, NONE, PLACE_ARCHIVE, PLACE_BLOB, PLACE_EMPTY, PLACE_JOURNAL,
     PLACE_MEMORY, PLACE_PACKED, Place,
 };
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp, Xattrs};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Xattrs};
 
 /// Why an entry is left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,7 +81,7 @@ impl Index {
                 if self.latest.get(&link).is_some_and(|&latest| latest > order) {
                     continue;
                 }
-                let bound = self.link(&link, &target, entry.metadata.mtime);
+                let bound = self.link(&link, &target);
                 late(Late { link: &link, target: &target, bound });
                 if bound.is_ok() {
                     self.taken(&link, order);
@@ -131,7 +131,7 @@ impl Index {
                 self.waiting_links += 1;
                 return Ok(Inserted::Waits);
             }
-            return self.link(&entry.path, target, entry.metadata.mtime).map(Inserted::Bound);
+            return self.link(&entry.path, target).map(Inserted::Bound);
         }
         let Some((dir, name)) = entry.path.split() else {
             if entry.kind != EntryKind::Directory {
@@ -140,7 +140,7 @@ impl Index {
             self.update(Ino::ROOT, &entry.metadata);
             return Ok(Inserted::Bound(Ino::ROOT));
         };
-        let parent = self.directory(dir, entry.metadata.mtime)?;
+        let parent = self.directory(dir)?;
         let slot = self.slot(parent, name);
         if let Some(d) = slot.old {
             let ino = Ino(u64::from(self.dentries[d as usize].ino));
@@ -160,13 +160,13 @@ impl Index {
         Ok(Inserted::Bound(ino))
     }
 
-    fn link(&mut self, path: &EntryPath, target: &EntryPath, mtime: Timestamp) -> Result<Ino, Refusal> {
+    fn link(&mut self, path: &EntryPath, target: &EntryPath) -> Result<Ino, Refusal> {
         let ino = self.resolve(target.as_bytes()).ok_or(Refusal::LinkTargetMissing)?;
         if self.inodes[ino.row()].kind == Kind::Directory {
             return Err(Refusal::LinkToDirectory);
         }
         let (dir, name) = path.split().ok_or(Refusal::Root)?;
-        let parent = self.directory(dir, mtime)?;
+        let parent = self.directory(dir)?;
         let slot = self.slot(parent, name);
         if let Some(d) = slot.old {
             let there = Ino(u64::from(self.dentries[d as usize].ino));
@@ -183,7 +183,7 @@ impl Index {
     }
 
     /// The directory at a path; what is missing on the way is made.
-    pub(super) fn directory(&mut self, path: &[u8], mtime: Timestamp) -> Result<Ino, Refusal> {
+    pub(super) fn directory(&mut self, path: &[u8]) -> Result<Ino, Refusal> {
         if self.last_parent.0 == path {
             return Ok(self.last_parent.1);
         }
@@ -195,7 +195,7 @@ impl Index {
                 Some(_) => return Err(Refusal::ThroughNonDirectory),
                 None => {
                     let (uid, gid) = self.owner;
-                    let ino = self.push(Inode { b: at.0, ..Inode::directory(uid, gid, mtime) })?;
+                    let ino = self.push(Inode { b: at.0, ..Inode::directory(uid, gid, self.made) })?;
                     self.bind(slot, ino)?;
                     ino
                 }

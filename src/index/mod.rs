@@ -184,6 +184,7 @@ pub struct Index {
     /// Where the entry before went; the next one mostly goes there too.
     last_parent: (Vec<u8>, Ino),
     owner: (u32, u32),
+    made: Timestamp,
     /// A name has been bound to something else than before.
     replaced: bool,
     /// Memory of what has no row of fixed length.
@@ -192,8 +193,8 @@ pub struct Index {
 }
 
 impl Index {
-    /// An empty tree. Directories that no header announces belong to `uid` and `gid`.
-    pub fn new(uid: u32, gid: u32, now: Timestamp) -> Self {
+    /// An empty tree. Directories that no header announces belong to `uid` and `gid`, and have the time `made`.
+    pub fn new(uid: u32, gid: u32, made: Timestamp) -> Self {
         let mut index = Index {
             inodes: Vec::new(),
             dentries: Vec::new(),
@@ -212,12 +213,18 @@ impl Index {
             waiting_links: 0,
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),
+            made,
             replaced: false,
             bytes: 0,
             contents: 0,
         };
-        index.inodes.push(Inode::directory(uid, gid, now));
+        index.inodes.push(Inode::directory(uid, gid, made));
         index
+    }
+
+    /// The time of directories that no header announces.
+    pub fn made(&self) -> Timestamp {
+        self.made
     }
 
     /// Dentries in it.

@@ -34,7 +34,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use crate::entry::{Entry, EntryPath};
+use crate::entry::{Entry, EntryPath, Timestamp};
 use crate::index::{Index, Ino};
 use crate::tarball;
 use batch::{Batch, execute};
@@ -115,6 +115,8 @@ pub struct Origin {
     pub contents: Contents,
     /// Whether what is behind an end marker of the archive belongs to it.
     pub concatenated: bool,
+    /// The time of directories that no header announces.
+    pub made: Timestamp,
     /// How far it has come.
     pub more: Box<More>,
 }
@@ -148,7 +150,7 @@ pub enum Error {
 
 /// Restores. What could not be restored is in the report; an error is what ended it.
 pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<(), Error> {
-    let Origin { contents, concatenated, mut more } = origin;
+    let Origin { contents, concatenated, made, mut more } = origin;
     let tar = tarball::Options { concatenated, ..options.tar };
     let mut replay = match &contents {
         Contents::Spool { journal, proofs, .. } => {
@@ -173,7 +175,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         kept: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
-    let new_index = || Index::new(uid.as_raw(), gid.as_raw(), Default::default());
+    let new_index = || Index::new(uid.as_raw(), gid.as_raw(), made);
     let latest = first_pass(options, &creator, &mut replay, &mut *more, tar, new_index).map_err(Error::Replay)?;
     let index = new_index();
     if let Some(tell) = options.dry_run {

@@ -403,7 +403,9 @@ impl Restore<'_> {
             }
             let Some(metadata) = self.metadata(ino) else { continue };
             let applied = if self.index.is_implied(ino) {
-                rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755)).map_err(io::Error::from)
+                rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))
+                    .and_then(|()| rustix::fs::futimens(&dir, &metadata::times(&metadata)))
+                    .map_err(io::Error::from)
             } else {
                 metadata::apply(dir.as_fd(), &metadata, &self.creator.owners, false, &path, self.report)
             };

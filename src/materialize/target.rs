@@ -36,6 +36,7 @@ pub(super) struct Target {
     open: HashMap<Ino, Arc<OwnedFd>>,
     most_open: usize,
     root: Arc<OwnedFd>,
+    root_is_made: bool,
     /// One directory on each other file system that is mounted in it.
     disks: HashMap<u64, Arc<OwnedFd>>,
 }
@@ -51,15 +52,17 @@ struct Directory {
 impl Target {
     /// Opens the root, which is made where there is none.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
-        match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
+        let root_is_made = match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
+            Ok(()) => true,
+            Err(Errno::EXIST) => false,
             Err(e) => return Err(e.into()),
-        }
+        };
         // A link on the way is the user's own.
         let root = Arc::new(open(path, FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?);
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / OPEN_SHARE;
         let most_open = usize::try_from(limit).unwrap_or(MAX_OPEN).clamp(1, MAX_OPEN);
-        Ok(Target { directories: HashMap::new(), open: HashMap::new(), most_open, root, disks: HashMap::new() })
+        let (directories, open, disks) = Default::default();
+        Ok(Target { directories, open, most_open, root, root_is_made, disks })
     }
 
     /// So many directories may be held open here, and so many by what is to be made together.
@@ -84,7 +87,8 @@ impl Target {
     /// This one is the root of the target.
     pub(super) fn is_root(&mut self, ino: Ino) {
         let inherits = gives_on(&self.root);
-        self.directories.insert(ino, Directory { at: None, made: false, inherits });
+        let made = self.root_is_made && ino == Ino::ROOT;
+        self.directories.insert(ino, Directory { at: None, made, inherits });
     }
 
     /// Makes a directory, or takes the one that is there.

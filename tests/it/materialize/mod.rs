@@ -6,6 +6,7 @@ mod early;
 mod edges;
 mod exact;
 mod follow;
+mod foreign;
 mod hostile;
 mod killed;
 mod race;
