@@ -275,8 +275,8 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
     if more > 0 {
         tell(format_args!("… and {} more", HumanCount(more)));
     }
-    for attribute in &summary.attributes {
-        tell(attribute);
+    for line in summary.attributes.iter().chain(&summary.notes) {
+        tell(line);
     }
     if summary.owners > 0 {
         let count = show::entries(summary.owners);

@@ -52,6 +52,8 @@ struct State {
     problems: Vec<Problem>,
     /// By the first part of the attribute's name and the reason: how often, and where first.
     attributes: BTreeMap<(String, String), (u64, String)>,
+    /// Attributes of macOS that were left out, and where first.
+    of_macos: (u64, String),
     owners: u64,
     current: String,
 }
@@ -82,8 +84,15 @@ pub struct Summary {
     pub problems: Vec<Problem>,
     /// Attributes that could not be set: a sentence for each kind.
     pub attributes: Vec<String>,
+    /// What is worth saying, and no problem.
+    pub notes: Vec<String>,
     /// Entries that belong to us instead of their owners, since we are not root.
     pub owners: u64,
+}
+
+/// Whether only macOS knows what to do with an attribute. Archives made there are full of them.
+pub(super) fn is_of_macos(name: &[u8]) -> bool {
+    name.starts_with(b"com.apple.")
 }
 
 /// A path as it is told; that of the root is empty.
@@ -113,6 +122,14 @@ impl Report {
     }
 
     pub(super) fn attribute_left(&self, name: &[u8], path: &[u8], reason: impl ToString) {
+        if is_of_macos(name) {
+            let (count, first) = &mut self.state.lock().of_macos;
+            if *count == 0 {
+                *first = told(path);
+            }
+            *count += 1;
+            return;
+        }
         let namespace = name.split_inclusive(|&b| b == b'.').next().unwrap_or(name);
         let kind = if name.starts_with(b"system.posix_acl") { "ACLs".into() } else { escape(namespace) + "*" };
         let mut state = self.state.lock();
@@ -201,6 +218,16 @@ impl Report {
                     format!("{kind} could not be set on {count} {entries}, first on '{path}': {reason}")
                 })
                 .collect(),
+            notes: match &state.of_macos {
+                (0, _) => Vec::new(),
+                (count, path) => {
+                    let (s, were) = if *count == 1 { ("", "was") } else { ("s", "were") };
+                    vec![format!(
+                        "{count} attribute{s} of macOS (com.apple.*) {were} left out, first on '{path}': \
+                         the target does not take such"
+                    )]
+                }
+            },
             owners: state.owners,
             ..self.counts()
         }

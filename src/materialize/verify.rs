@@ -11,6 +11,7 @@ use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, fstat, 
 use super::Error;
 use super::create::{file_type, time_of};
 use super::metadata::Held;
+use super::report::is_of_macos;
 use super::restore::Restore;
 use crate::entry::{EntryPath, Metadata};
 use crate::index::{Arrival, Attributes, Ino, Kind};
@@ -103,7 +104,7 @@ impl Restore<'_> {
             return Ok(Some("it is no hard link to its other names"));
         }
         let held = Held::found(dir.as_fd(), name, &there)?;
-        if !metadata.xattrs.iter().all(|(name, value)| held.has(name, value)) {
+        if !metadata.xattrs.iter().all(|(name, value)| held.has(name, value) || is_of_macos(name)) {
             return Ok(Some("an extended attribute differs"));
         }
         if held.has_others(&metadata.xattrs) {
