@@ -1,4 +1,4 @@
-//! The decoder against POLICY's odd inputs, in every split, cut everywhere. Archives of real tools are
+//! The decoder against the odd inputs of docs/policy.md, in every split, cut everywhere. Archives of real tools are
 //! compared through the mount, in tests/it.
 
 use super::fuzz::{Seen, decode};

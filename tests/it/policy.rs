@@ -1,4 +1,5 @@
-//! What becomes of archives that are not simply a tree: joined, empty, labelled, appended to, of one day's changes.
+//! What becomes of archives that are not simply a tree: joined, empty, labelled, appended to, of one day's changes. And
+//! whether docs/policy.md names tests that exist.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -213,4 +214,30 @@ fn what_git_archives_is_taken_with_its_global_header() {
     assert_eq!(names(&mount.point), ["a", "b"]);
     assert_eq!(fs::read(mount.path("b")).unwrap(), b"1\n");
     assert_eq!(mount.unmount(), Some(0));
+}
+
+/// What stands between backquotes as `FILE: TEST`.
+fn cited(row: &str) -> Vec<(&str, &str)> {
+    row.split('`').skip(1).step_by(2).filter_map(|code| code.split_once(".rs: ")).collect()
+}
+
+#[test]
+fn each_row_of_the_policy_names_tests_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let policy = fs::read_to_string(root.join("docs/policy.md")).unwrap();
+    let mut rows = 0;
+    // The first section says what the outcomes are.
+    for section in policy.split("\n## ").skip(1) {
+        for row in section.lines().filter(|line| line.starts_with('|')).skip(2) {
+            rows += 1;
+            let tests = cited(row);
+            assert!(!tests.is_empty(), "no test: {row}");
+            for (file, name) in tests {
+                let text =
+                    fs::read_to_string(root.join(format!("{file}.rs"))).unwrap_or_else(|e| panic!("{file}: {e}"));
+                assert!(text.contains(&format!("#[test]\nfn {name}()")), "no such test: {file}.rs: {name}");
+            }
+        }
+    }
+    assert!(rows > 40, "{rows}");
 }

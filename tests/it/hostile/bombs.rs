@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::*;
 use crate::support::disk::Disk;
 use crate::support::mount::Mount;
-use crate::support::{needs_fuse, wait_until};
+use crate::support::{needs_fuse, shell, wait_until};
 use restorefs::monitor::Verdict;
 use restorefs::spool::BLOB_THRESHOLD;
 
@@ -112,6 +112,22 @@ fn zeros_without_end_are_an_end_marker_and_padding() {
         assert_eq!((received.exit(), received.tree()), (0, vec!["f 1".to_owned()]));
         // Nothing of it is kept.
         assert!(received.store.spool().unwrap().bytes() < 1000);
+    }
+}
+
+#[test]
+fn a_window_of_zstd_that_is_too_large_stops() {
+    let dir = scratch();
+    fs::write(dir.path().join("x.tar"), [file("f", b"1"), END.to_vec()].concat()).unwrap();
+    // Of a pipe zstd does not know that it is short.
+    shell(dir.path(), "cat x.tar | zstd -qc --long=28 >x.tar.zst");
+    let bomb = fs::read(dir.path().join("x.tar.zst")).unwrap();
+    for from in BOTH {
+        let received = receive(&bomb, from);
+        let Some(Verdict::Corrupt { cause, .. }) = &received.status.end else {
+            panic!("{from:?}: {:?}", received.status.end);
+        };
+        assert!(cause.contains("zstd -dc --long=31"), "{cause}");
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tree that POLICY.md asks for, written as plainly as can be: a map of paths, searched through each time.
+//! The tree that docs/policy.md asks for, written as plainly as can be: a map of paths, searched through each time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
