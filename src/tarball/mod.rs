@@ -14,6 +14,7 @@ mod encoder;
 pub mod fuzz;
 pub mod glance;
 mod header;
+mod key;
 mod member;
 mod number;
 mod pax;
