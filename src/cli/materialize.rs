@@ -1,6 +1,5 @@
 //! `restorefs materialize`.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -214,10 +213,10 @@ fn origin(mounted: &Mounted) -> Result<Origin, Error> {
     let mut files = files.into_iter();
     let (contents, concatenated, made) = match (response, files.next(), files.next()) {
         (Response::Contents { spool: true, made, .. }, Some(journal), Some(blobs)) => {
-            (Contents::spool(File::from(journal), blobs), false, made)
+            (Contents::spool(journal, blobs, mounted.uid).map_err(|e| other(mounted, e))?, false, made)
         }
         (Response::Contents { spool: false, concatenated, made }, Some(file), None) => {
-            (Contents::archive(File::from(file)).map_err(|e| other(mounted, e))?, concatenated, made)
+            (Contents::archive(file).map_err(|e| other(mounted, e))?, concatenated, made)
         }
         (other, ..) => return Err(unexpected(mounted, &other)),
     };

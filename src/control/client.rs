@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde_json::Value;
 
 use super::{Mounted, Request, Response, Trace, directories, handover, is_private, lock};
-use crate::entry::escape_path;
+use crate::entry::{escape_path, printable};
 use crate::mount::abandon;
 
 /// A daemon that runs answers at once; only one that is stopped, or whose disk hangs, takes longer.
@@ -162,11 +163,16 @@ impl Connection {
     /// The same, with the open files that come with the answer.
     pub fn ask_for_files(mut self, request: &Request) -> Result<(Response, Vec<OwnedFd>), Error> {
         let patience = match request {
-            Request::Wait { .. } | Request::Stop | Request::More { .. } | Request::Scrub => None,
-            Request::Status | Request::Unmount { .. } | Request::Contents => Some(ANSWERS),
+            Request::Wait { .. } | Request::Stop | Request::More { known: Some(_), .. } | Request::Scrub => None,
+            Request::Status | Request::Unmount { .. } | Request::Contents | Request::More { known: None, .. } => {
+                Some(ANSWERS)
+            }
         };
-        let answer =
-            self.exchange(request, patience).and_then(|(answer, files)| Ok((serde_json::from_slice(&answer)?, files)));
+        let answer = self.exchange(request, patience).and_then(|(answer, files)| {
+            let mut answer = serde_json::from_slice(&answer)?;
+            make_printable(&mut answer);
+            Ok((serde_json::from_value(answer)?, files))
+        });
         answer.map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 Error::Silent { mountpoint: self.mountpoint, pid: self.pid.as_raw_nonzero().get().try_into().ok() }
@@ -176,7 +182,7 @@ impl Connection {
     }
 
     fn exchange(&mut self, request: &Request, patience: Option<Duration>) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
-        let deadline = patience.map(|patience| Instant::now() + patience);
+        let mut deadline = patience.map(|patience| Instant::now() + patience);
         let mut line = serde_json::to_vec(request)?;
         line.push(b'\n');
         self.stream.set_write_timeout(Some(ANSWERS))?;
@@ -197,18 +203,37 @@ impl Connection {
                 n
             });
             match received {
+                Ok(_) if files.len() > handover::MAX => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "it hands over too many files"));
+                }
                 Ok(0) if answer.is_empty() => {
                     let cause = "it closed the connection without an answer";
                     return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cause));
                 }
                 Ok(0) => break,
-                Ok(n) if answer.len() + n > MAX_ANSWER => return Err(io::ErrorKind::InvalidData.into()),
-                Ok(n) => answer.extend_from_slice(&buf[..n]),
+                Ok(n) if answer.len() + n > MAX_ANSWER => {
+                    return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
+                }
+                Ok(n) => {
+                    answer.extend_from_slice(&buf[..n]);
+                    // However long it may take to begin, the rest of an answer comes at once.
+                    deadline.get_or_insert_with(|| Instant::now() + ANSWERS);
+                }
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
             }
         }
         Ok((answer, files))
+    }
+}
+
+/// The daemon may be another user's, who could have it say anything: nothing of it reaches a terminal as it is.
+fn make_printable(answer: &mut Value) {
+    match answer {
+        Value::String(text) => *text = printable(text),
+        Value::Array(values) => values.iter_mut().for_each(make_printable),
+        Value::Object(fields) => fields.values_mut().for_each(make_printable),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }
 
@@ -232,7 +257,9 @@ fn trace(mounted: &Mounted) -> Option<Trace> {
         let file = is_private(directory, mounted.uid).then(|| rustix::fs::open(path, flags, Mode::empty()).ok())??;
         let mut text = Vec::new();
         File::from(file).take(MAX_TRACE).read_to_end(&mut text).ok()?;
-        serde_json::from_slice::<Trace>(&text).ok().filter(|t| t.mountpoint == escape_path(&mounted.mountpoint))
+        let mut trace = serde_json::from_slice(&text).ok()?;
+        make_printable(&mut trace);
+        serde_json::from_value::<Trace>(trace).ok().filter(|t| t.mountpoint == escape_path(&mounted.mountpoint))
     })
 }
 

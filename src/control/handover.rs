@@ -12,7 +12,7 @@ use rustix::net::{
 };
 
 /// So many at most, at a time.
-const MAX: usize = 2;
+pub(super) const MAX: usize = 2;
 
 /// Sends a line, with open files.
 pub(super) fn send(socket: &UnixStream, line: &[u8], files: &[OwnedFd]) -> io::Result<()> {

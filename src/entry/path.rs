@@ -217,6 +217,12 @@ pub fn escape(bytes: &[u8]) -> String {
     out
 }
 
+/// Text from another process, made safe for a terminal. Unlike [`escape`] it leaves backslashes alone: most of such text
+/// is escaped already.
+pub fn printable(text: &str) -> String {
+    text.split('\\').map(|part| escape(part.as_bytes())).collect::<Vec<_>>().join("\\")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,6 +270,13 @@ mod tests {
         assert_eq!(EntryPath::parse(b"a/b/c").unwrap().split(), Some((&b"a/b"[..], &b"c"[..])));
         assert_eq!(EntryPath::parse(b"a").unwrap().split(), Some((&b""[..], &b"a"[..])));
         assert_eq!(EntryPath::root().split(), None);
+    }
+
+    #[test]
+    fn what_is_escaped_already_stays_so() {
+        assert_eq!(printable("a\x1b[2J\nb\\n \u{202e}ü"), "a\\x1b[2J\\nb\\n \\xe2\\x80\\xaeü");
+        let once = escape(b"a\x1b\xff\\");
+        assert_eq!(printable(&once), once);
     }
 
     #[test]

@@ -4,9 +4,23 @@ use serde::{Deserialize, Serialize};
 
 /// Seconds (may be negative) and `0..1_000_000_000` nanoseconds after them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(from = "Fields")]
 pub struct Timestamp {
     seconds: i64,
     nanos: u32,
+}
+
+/// Those of a [`Timestamp`] from elsewhere, where the nanoseconds may be any number.
+#[derive(Deserialize)]
+struct Fields {
+    seconds: i64,
+    nanos: u32,
+}
+
+impl From<Fields> for Timestamp {
+    fn from(Fields { seconds, nanos }: Fields) -> Self {
+        Timestamp::new(seconds, nanos)
+    }
 }
 
 impl Timestamp {

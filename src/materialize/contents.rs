@@ -11,9 +11,10 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags, SeekFrom, copy_file_range, ioctl_ficlone, openat, seek};
+use rustix::fs::{SeekFrom, copy_file_range, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
+use super::handed;
 use crate::entry::{Segment, SparseMap};
 use crate::index::Place;
 use crate::proof::{Reader, Sums, Unproved};
@@ -39,6 +40,8 @@ pub enum Contents {
         blobs: OwnedFd,
         /// The checksums of its blobs, as the journal tells them.
         proofs: Arc<Proofs>,
+        /// Who owns both.
+        owner: u32,
     },
     /// In an archive that is mounted in place.
     Archive(Archive),
@@ -84,13 +87,15 @@ fn state(file: &File) -> io::Result<(u64, i64, i64)> {
 }
 
 impl Contents {
-    /// Those of a spool.
-    pub fn spool(journal: File, blobs: OwnedFd) -> Self {
-        Contents::Spool { journal: Arc::new(journal), blobs, proofs: Arc::default() }
+    /// Those of a spool, as the daemon of this user has handed it over.
+    pub fn spool(journal: OwnedFd, blobs: OwnedFd, daemon: u32) -> io::Result<Self> {
+        let owner = handed::owner_of_blobs(&blobs, daemon)?;
+        Ok(Contents::Spool { journal: Arc::new(handed::journal(journal, owner)?), blobs, owner, proofs: Arc::default() })
     }
 
     /// Those of an archive, which must not change from now on.
-    pub fn archive(file: File) -> io::Result<Self> {
+    pub fn archive(file: OwnedFd) -> io::Result<Self> {
+        let file = handed::archive(file)?;
         Ok(Contents::Archive(Archive { state: state(&file)?, file: Arc::new(file) }))
     }
 
@@ -214,7 +219,12 @@ impl Contents {
                 let sums = proofs.get(*number).ok_or(Unproved::NoChecksum { at: 0 })?;
                 let blob = self.blob(*number)?;
                 let mut reader = Reader::new(&blob, map.filter(|_| matches!(place, Place::Blob(_))), &sums);
-                work(&mut |buf, from| reader.read(buf, from))
+                work(&mut |buf, from| {
+                    reader.read(buf, from).map_err(|e| match e.kind() {
+                        io::ErrorKind::UnexpectedEof => handed::Distrust::Short.into(),
+                        _ => e,
+                    })
+                })
             }
             _ => Err(io::Error::other("its contents are in no place that was handed over")),
         }
@@ -235,9 +245,7 @@ impl Contents {
 
     pub(super) fn blob(&self, number: u64) -> io::Result<File> {
         match self {
-            Contents::Spool { blobs, .. } => {
-                Ok(openat(blobs, number.to_string(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?.into())
-            }
+            Contents::Spool { blobs, owner, .. } => Ok(handed::blob(blobs, number, *owner)?),
             Contents::Archive(_) => Err(io::ErrorKind::NotFound.into()),
         }
     }

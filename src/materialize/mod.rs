@@ -12,6 +12,7 @@ mod contents;
 mod create;
 mod dry_run;
 mod early;
+mod handed;
 mod latest;
 mod links;
 mod metadata;
@@ -288,6 +289,11 @@ fn first_pass(
     Ok(Some(latest))
 }
 
+/// A daemon that says so is not ours, or is broken.
+#[derive(Debug, thiserror::Error)]
+#[error("the daemon says that its journal has become shorter")]
+struct Shrunk;
+
 /// What a stream gives.
 enum Next<'a> {
     /// An entry that is there as a whole.
@@ -310,9 +316,12 @@ fn pump(
     loop {
         if let Replay::Journal(journal) = replay {
             let progress = more(follow.then_some(journal.length), spooled).map_err(Error::Replay)?;
+            if progress.journal < journal.length {
+                return Err(Error::Replay(io::Error::other(Shrunk)));
+            }
             journal.length = progress.journal;
             over = progress.over;
-            spooled = Some(progress.spooled + early::STEP);
+            spooled = Some(progress.spooled.saturating_add(early::STEP));
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
             report.position.store(replay.position(), Ordering::Relaxed);

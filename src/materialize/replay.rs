@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use super::contents::Proofs;
 use super::order::Order;
-use crate::entry::Entry;
+use crate::entry::{Checked, Entry, check};
 use crate::index::Place;
 use crate::proof::Sums;
 use crate::record::{self, DecodeError, Record};
@@ -87,7 +87,7 @@ impl Replay {
     /// How much of the spool, or of the archive, has been read or passed over.
     pub(super) fn position(&self) -> u64 {
         match self {
-            Replay::Journal(journal) => journal.position() + journal.blobs,
+            Replay::Journal(journal) => journal.position().saturating_add(journal.blobs),
             Replay::Archive(archive) => archive.at,
         }
     }
@@ -186,6 +186,15 @@ impl Journal {
             let begin = bytes.as_ptr() as usize - chunk.as_ptr() as usize;
             let range = begin..begin + bytes.len();
             self.used += length;
+            // The daemon has checked it already, but it may not be a daemon of ours that has written this.
+            let record = match record {
+                Record::Entry(entry) => match check(*entry) {
+                    Checked::Right(entry) | Checked::Mended(entry, _) => Record::Entry(Box::new(entry)),
+                    Checked::Refused(..) => return Err(self.damaged()),
+                },
+                Record::Begin { version } if version != record::VERSION => return Err(self.damaged()),
+                record => record,
+            };
             let frame = self.at + (self.used - length) as u64;
             if let Some(item) = self.take(record, frame, &chunk, range) {
                 return Ok(Some(item));
@@ -263,7 +272,7 @@ impl Journal {
                         _ => Item::lost(entry, received),
                     }
                 });
-                self.blobs += ended;
+                self.blobs = self.blobs.saturating_add(ended);
                 item
             }
             Record::Catalogue => {
@@ -300,7 +309,10 @@ impl Journal {
         };
         let mut chunk = vec![0; (wanted.max(CHUNK) as u64).min(there) as usize];
         chunk[..rest].copy_from_slice(&self.chunk[self.used..]);
-        self.file.read_exact_at(&mut chunk[rest..], at + rest as u64)?;
+        self.file.read_exact_at(&mut chunk[rest..], at + rest as u64).map_err(|e| match e.kind() {
+            io::ErrorKind::UnexpectedEof => io::Error::new(e.kind(), "the journal is shorter than its daemon says"),
+            _ => e,
+        })?;
         if there > rest as u64 && chunk.len() <= rest {
             return Ok(false);
         }
@@ -378,5 +390,79 @@ impl Archive {
         (self.chunk, self.used) = (Arc::new(chunk), 0);
         self.at += n as u64;
         Ok(n > 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{EntryKind, EntryPath, Metadata};
+
+    /// What a journal of these records gives, where they are tampered with: in each frame `from` becomes `to`.
+    fn forged(records: &[Record], from: &[u8], to: &[u8]) -> io::Result<Vec<Item>> {
+        let mut bytes = Vec::new();
+        for record in records {
+            record::encode(record, b"", &mut bytes);
+        }
+        let mut tampered = from.is_empty();
+        for at in 0..bytes.len().saturating_sub(from.len()) {
+            if bytes[at..].starts_with(from) {
+                bytes[at..at + from.len()].copy_from_slice(to);
+                tampered = true;
+            }
+        }
+        assert!(tampered, "{from:?} is not in it");
+        record::seal(&mut bytes);
+        let file = tempfile::tempfile()?;
+        file.write_all_at(&bytes, 0)?;
+        let mut journal = Journal::new(Arc::new(file), Arc::default(), 0);
+        journal.length = bytes.len() as u64;
+        std::iter::from_fn(|| journal.next_item().transpose()).collect()
+    }
+
+    fn entry(path: &[u8], kind: EntryKind) -> Record {
+        let metadata = Metadata { user: Some(b"somebody".as_slice().into()), uid: 0x1234_5678, ..Metadata::default() };
+        Record::Entry(Box::new(Entry { path: EntryPath::parse(path).unwrap(), kind, metadata }))
+    }
+
+    #[test]
+    fn a_forged_journal_names_nothing_outside() {
+        let begin = || Record::Begin { version: record::VERSION };
+        let link = |target: &[u8]| EntryKind::HardLink { target: EntryPath::parse(target).unwrap() };
+        let soft = |target: &[u8]| EntryKind::Symlink { target: target.into() };
+        let journal =
+            [begin(), entry(b"a/xx/b", EntryKind::Directory), entry(b"l", link(b"m/yy/n")), entry(b"s", soft(b"zz"))];
+        assert_eq!(forged(&journal, b"xx", b"xx").unwrap().len(), 3);
+        for (from, to) in [(b"xx", b".."), (b"xx", b"x\0"), (b"yy", b".."), (b"yy", b"\0y"), (b"zz", b"z\0")] {
+            let error = forged(&journal, from, to).unwrap_err();
+            assert!(error.to_string().starts_with("the journal is damaged at byte "), "{to:?}: {error}");
+        }
+        // What only looks like a path is none either: names are normal, or there is none.
+        for to in [b"/x", b"x/", b"./"] {
+            let paths: Vec<_> =
+                forged(&journal, b"xx", to).unwrap().iter().map(|item| item.entry.path.clone()).collect();
+            assert!(paths[0].components().all(|name| !matches!(name, b"" | b"." | b"..")), "{paths:?}");
+        }
+    }
+
+    #[test]
+    fn a_forged_journal_has_no_numbers_that_linux_has_not() {
+        let file = |size, sparse| EntryKind::File { size, sparse };
+        let sparse = crate::entry::SparseMap::new(100, []).unwrap();
+        for kind in [file(u64::MAX, None), file(1 << 40, Some(Arc::new(sparse)))] {
+            assert!(forged(&[entry(b"f", kind)], b"", b"").is_err());
+        }
+        assert!(forged(&[Record::Begin { version: record::VERSION + 1 }], b"", b"").is_err());
+        // 0x12345678 in postcard, and the largest number, which chown(2) takes for "leave it".
+        let owner =
+            forged(&[entry(b"d", EntryKind::Directory)], b"\xf8\xac\xd1\x91\x01", b"\xff\xff\xff\xff\x0f").unwrap();
+        assert_eq!(owner[0].entry.metadata.uid, crate::entry::NOBODY);
+        // Seconds of 2001, and nanoseconds that utimensat(2) takes for "now".
+        let mut metadata =
+            Metadata { mtime: crate::entry::Timestamp::new(1_000_000_000, 999_999_999), ..Metadata::default() };
+        metadata.mode = 0o644;
+        let times = [Record::Entry(Box::new(Entry { path: EntryPath::root(), kind: EntryKind::Directory, metadata }))];
+        let forged = forged(&times, b"\xff\x93\xeb\xdc\x03", b"\xff\xff\xff\xff\x03").unwrap();
+        assert_eq!(forged[0].entry.metadata.mtime.nanos(), 999_999_999);
     }
 }

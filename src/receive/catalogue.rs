@@ -1,9 +1,8 @@
 //! The catalogue into the sink: what entries come to, which of them an earlier session has brought already, and what is
 //! gone since.
 
-use super::check::{Checked, check};
 use super::sink::{Known, LEFT_OUT, NONE, Op, Outcome, Sink, State, UNNAMED, violation};
-use crate::entry::{Entry, EntryKind};
+use crate::entry::{Checked, Entry, EntryKind, check};
 use crate::index::{Arrival, Ino};
 use crate::record::{self, Record};
 use crate::wire::{FromReceiver, Totals};

@@ -5,7 +5,6 @@
 //! is back. Whoever reads what has not come has the sender send that first. `sink` has what becomes of the messages.
 
 mod catalogue;
-mod check;
 mod contents;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;

@@ -13,10 +13,10 @@
 //! the journal's records have their own. A full disk is not an error: writing waits for room, and the monitor says so.
 
 use std::collections::HashMap;
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,6 +24,8 @@ use std::thread::ThreadId;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::path::Arg;
 
 use crate::entry::SparseMap;
 use crate::monitor::{Monitor, SpoolUse};
@@ -94,6 +96,8 @@ pub struct Config {
 #[derive(Debug)]
 pub struct Spool {
     path: PathBuf,
+    directory: OwnedFd,
+    blobs_directory: OwnedFd,
     journal: File,
     written: AtomicU64,
     blob_bytes: AtomicU64,
@@ -161,20 +165,22 @@ impl Spool {
     /// Makes the directory and everything in it.
     pub fn create(config: &Config, monitor: Arc<Monitor>) -> io::Result<Spool> {
         let path = make_private(&config.directory)?;
-        let file =
-            |name: &str| OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path.join(name));
-        let lock = file("lock")?;
+        let directory = open_directory(CWD, &path)?;
+        let lock = create_file(&directory, "lock")?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
         let about = serde_json::json!({
             "format": "restorefs-spool", "version": record::VERSION, "source": config.source,
             "blob_threshold": BLOB_THRESHOLD, "pid": std::process::id(),
         });
-        file("spool.json")?.write_all_at(format!("{about:#}\n").as_bytes(), 0)?;
-        let journal = file("journal")?;
+        create_file(&directory, "spool.json")?.write_all_at(format!("{about:#}\n").as_bytes(), 0)?;
+        let journal = create_file(&directory, "journal")?;
+        mkdirat(&directory, "blobs", Mode::RWXU)?;
+        let blobs_directory = open_directory(&directory, "blobs")?;
         let in_memory = matches!(rustix::fs::fstatfs(&journal)?.f_type as i64, TMPFS | RAMFS);
-        DirBuilder::new().mode(0o700).create(path.join("blobs"))?;
         let spool = Spool {
             path,
+            directory,
+            blobs_directory,
             journal,
             written: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
@@ -226,9 +232,9 @@ impl Spool {
         };
         let path = self.blob_path(number);
         let file = self.when_there_is_room(&path, stopped, || {
-            let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+            let file = create_file(&self.blobs_directory, number.to_string())?;
             if let Some(Err(e)) = size.map(|size| file.set_len(size)) {
-                std::fs::remove_file(&path)?;
+                unlinkat(&self.blobs_directory, number.to_string(), AtFlags::empty())?;
                 return Err(e);
             }
             Ok(Some(file))
@@ -308,7 +314,7 @@ impl Spool {
 
     /// The journal, to be read only, and the directory of the blobs.
     pub fn reopen(&self) -> io::Result<(OwnedFd, OwnedFd)> {
-        Ok((File::open(self.path.join("journal"))?.into(), File::open(self.path.join("blobs"))?.into()))
+        Ok((open_file(&self.directory, "journal")?.into(), open_directory(&self.directory, "blobs")?))
     }
 
     /// Whether any blob was begun.
@@ -318,7 +324,7 @@ impl Spool {
 
     /// A blob, for reading.
     pub fn open_blob(&self, number: u64) -> io::Result<File> {
-        File::open(self.blob_path(number))
+        open_file(&self.blobs_directory, number.to_string())
     }
 
     /// The contents of a small file of `stored` bytes, or what arrived of them, from the record at `at` of the journal.
@@ -420,6 +426,23 @@ impl Drop for Spool {
     fn drop(&mut self) {
         self.remove();
     }
+}
+
+/// Opens a directory that is not a link. What is in it is opened through it: whoever may rename the directories above
+/// cannot put others in their place.
+fn open_directory(above: impl AsFd, name: impl Arg) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(above, name, flags, Mode::empty())?)
+}
+
+fn create_file(directory: &OwnedFd, name: impl Arg) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(directory, name, flags, Mode::RUSR | Mode::WUSR)?.into())
+}
+
+fn open_file(directory: &OwnedFd, name: impl Arg) -> io::Result<File> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(openat(directory, name, flags, Mode::empty())?.into())
 }
 
 /// A directory of our own that did not exist before. The name is only a name: safety comes from `mkdir`,

@@ -26,4 +26,5 @@ mod sparse;
 mod stepwise;
 mod story;
 mod support;
+mod trust;
 mod verify;

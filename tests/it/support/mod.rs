@@ -12,6 +12,7 @@ pub mod process;
 pub mod proxy;
 pub mod small;
 pub mod tree;
+pub mod users;
 
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -1,18 +1,24 @@
-//! What of an entry the types do not say already, by the same rules as for archives.
+//! Entries that were made elsewhere: what their types do not check, by the same rules as for archives. They come from a
+//! sender, or from the journal of another user's mount.
 
-use crate::entry::{Entry, EntryKind, EntryPath, NOBODY, SET_ID, check_target};
+use super::{Entry, EntryKind, EntryPath, NOBODY, SET_ID, check_target};
 
 /// Names of users and groups are no longer.
 const MAX_OWNER: usize = 255;
 
-/// What becomes of an entry.
-pub(super) enum Checked {
+/// The result of [`check`].
+#[derive(Debug)]
+pub enum Checked {
+    /// The entry is valid.
     Right(Entry),
+    /// It is valid after one change: which.
     Mended(Entry, String),
+    /// It cannot be taken: why.
     Refused(EntryPath, String),
 }
 
-pub(super) fn check(mut entry: Entry) -> Checked {
+/// Checks a decoded entry.
+pub fn check(mut entry: Entry) -> Checked {
     let refusal = match &entry.kind {
         EntryKind::File { size, .. } if *size > i64::MAX as u64 => Some("no file can be as long as it says".into()),
         EntryKind::File { size, sparse: Some(map) } if map.size() != *size => {
