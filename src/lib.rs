@@ -59,6 +59,7 @@
 //!
 //! | From a tree to its users | |
 //! |---|---|
+//! | [`mounts`] | which mounts of restorefs there are, and how one is taken away |
 //! | [`fs`] | the filesystem in our own types: attributes, handles, reads that wait |
 //! | [`fuse`] | the thin adapter to the kernel, and the process that lists directories before somebody asks |
 //! | [`mount`] | one mount from beginning to end |
@@ -82,6 +83,7 @@ pub mod ingest;
 pub mod materialize;
 pub mod monitor;
 pub mod mount;
+pub mod mounts;
 pub mod pattern;
 pub mod proof;
 pub mod receive;

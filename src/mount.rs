@@ -5,17 +5,15 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::SystemTime;
 
-use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::entry::{Timestamp, escape_path};
@@ -25,6 +23,7 @@ pub use crate::fuse::Helper;
 use crate::index::{Index, Ino};
 use crate::ingest;
 use crate::monitor::{Monitor, Problem, Severity, Status};
+use crate::mounts;
 use crate::receive;
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
@@ -145,6 +144,8 @@ pub enum Error {
 
 /// A mount that is being served.
 pub struct Running {
+    /// The directory that is mounted on, until the mount answers.
+    point: Option<OwnedFd>,
     session: fuse::Session,
     ingest: JoinHandle<()>,
     handle: Arc<Handle>,
@@ -177,17 +178,38 @@ pub struct Handle {
     store: Arc<Store>,
     monitor: Arc<Monitor>,
     mountpoint: PathBuf,
+    device: String,
+    ender: fuse::Ender,
     concatenated: bool,
     unmounted: AtomicBool,
 }
 
+/// What is to be known before a mount is taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Leave {
+    /// It is the last one, and what has not arrived would be lost.
+    Receiving,
+    /// It is the last one; nothing is received any more.
+    Last,
+    /// There are others of the same file system, which stay.
+    Others,
+}
+
 /// A mount point that can be mounted on: absolute, without symbolic links, a directory.
 pub fn check_mountpoint(path: &Path) -> Result<PathBuf, Error> {
-    let absolute = path.canonicalize().map_err(|cause| Error::Mountpoint { path: path.into(), cause })?;
+    open_mountpoint(path).map(|(_, path)| path)
+}
+
+/// The same, held open: what is mounted on is the directory that was checked.
+fn open_mountpoint(path: &Path) -> Result<(OwnedFd, PathBuf), Error> {
+    let failed = |cause| Error::Mountpoint { path: path.into(), cause };
+    let point = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(e.into()))?;
+    let kind = FileType::from_raw_mode(fstat(&point).map_err(|e| failed(e.into()))?.st_mode);
+    let absolute = std::fs::read_link(format!("/proc/self/fd/{}", point.as_raw_fd())).map_err(failed)?;
     if absolute == Path::new("/") {
         return Err(Error::Root);
     }
-    if absolute.is_dir() { Ok(absolute) } else { Err(Error::NotDirectory(path.into())) }
+    if kind == FileType::Directory { Ok((point, absolute)) } else { Err(Error::NotDirectory(path.into())) }
 }
 
 /// A directory in which a spool for this mount point can be made.
@@ -215,7 +237,7 @@ impl Running {
             helper,
             tar,
         } = options;
-        let mountpoint = check_mountpoint(&mountpoint)?;
+        let (point, mountpoint) = open_mountpoint(&mountpoint)?;
         raise_open_files();
         let name = feed.name();
         let (file, size) = match &feed {
@@ -247,7 +269,7 @@ impl Running {
         let closer = filesystem.closer();
         let options = fuse::Options { allow_other, passthrough, xattrs };
         let helper = helper.map(Arc::new);
-        let session = fuse::mount(filesystem, &mountpoint, &name, options, helper.clone())
+        let session = fuse::mount(filesystem, point.as_fd(), &mountpoint, &name, options, helper.clone())
             .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
         let handle = Arc::new(Handle {
             stop: stop.clone(),
@@ -256,6 +278,8 @@ impl Running {
             store: store.clone(),
             monitor: monitor.clone(),
             mountpoint,
+            device: session.device(),
+            ender: session.ender(),
             concatenated: tar.concatenated,
             unmounted: AtomicBool::new(false),
         });
@@ -274,9 +298,9 @@ impl Running {
         let read_ahead = session.read_ahead();
         handle.store.set_when_over(move || read_ahead.widen());
         match std::thread::Builder::new().name("ingest".into()).spawn(job) {
-            Ok(ingest) => Ok(Running { session, ingest, handle }),
+            Ok(ingest) => Ok(Running { point: Some(point), session, ingest, handle }),
             Err(e) => {
-                let _ = handle.unmount();
+                let _ = handle.give_up();
                 Err(e.into())
             }
         }
@@ -288,8 +312,11 @@ impl Running {
     }
 
     /// Makes sure that it answers.
-    pub fn ask(&self) -> io::Result<()> {
-        self.session.ask(&self.handle.mountpoint)
+    pub fn ask(&mut self) -> io::Result<()> {
+        self.session.ask(&self.handle.mountpoint)?;
+        // It must not keep the file system that it is in from being unmounted.
+        self.point = None;
+        Ok(())
     }
 
     /// Serves until it is unmounted and nothing holds it any more, or it cannot be served. The spool goes away with it.
@@ -325,16 +352,56 @@ impl Handle {
         &self.monitor
     }
 
-    /// Takes the mount away at once, also while it is in use; open files can be read on.
-    pub fn unmount(&self) -> io::Result<()> {
+    /// Its device number, as /proc/self/mountinfo has it.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
+    /// Takes the mount away at once, wherever it is by now, also while it is in use; open files can be read on. Where
+    /// there is nothing to take away, because it is held by open files or by another mount namespace, it ends.
+    pub fn unmount(&self) -> Result<(), mounts::Error> {
+        self.cease();
+        let found = mounts::detach_all(&self.device).inspect_err(|_| self.unmounted.store(false, Ordering::Release))?;
+        if !found {
+            self.ender.end();
+        }
+        Ok(())
+    }
+
+    /// Takes the mount away because it does not answer: then it ends by itself, with the cause.
+    pub fn give_up(&self) -> Result<bool, mounts::Error> {
+        self.cease();
+        mounts::detach_all(&self.device)
+    }
+
+    /// Ends, whoever still has the mount or a file in it.
+    pub fn end(&self) {
+        self.cease();
+        self.ender.end();
+    }
+
+    /// Gets ready for the end of the mount of this number. Nothing is done where others stay, or where it still receives,
+    /// unless that is to be stopped.
+    pub fn leave(&self, id: u64, force: bool) -> io::Result<Leave> {
+        if mounts::of(&self.device)?.iter().any(|mounted| mounted.id != id) {
+            return Ok(Leave::Others);
+        }
+        if !force && self.monitor.verdict().is_none() {
+            return Ok(Leave::Receiving);
+        }
+        self.cease();
+        Ok(Leave::Last)
+    }
+
+    /// Receives no more, and lets go whoever waits.
+    fn cease(&self) {
         self.unmounted.store(true, Ordering::Release);
         self.stop.stop();
         self.closer.close();
-        detach(&self.mountpoint).inspect_err(|_| self.unmounted.store(false, Ordering::Release))?;
+        // It may have a copy of the mount.
         if let Some(helper) = &self.helper {
             helper.kill();
         }
-        Ok(())
     }
 
     /// Whether it is taken away, or about to be.
@@ -431,31 +498,6 @@ impl Handle {
         let index = self.store.index.read();
         let ino: Ino = index.resolve(path)?;
         Some(state(&self.store, &index, ino).unwrap_or_else(|| "complete".into()))
-    }
-}
-
-/// Detaches a mount, as root or through fusermount3. What is open can be read on.
-pub fn detach(mountpoint: &Path) -> io::Result<()> {
-    unmount(mountpoint, UnmountFlags::DETACH)
-}
-
-/// The same for a mount whose daemon does not answer. As root, it also ends whatever waits for that.
-pub fn abandon(mountpoint: &Path) -> io::Result<()> {
-    unmount(mountpoint, UnmountFlags::DETACH | UnmountFlags::FORCE)
-}
-
-fn unmount(mountpoint: &Path, flags: UnmountFlags) -> io::Result<()> {
-    match rustix::mount::unmount(mountpoint, flags) {
-        Ok(()) => Ok(()),
-        Err(Errno::PERM) => {
-            let output = Command::new("fusermount3").args(["-u", "-z", "--"]).arg(mountpoint).output()?;
-            if output.status.success() {
-                Ok(())
-            } else {
-                Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned()))
-            }
-        }
-        Err(e) => Err(e.into()),
     }
 }
 

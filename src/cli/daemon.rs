@@ -11,7 +11,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
 
 use super::{Exit, show};
-use crate::control::{self, Server};
+use crate::control::Server;
 use crate::monitor::{Monitor, Status};
 use crate::mount::{Handle, Helper, Options, Running};
 
@@ -56,19 +56,16 @@ pub(super) struct Service {
 impl Service {
     /// Mounts, and makes sure that the mount answers.
     pub(super) fn start(options: Options, monitor: &Arc<Monitor>) -> Result<Self, String> {
-        let running = Running::start(options, monitor).map_err(|e| e.to_string())?;
+        let mut running = Running::start(options, monitor).map_err(|e| e.to_string())?;
         let handle = running.handle();
         if let Err(e) = running.ask() {
-            let _ = handle.unmount();
+            let _ = handle.give_up();
             let cause = running.join().err().unwrap_or(e);
             return Err(format!("the mount '{}' does not answer: {cause}", show::path(handle.mountpoint())));
         }
-        let server = match control::find(handle.mountpoint()) {
-            Ok(Some(mounted)) => Server::start(&mounted.device, handle),
-            Ok(None) => Err(io::ErrorKind::NotFound.into()),
-            Err(e) => Err(e),
-        };
-        let server = server.map_err(|e| log::warn!("status, wait and umount will not reach this mount: {e}")).ok();
+        let server = Server::start(handle)
+            .map_err(|e| log::warn!("status, wait and umount will not reach this mount: {e}"))
+            .ok();
         Ok(Service { running, _server: server })
     }
 

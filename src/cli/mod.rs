@@ -308,7 +308,8 @@ struct ScrubArgs {
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
-    /// Also while it receives (what has not arrived is lost), and when its daemon does not answer
+    /// Also while it receives (what has not arrived is lost), and when its daemon does not answer; ends the daemon, also
+    /// where files in the mount are open or another mount namespace has a copy of it
     #[arg(short, long)]
     force: bool,
 }

@@ -15,7 +15,7 @@ use serde_json::Value;
 
 use super::{Mounted, Request, Response, Trace, directories, handover, is_private, lock};
 use crate::entry::{escape_path, printable};
-use crate::mount::abandon;
+use crate::mounts::{self, Attached};
 
 /// A daemon that runs answers at once; only one that is stopped, or whose disk hangs, takes longer.
 const ANSWERS: Duration = Duration::from_secs(5);
@@ -95,13 +95,31 @@ pub struct Connection {
 
 /// The process of a daemon.
 #[derive(Debug)]
-pub struct Daemon(OwnedFd);
+pub struct Daemon {
+    process: OwnedFd,
+    pid: Pid,
+}
 
 impl Daemon {
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_nonzero().get()
+    }
+
+    /// Tells it to end, whoever still has its mount. The mount has to be held open until this returns: else another may
+    /// have its device number.
+    pub fn end(&self, mounted: &Mounted) -> Result<(), Error> {
+        match Connection::try_open(mounted)? {
+            Some(connection) if connection.pid == self.pid => connection.ask(&Request::End).map(drop),
+            // It is gone.
+            _ => Ok(()),
+        }
+    }
+
     /// Waits until it has ended, and with it everything that it cleans up. False when it takes longer than that.
     pub fn wait_gone(&self, timeout: Duration) -> bool {
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
-        matches!(poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&timeout)), Ok(1))
+        matches!(poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&timeout)), Ok(1))
     }
 }
 
@@ -152,7 +170,7 @@ impl Connection {
 
     /// Whom it asks.
     pub fn daemon(&self) -> io::Result<Daemon> {
-        Ok(Daemon(pidfd_open(self.pid, PidfdFlags::empty())?))
+        Ok(Daemon { process: pidfd_open(self.pid, PidfdFlags::empty())?, pid: self.pid })
     }
 
     /// Asks, and waits for the answer: as long as it takes where waiting is what is asked for.
@@ -164,9 +182,11 @@ impl Connection {
     pub fn ask_for_files(mut self, request: &Request) -> Result<(Response, Vec<OwnedFd>), Error> {
         let patience = match request {
             Request::Wait { .. } | Request::Stop | Request::More { known: Some(_), .. } | Request::Scrub => None,
-            Request::Status | Request::Unmount { .. } | Request::Contents | Request::More { known: None, .. } => {
-                Some(ANSWERS)
-            }
+            Request::Status
+            | Request::Unmount { .. }
+            | Request::End
+            | Request::Contents
+            | Request::More { known: None, .. } => Some(ANSWERS),
         };
         let answer = self.exchange(request, patience).and_then(|(answer, files)| {
             let mut answer = serde_json::from_slice(&answer)?;
@@ -263,13 +283,18 @@ fn trace(mounted: &Mounted) -> Option<Trace> {
     })
 }
 
-/// Takes away a mount whose daemon cannot be asked, and what a daemon that is gone left beside its socket.
-pub fn take_away(mounted: &Mounted) -> io::Result<()> {
+/// Takes away a mount whose daemon cannot be asked, and what a daemon that is gone left beside its socket. Where
+/// another mount of the same file system stays, so does that.
+pub fn take_away(mounted: &Mounted, attached: &Attached) -> Result<(), mounts::Error> {
+    let others = mounts::of(&mounted.device).map_err(mounts::Error::List)?;
+    if others.iter().any(|other| other.id != mounted.id) {
+        return attached.detach();
+    }
     let directories = directories(mounted.uid).into_iter().filter(|directory| is_private(directory, mounted.uid));
     // As long as they are locked, a new mount that is given the device number makes no socket that would be taken for
     // the old one.
     let locked: Vec<_> = directories.filter_map(|directory| Some((lock(&directory).ok()?, directory))).collect();
-    abandon(&mounted.mountpoint)?;
+    attached.abort()?;
     for (_, directory) in &locked {
         for kind in ["sock", "json"] {
             let _ = std::fs::remove_file(directory.join(format!("{}.{kind}", mounted.device)));

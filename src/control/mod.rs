@@ -6,7 +6,6 @@
 
 mod client;
 mod handover;
-mod mounts;
 mod server;
 
 use std::fs::File;
@@ -26,8 +25,8 @@ use crate::monitor::Status;
 /// to forget. Longer than this it is held by a process that is stopped.
 const LOCKED: Duration = Duration::from_secs(30);
 
+pub use crate::mounts::{Mounted, find, list};
 pub use client::{Connection, Daemon, Error, take_away};
-pub use mounts::{Mounted, find, list};
 pub use server::Server;
 
 /// What a client asks.
@@ -54,11 +53,15 @@ pub enum Request {
     },
     /// To read back what is in the spool, and compare it with its checksums.
     Scrub,
-    /// To unmount; while it receives, only with `force`.
+    /// To get ready for the end of a mount, which the client then takes away; while it receives, only with `force`.
     Unmount {
+        /// The number of the mount.
+        mount: u64,
         /// Whether receiving is stopped for it.
         force: bool,
     },
+    /// To end, whoever still has the mount or a file in it.
+    End,
 }
 
 /// What the daemon answers.
@@ -69,6 +72,11 @@ pub enum Response {
     Status(Box<Status>),
     /// What was asked has been done.
     Done,
+    /// The mount may be taken away.
+    Ready {
+        /// Whether no other mount of the same file system stays.
+        last: bool,
+    },
     /// The state of a path: as its xattr has it.
     State(String),
     /// The stream is over, and the path has not come.

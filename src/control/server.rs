@@ -12,7 +12,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Request, Response, Scrub, Trace, handover, lock, own_directory};
 use crate::entry::{escape, escape_path};
 use crate::monitor::Monitor;
-use crate::mount::{HandOver, Handle, Scrubbed};
+use crate::mount::{HandOver, Handle, Leave, Scrubbed};
 
 /// A request is a path at most; more is nobody's whom we know.
 const MAX_REQUEST: u64 = 1 << 20;
@@ -55,8 +55,9 @@ impl Drop for Serving {
 }
 
 impl Server {
-    /// Listens for whoever asks about the mount `handle`, of device number `device`.
-    pub fn start(device: &str, handle: Arc<Handle>) -> io::Result<Self> {
+    /// Listens for whoever asks about the mount `handle`.
+    pub fn start(handle: Arc<Handle>) -> io::Result<Self> {
+        let device = handle.device().to_owned();
         let directory = own_directory()?;
         // Where somebody is stopped who holds it, or the machine is too busy, a mount that can be asked counts for more.
         let _locked = lock(&directory).inspect_err(|e| log::info!("the control directory stays locked: {e}"));
@@ -82,7 +83,7 @@ impl Server {
             let served = served.clone();
             move || accept(&listener, &handle, &served)
         })?;
-        Ok(Server { directory, device: device.into(), served })
+        Ok(Server { directory, device, served })
     }
 }
 
@@ -196,11 +197,16 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
                 journal: journal.map(|e| e.to_string()),
             }))
         }
-        Ok(Request::Unmount { force: false }) if handle.monitor().verdict().is_none() => Response::Receiving,
-        Ok(Request::Unmount { .. }) => match handle.unmount() {
-            Ok(()) => Response::Done,
+        Ok(Request::Unmount { mount, force }) => match handle.leave(mount, force) {
+            Ok(Leave::Receiving) => Response::Receiving,
+            Ok(Leave::Last) => Response::Ready { last: true },
+            Ok(Leave::Others) => Response::Ready { last: false },
             Err(e) => Response::Failed(e.to_string()),
         },
+        Ok(Request::End) => {
+            handle.end();
+            Response::Done
+        }
     };
     let mut answer = serde_json::to_vec(&response)?;
     answer.push(b'\n');

@@ -4,21 +4,25 @@ mod adapter;
 mod helper;
 mod lister;
 
-use std::ffi::CString;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 
 use fuser::{BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstat, openat, statx};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
+    fsmount, fsopen, move_mount,
+};
 
 use crate::fs::{Filesystem, Span, Window};
+use crate::mounts;
 use adapter::Adapter;
 pub use helper::Helper;
 use lister::{Lister, Readers};
@@ -58,10 +62,26 @@ pub type Given = BackingId;
 
 /// A mounted filesystem.
 pub struct Session {
-    serving: JoinHandle<io::Result<()>>,
+    ended: Receiver<End>,
+    ender: Ender,
     listing: Option<(JoinHandle<()>, Arc<Helper>)>,
     device: (u32, u32),
     read_ahead: ReadAhead,
+}
+
+/// How serving a mount ends.
+enum End {
+    /// The kernel has no more to ask, or cannot be served.
+    Over(io::Result<()>),
+    /// Nobody is served any more, though somebody may still have it mounted.
+    Abandoned,
+}
+
+/// Ends a session that somebody still has mounted where it cannot be unmounted.
+#[derive(Clone, Debug)]
+pub struct Ender {
+    device: (u32, u32),
+    end: Sender<End>,
 }
 
 /// How far the kernel reads ahead in the files of a mount.
@@ -70,12 +90,13 @@ pub struct ReadAhead {
     setting: PathBuf,
 }
 
-/// Mounts at `mountpoint`, read-only, without device nodes and setuid. When it returns, the mount answers.
+/// Mounts on the open directory `point`, whose path is `mountpoint`: read-only, without device nodes and setuid. When it returns, the mount answers.
 ///
 /// The kernel is asked first; where it takes mounts from root only, fusermount3 is. With a helper, directories are listed
 /// before somebody asks.
 pub fn mount(
     filesystem: Filesystem<Given>,
+    point: BorrowedFd<'_>,
     mountpoint: &Path,
     source: &str,
     options: Options,
@@ -94,10 +115,11 @@ pub fn mount(
     let (listing, windows) = sync_channel(1);
     let readers = Arc::new(Readers::new(helper.as_deref()));
     let adapter = Adapter::new(filesystem.clone(), cache, listing, readers.clone(), options);
-    let session = match mount_directly(mountpoint, &source, allow_other) {
-        Ok(device) => fuser::Session::from_fd(adapter, device, config.acl, config).inspect_err(|_| {
-            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
-        })?,
+    let (session, device) = match mount_directly(point, &source, allow_other) {
+        Ok((connection, device)) => {
+            let session = fuser::Session::from_fd(adapter, connection, config.acl, config);
+            (session.inspect_err(|_| take_away(device))?, device)
+        }
         Err(Errno::PERM) => {
             config.mount_options = vec![
                 MountOption::RO,
@@ -109,13 +131,12 @@ pub fn mount(
             if allow_other {
                 config.mount_options.push(MountOption::DefaultPermissions);
             }
-            fuser::Session::new(adapter, mountpoint, &config)?
+            (fuser::Session::new(adapter, mountpoint, &config)?, device_of(mountpoint)?)
         }
         Err(e) => return Err(e.into()),
     };
     let notifier = session.notifier();
     let begin = || {
-        let device = device_of(mountpoint)?;
         let read_ahead = ReadAhead::of(device);
         // They end with the adapter, and hold the device no longer than that.
         let managed = filesystem.clone();
@@ -126,24 +147,35 @@ pub fn mount(
             let thread = std::thread::Builder::new().name("lister".into()).spawn(move || lister.run(&windows))?;
             listing = Some((thread, helper));
         }
-        let mountpoint = mountpoint.to_owned();
-        let serve = move || serve(session, &mountpoint, device);
-        let serving = std::thread::Builder::new().name("serve".into()).spawn(serve)?;
-        Ok(Session { serving, listing, device, read_ahead })
+        let (end, ended) = channel();
+        let ender = Ender { device, end: end.clone() };
+        let serve = move || {
+            let panicked = |_| Err(io::Error::other("serving ended with a panic"));
+            let served = std::panic::catch_unwind(AssertUnwindSafe(|| serve(session, device)));
+            // Nobody asks how it ended when the session was abandoned before.
+            let _ = end.send(End::Over(served.unwrap_or_else(panicked)));
+        };
+        std::thread::Builder::new().name("serve".into()).spawn(serve)?;
+        Ok(Session { ended, ender, listing, device, read_ahead })
     };
-    begin().inspect_err(|_| {
-        let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
-    })
+    begin().inspect_err(|_| take_away(device))
+}
+
+/// Unmounts what cannot be served.
+fn take_away(device: (u32, u32)) {
+    if let Err(e) = mounts::detach_all(&number(device)) {
+        log::debug!("a mount that cannot be served stays: {e}");
+    }
+}
+
+/// As the kernel writes it in /proc/self/mountinfo.
+fn number((major, minor): (u32, u32)) -> String {
+    format!("{major}:{minor}")
 }
 
 /// Serves until it is unmounted, or cannot be served: then nobody would answer, and so it is taken away.
-fn serve(session: fuser::Session<Adapter>, mountpoint: &Path, device: (u32, u32)) -> io::Result<()> {
-    session.run().inspect_err(|_| {
-        // Whoever took it away by force may have something else there by now.
-        if device_of(mountpoint) == Ok(device) {
-            let _ = rustix::mount::unmount(mountpoint, UnmountFlags::DETACH);
-        }
-    })
+fn serve(session: fuser::Session<Adapter>, device: (u32, u32)) -> io::Result<()> {
+    session.run().inspect_err(|_| take_away(device))
 }
 
 /// Brings files to the kernel that it will be asked for, and has it forget what it will not. The kernel makes this wait for
@@ -171,25 +203,77 @@ fn manage(filesystem: &Filesystem<Given>, tasks: &Receiver<Task>, notifier: &Not
     }
 }
 
-/// What fuser does as root too, but for the type: `fuse.restorefs` tells our mounts from others.
-fn mount_directly(mountpoint: &Path, source: &str, allow_other: bool) -> Result<OwnedFd, Errno> {
-    let device = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    let mode = rustix::fs::stat(mountpoint)?.st_mode;
+/// What fuser does as root too, but for the type: `fuse.restorefs` tells our mounts from others. The mount is made first,
+/// and then attached to the directory that is open: no path is looked up. Returns the connection to the kernel, and the
+/// number of the device.
+fn mount_directly(point: BorrowedFd<'_>, source: &str, allow_other: bool) -> Result<(OwnedFd, (u32, u32)), Errno> {
+    let connection = rustix::fs::open("/dev/fuse", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+    let filesystem = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
     let (uid, gid) = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
-    let mut data = format!("fd={},rootmode={mode:o},user_id={uid},group_id={gid}", device.as_raw_fd());
-    if allow_other {
-        data.push_str(",allow_other,default_permissions");
+    for (key, value) in [
+        ("source", source.to_owned()),
+        ("subtype", "restorefs".into()),
+        ("fd", connection.as_raw_fd().to_string()),
+        ("rootmode", format!("{:o}", fstat(point)?.st_mode)),
+        ("user_id", uid.to_string()),
+        ("group_id", gid.to_string()),
+    ] {
+        fsconfig_set_string(&filesystem, key, value)?;
     }
-    let data = CString::new(data).map_err(|_| Errno::INVAL)?;
-    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID | MountFlags::NOATIME;
-    rustix::mount::mount(source, mountpoint, "fuse.restorefs", flags, data.as_c_str())?;
-    Ok(device)
+    for key in ["ro", "allow_other", "default_permissions"].into_iter().take(if allow_other { 3 } else { 1 }) {
+        fsconfig_set_flag(&filesystem, key)?;
+    }
+    fsconfig_create(&filesystem)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NOATIME;
+    let mount = fsmount(&filesystem, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    let device = device_at(mount.as_fd(), Path::new(""))?;
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&mount, "", point, "", flags)?;
+    Ok((connection, device))
 }
 
-/// The device number of a mount. Asks the kernel only: nobody answers requests yet.
+/// The device number of a mount.
 fn device_of(mountpoint: &Path) -> Result<(u32, u32), Errno> {
-    let found = rustix::fs::statx(CWD, mountpoint, AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
+    device_at(CWD, mountpoint)
+}
+
+/// Asks the kernel only: nobody answers requests yet.
+fn device_at(at: BorrowedFd<'_>, path: &Path) -> Result<(u32, u32), Errno> {
+    let found = statx(at, path, AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
     Ok((found.stx_dev_major, found.stx_dev_minor))
+}
+
+impl Ender {
+    /// Ends it. The kernel does it in good order, where it can be asked to; else whoever waits for the end of the session
+    /// is told not to wait any longer, and the kernel notices when the process ends.
+    pub fn end(&self) {
+        if let Err(e) = abort(self.device.1) {
+            log::debug!("the connection to the kernel cannot be aborted: {e}");
+            let _ = self.end.send(End::Abandoned);
+        }
+    }
+}
+
+/// Aborts a FUSE connection by its number, the minor one of its device, in the file system that the kernel has for it. It
+/// is the user's whose mount it is; root need not have it mounted anywhere.
+fn abort(connection: u32) -> io::Result<()> {
+    let path = format!("{connection}/abort");
+    match std::fs::write(Path::new("/sys/fs/fuse/connections").join(&path), "1") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(&control)?;
+            let control = fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+            match openat(control, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                // It has ended already.
+                Err(Errno::NOENT) => Ok(()),
+                file => Ok(rustix::io::write(file?, b"1").map(drop)?),
+            }
+        }
+        written => written,
+    }
 }
 
 impl ReadAhead {
@@ -221,14 +305,31 @@ impl Session {
         }
     }
 
-    /// Waits until nothing holds the mount any more.
+    /// The number of its device, as /proc/self/mountinfo has it.
+    pub fn device(&self) -> String {
+        number(self.device)
+    }
+
+    /// Who can end it where it cannot be unmounted.
+    pub fn ender(&self) -> Ender {
+        self.ender.clone()
+    }
+
+    /// Waits until nothing holds the mount any more, or it is ended.
     pub fn join(self) -> io::Result<()> {
-        let ended = self.serving.join().unwrap_or_else(|_| Err(io::Error::other("serving ended with a panic")));
+        // The ender is one that can send, so somebody always can.
+        let ended = self.ended.recv().unwrap_or(End::Abandoned);
         if let Some((thread, helper)) = self.listing {
             helper.reap();
-            let _ = thread.join();
+            // It ends with the session.
+            if matches!(ended, End::Over(_)) {
+                let _ = thread.join();
+            }
         }
-        ended
+        match ended {
+            End::Over(ended) => ended,
+            End::Abandoned => Ok(()),
+        }
     }
 }
 

@@ -30,20 +30,34 @@ const TABLE: &[(&str, &[&str])] = &[
     ("ingest", &["sys", "entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
     ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "strangers", "wire"]),
     // How they are served.
+    ("mounts", &[]),
     ("fs", &["index", "store"]),
-    ("fuse", &["sys", "entry", "index", "fs"]),
+    ("fuse", &["sys", "entry", "index", "mounts", "fs"]),
     (
         "mount",
         &[
-            "entry", "monitor", "source", "tarball", "wire", "spool", "index", "store", "ingest", "receive", "fs",
-            "fuse",
+            "entry", "monitor", "source", "tarball", "wire", "spool", "index", "store", "ingest", "receive", "mounts",
+            "fs", "fuse",
         ],
     ),
-    ("control", &["entry", "monitor", "mount"]),
+    ("control", &["entry", "monitor", "mounts", "mount"]),
     ("materialize", &["entry", "pattern", "record", "proof", "tarball", "index"]),
     (
         "cli",
-        &["sys", "entry", "monitor", "source", "tarball", "tree", "wire", "send", "mount", "control", "materialize"],
+        &[
+            "sys",
+            "entry",
+            "monitor",
+            "source",
+            "tarball",
+            "tree",
+            "wire",
+            "send",
+            "mounts",
+            "mount",
+            "control",
+            "materialize",
+        ],
     ),
 ];
 

@@ -1,6 +1,8 @@
 //! Root restores, asks and unmounts what another user has mounted: that user gains nothing by it, whatever they do to
 //! their spool, their daemon and their mount point. `docs/trust.md` says who trusts whom.
 
+mod place;
+
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;

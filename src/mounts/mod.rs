@@ -1,13 +1,20 @@
-//! The mounts of restorefs on this machine, from /proc/self/mountinfo (proc_pid_mountinfo(5)).
+//! The mounts of restorefs that can be seen from here, from /proc/self/mountinfo (proc_pid_mountinfo(5)), and how one is
+//! taken away.
+
+mod detach;
 
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+pub use detach::{Attached, Error, detach_all};
+
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mounted {
+    /// The number that the kernel gave this mount: a bind mount of the same device has another.
+    pub id: u64,
     /// Its device number, as `MAJOR:MINOR`.
     pub device: String,
     /// Where it is.
@@ -21,6 +28,13 @@ pub struct Mounted {
 /// All of them, in the order in which they were mounted.
 pub fn list() -> io::Result<Vec<Mounted>> {
     Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+}
+
+/// Those of one device: the mount that was made, unless it is gone, and bind mounts of it.
+pub fn of(device: &str) -> io::Result<Vec<Mounted>> {
+    let mut mounts = list()?;
+    mounts.retain(|m| m.device == device);
+    Ok(mounts)
 }
 
 /// The mount that `path` is the root of, or that it is in. A mount whose daemon is gone cannot be looked into, but
@@ -74,6 +88,7 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     }
     let options = String::from_utf8_lossy(fields.get(dash + 3)?).into_owned();
     Some(Mounted {
+        id: str::from_utf8(fields.first()?).ok()?.parse().ok()?,
         device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
         mountpoint: OsString::from_vec(unescape(fields.get(4)?)).into(),
         source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
@@ -109,6 +124,7 @@ mod tests {
         assert_eq!(
             parse(text),
             [Mounted {
+                id: 77,
                 device: "0:45".into(),
                 mountpoint: "/mnt/a b".into(),
                 source: "tcp 127.0.0.1:9".into(),
