@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Exit, StatusArgs, fail, say, show, tell};
+use super::{Exit, StatusArgs, fail, names, say, show, tell};
 use crate::control::{self, Connection, Error, Mounted, Request, Response};
+use crate::entry::{escape, printable};
 use crate::monitor::Status;
 
 const WATCH: Duration = Duration::from_secs(1);
@@ -29,6 +30,12 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
     for mounted in &mounts {
         loop {
             match ask(mounted, &Request::Status) {
+                // Whoever asks for all is told of others' mounts what everybody may know of them.
+                Err(Error::Denied(_)) if args.mountpoint.is_none() => {
+                    if !print_foreign(mounted, args.json) {
+                        return Exit::Complete;
+                    }
+                }
                 Err(e) => {
                     tell(e);
                     exit = Exit::Failed;
@@ -85,6 +92,23 @@ pub(super) fn unexpected(mounted: &Mounted, response: &Response) -> Error {
 /// What went wrong with what was answered.
 pub(super) fn other(mounted: &Mounted, cause: std::io::Error) -> Error {
     Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
+}
+
+/// Another user's mount, as the kernel tells everybody of it.
+fn print_foreign(mounted: &Mounted, as_json: bool) -> bool {
+    if as_json {
+        return say(json!({
+            "mountpoint": mounted.mountpoint.to_string_lossy(), "source": mounted.source, "owner": mounted.uid,
+        }));
+    }
+    let name = names::of_user(mounted.uid).map_or(String::new(), |name| format!("{} ", escape(&name)));
+    [
+        show::path(&mounted.mountpoint),
+        format!("  owner      {name}({}): only they and root may ask how it stands", mounted.uid),
+        format!("  source     {}", printable(&mounted.source)),
+    ]
+    .into_iter()
+    .all(say)
 }
 
 fn print(mounted: &Mounted, status: &Status, as_json: bool) -> bool {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 use serde_json::Value;
 
 use super::{Mounted, Request, Response, Trace, directories, handover, is_private, lock};
@@ -126,6 +126,10 @@ impl Daemon {
 impl Connection {
     /// Finds the daemon of a mount.
     pub fn open(mounted: &Mounted) -> Result<Self, Error> {
+        let own = geteuid();
+        if !own.is_root() && own.as_raw() != mounted.uid {
+            return Err(Error::Denied(mounted.mountpoint.clone()));
+        }
         let begun = Instant::now();
         loop {
             if let Some(connection) = Self::try_open(mounted)? {

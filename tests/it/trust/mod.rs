@@ -2,6 +2,7 @@
 //! their spool, their daemon and their mount point. `docs/trust.md` says who trusts whom.
 
 mod place;
+mod strangers;
 
 use std::fs::{self, File};
 use std::io::Write;
