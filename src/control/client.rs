@@ -5,15 +5,16 @@ use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket_with};
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 use serde_json::Value;
 
-use super::{Mounted, Request, Response, Trace, directories, handover, is_private, lock};
+use super::{Mounted, Request, Response, Trace, directories, handover, lock, open_private};
 use crate::entry::{escape_path, printable};
 use crate::mounts::{self, Attached};
 
@@ -137,7 +138,7 @@ impl Connection {
             }
             let mountpoint = mounted.mountpoint.clone();
             // The kernel knows best. Only where it does not let us ask, it says nothing.
-            let dead = matches!(rustix::fs::statfs(&mountpoint), Err(rustix::io::Errno::NOTCONN));
+            let dead = is_dead(&mountpoint);
             if dead || begun.elapsed() >= BEGINS {
                 let trace = trace(mounted);
                 let ended = trace.as_ref().is_some_and(|t| !Path::new(&format!("/proc/{}", t.pid)).exists());
@@ -261,6 +262,15 @@ fn make_printable(answer: &mut Value) {
     }
 }
 
+/// Whether the kernel says that nobody serves a mount. A daemon that lets whoever asks wait for it is alive.
+fn is_dead(mountpoint: &Path) -> bool {
+    let (send, answer) = channel();
+    let mountpoint = mountpoint.to_owned();
+    let look = move || send.send(matches!(rustix::fs::statfs(&mountpoint), Err(rustix::io::Errno::NOTCONN)));
+    let looking = std::thread::Builder::new().name("statfs".into()).spawn(look);
+    looking.is_ok() && answer.recv_timeout(BEGINS).unwrap_or(false)
+}
+
 /// Without waiting: a daemon that is stopped takes no connection, and when enough have tried, the next would wait for
 /// ever.
 fn connect(path: &Path) -> io::Result<UnixStream> {
@@ -276,9 +286,9 @@ fn connect(path: &Path) -> io::Result<UnixStream> {
 fn trace(mounted: &Mounted) -> Option<Trace> {
     directories(mounted.uid).iter().find_map(|directory| {
         // In /tmp anybody may leave anything; and what its owner leaves may be a FIFO.
-        let path = directory.join(format!("{}.json", mounted.device));
+        let directory = open_private(directory, mounted.uid).ok()?;
         let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = is_private(directory, mounted.uid).then(|| rustix::fs::open(path, flags, Mode::empty()).ok())??;
+        let file = openat(directory, format!("{}.json", mounted.device), flags, Mode::empty()).ok()?;
         let mut text = Vec::new();
         File::from(file).take(MAX_TRACE).read_to_end(&mut text).ok()?;
         let mut trace = serde_json::from_slice(&text).ok()?;
@@ -294,14 +304,15 @@ pub fn take_away(mounted: &Mounted, attached: &Attached) -> Result<(), mounts::E
     if others.iter().any(|other| other.id != mounted.id) {
         return attached.detach();
     }
-    let directories = directories(mounted.uid).into_iter().filter(|directory| is_private(directory, mounted.uid));
+    let directories: Vec<_> =
+        directories(mounted.uid).iter().filter_map(|directory| open_private(directory, mounted.uid).ok()).collect();
     // As long as they are locked, a new mount that is given the device number makes no socket that would be taken for
     // the old one.
-    let locked: Vec<_> = directories.filter_map(|directory| Some((lock(&directory).ok()?, directory))).collect();
+    let locked: Vec<_> = directories.iter().filter(|directory| lock(directory).is_ok()).collect();
     attached.abort()?;
-    for (_, directory) in &locked {
+    for directory in locked {
         for kind in ["sock", "json"] {
-            let _ = std::fs::remove_file(directory.join(format!("{}.{kind}", mounted.device)));
+            let _ = unlinkat(directory, format!("{}.{kind}", mounted.device), AtFlags::empty());
         }
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! The daemon's side.
 
+use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
@@ -58,9 +59,11 @@ impl Server {
     /// Listens for whoever asks about the mount `handle`.
     pub fn start(handle: Arc<Handle>) -> io::Result<Self> {
         let device = handle.device().to_owned();
-        let directory = own_directory()?;
+        let (directory, open) = own_directory()?;
         // Where somebody is stopped who holds it, or the machine is too busy, a mount that can be asked counts for more.
-        let _locked = lock(&directory).inspect_err(|e| log::info!("the control directory stays locked: {e}"));
+        if let Err(e) = lock(&open) {
+            log::info!("the control directory stays locked: {e}");
+        }
         let socket = directory.join(format!("{device}.sock"));
         // A device number is given again only when its mount is gone; its daemon may still be about to clean up.
         match std::fs::remove_file(&socket) {
@@ -90,7 +93,8 @@ impl Server {
 impl Server {
     /// Takes socket and trace away, unless another daemon has got the device number, and has made its own.
     fn clean_up(&self) -> io::Result<()> {
-        let _locked = lock(&self.directory)?;
+        let directory = File::open(&self.directory)?;
+        lock(&directory)?;
         let path = |kind| self.directory.join(format!("{}.{kind}", self.device));
         let trace: Trace = serde_json::from_slice(&std::fs::read(path("json"))?)?;
         if trace.pid == std::process::id() {

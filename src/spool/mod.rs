@@ -1,7 +1,7 @@
 //! Contents on disk: a journal of every entry with the contents of small files, and one blob for each large one.
 //!
 //! ```text
-//! restorefs-PID-N/    0700
+//! restorefs-PID-X/    0700, X is random
 //!   spool.json        format version, source, threshold
 //!   lock              held by the daemon while it lives
 //!   journal           records, in order of arrival
@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::path::Arg;
+use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::entry::SparseMap;
 use crate::monitor::{Monitor, SpoolUse};
@@ -445,18 +446,18 @@ fn open_file(directory: &OwnedFd, name: impl Arg) -> io::Result<File> {
     Ok(openat(directory, name, flags, Mode::empty())?.into())
 }
 
-/// A directory of our own that did not exist before. The name is only a name: safety comes from `mkdir`,
-/// which never takes one that is there.
+/// A directory of our own that did not exist before. Its name cannot be guessed, so nobody can take all of them first;
+/// safety comes from `mkdir`, which never takes one that is there.
 fn make_private(parent: &Path) -> io::Result<PathBuf> {
-    for attempt in 0..1000u32 {
-        let path = parent.join(format!("restorefs-{}-{attempt}", std::process::id()));
+    loop {
+        let mut random = [0; 8];
+        getrandom(&mut random, GetRandomFlags::empty())?;
+        let path = parent.join(format!("restorefs-{}-{:016x}", std::process::id(), u64::from_ne_bytes(random)));
         match DirBuilder::new().mode(0o700).create(&path) {
-            Ok(()) => return Ok(path),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => continue,
-            Err(e) => return Err(e),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return made.map(|()| path),
         }
     }
-    Err(io::ErrorKind::AlreadyExists.into())
 }
 
 #[cfg(test)]
@@ -479,6 +480,19 @@ mod tests {
         drop(spool);
         assert!(!path.exists());
     }
+
+    #[test]
+    fn prepared_names_take_no_spool_away() {
+        use std::os::unix::fs::MetadataExt;
+        let dir = tempfile::tempdir().unwrap();
+        for n in 0..1000 {
+            std::fs::create_dir(dir.path().join(format!("restorefs-{}-{n}", std::process::id()))).unwrap();
+        }
+        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        let spool = Spool::create(&config, Monitor::new()).unwrap();
+        assert_eq!(spool.path().metadata().unwrap().mode() & 0o7777, 0o700);
+    }
+
     #[test]
     fn the_limit_counts_what_pieces_between_holes_take() {
         let dir = tempfile::tempdir().unwrap();

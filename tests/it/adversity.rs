@@ -1,5 +1,4 @@
-//! What goes wrong around a mount: odd paths, stopped daemons, terminals that hang up, archives that are overwritten,
-//! neighbours who were in /tmp first.
+//! What goes wrong around a mount: odd paths, stopped daemons, terminals that hang up, archives that are overwritten.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -10,12 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rustix::mount::UnmountFlags;
-use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
+use rustix::process::{Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::support::feed::{end, whole};
 use crate::support::mount::{Mount, RESTOREFS, restorefs};
 use crate::support::process::Group;
-use crate::support::{needs_fuse, run, shell, wait_until};
+use crate::support::{needs_fuse, shell, wait_until};
 
 /// An archive with a file of one byte and one that gets a blob.
 fn archive(dir: &Path) -> PathBuf {
@@ -258,48 +257,4 @@ fn with_too_few_descriptors_it_ends_and_says_so() {
         refused += u32::from(told.contains("does not answer"));
     }
     assert!(refused > 0, "it never came so far that it was mounted");
-}
-
-#[test]
-fn whoever_was_in_tmp_first_is_not_believed() {
-    needs_fuse!();
-    let dir = tempfile::tempdir().unwrap();
-    archive(dir.path());
-    let home = dir.path().join("home");
-    fs::create_dir(&home).unwrap();
-    fs::copy(RESTOREFS, home.join("restorefs")).unwrap();
-    shell(dir.path(), "chmod 755 . && mv x.tar home && mkdir home/mnt && chown -R 1:1 home");
-    // The user 64999 makes the directory in which the user 1 would have its socket, and leaves there what a reader
-    // would wait for.
-    let script = r#"
-        mknod -m 666 fuse c 10 229
-        mount --bind fuse /dev/fuse
-        trap 'umount -l mnt 2>/dev/null || true; rm -rf /tmp/restorefs-1' EXIT
-        unset XDG_RUNTIME_DIR
-        as() { setpriv --reuid "$1" --regid "$1" --clear-groups bash -euc "$2"; }
-        rm -rf /tmp/restorefs-1
-        as 64999 'mkdir -m 777 /tmp/restorefs-1'
-        as 1 './restorefs mount x.tar mnt 2>&1'
-        as 64999 "mkfifo -m 666 '/tmp/restorefs-1/$(mountpoint -d mnt).json'"
-        ./restorefs status mnt 2>&1 || true
-        as 1 'cat mnt/small; ./restorefs umount --force mnt 2>&1'
-        ls mnt
-    "#;
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "--propagation", "private", "bash", "-euc", script]).current_dir(&home);
-    let told = String::from_utf8(run(&mut command).stdout).unwrap();
-    for needle in ["'/tmp/restorefs-1' is not a directory of our own", "has no control socket", "was not asked"] {
-        assert!(told.contains(needle), "no '{needle}' in: {told}");
-    }
-    // A daemon that nobody can ask ends with its mount.
-    let exe = home.join("restorefs").canonicalize().unwrap();
-    wait_until("its daemon is gone", || (!runs(&exe)).then_some(()));
-}
-
-/// Whether any process runs this program.
-fn runs(exe: &Path) -> bool {
-    fs::read_dir("/proc").unwrap().flatten().any(|entry| {
-        let pid = entry.file_name().to_str().and_then(|name| name.parse().ok()).and_then(Pid::from_raw);
-        pid.is_some() && fs::read_link(entry.path().join("exe")).is_ok_and(|link| link == exe)
-    })
 }

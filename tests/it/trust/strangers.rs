@@ -42,3 +42,80 @@ fn status_shows_what_others_have_mounted() {
     assert!(parts[2].contains("belongs to another user") && parts[2].ends_with("exit 1\n"), "{told}");
     assert!(parts[3].contains("  state      complete\n"), "{told}");
 }
+
+#[test]
+fn whoever_was_in_tmp_first_takes_nothing_away() {
+    needs_fuse!();
+    let home = home(9);
+    // The user 10 takes the name of the directory in which the user 9 would have its socket, in every way that there is,
+    // and makes others that look like theirs.
+    let told = home.script(
+        r#"
+        as 10 'mkdir -m 777 /tmp/restorefs-9-0000000000000000; mkdir -m 700 /tmp/restorefs-9-zzz'
+        at_end='rm -rf /tmp/restorefs-9-* /tmp/of-10'
+        try() {
+            echo "== $1"
+            rm -rf /tmp/restorefs-9
+            as 10 "$1"
+            as $uid './restorefs mount -d --spool . <(cat x.tar) mnt; ./restorefs wait mnt; ./restorefs status mnt'
+            ./restorefs status mnt
+            as $uid './restorefs umount mnt; ls -d restorefs-* 2>/dev/null || echo clean'
+            [[ ! -d /tmp/restorefs-9 ]] || ls -A /tmp/restorefs-9
+        }
+        try true
+        rm -rf /tmp/restorefs-9
+        try 'mkdir -m 777 /tmp/restorefs-9'
+        try 'mkdir -m 700 /tmp/restorefs-9'
+        try 'touch /tmp/restorefs-9'
+        try 'mkfifo -m 666 /tmp/restorefs-9'
+        try 'mkdir -pm 777 /tmp/of-10; ln -s of-10 /tmp/restorefs-9'
+        ls -A /tmp/restorefs-9-z* /tmp/restorefs-9-0000000000000000
+        ls -d /tmp/restorefs-9-* | wc -l
+        "#,
+    );
+    let parts: Vec<&str> = told.split("== ").skip(1).collect();
+    assert_eq!(parts.len(), 6, "{told}");
+    for part in &parts {
+        assert_eq!(part.matches("  state      complete\n").count(), 2, "{told}");
+        assert!(part.contains("clean\n") && !part.contains("restorefs: "), "{told}");
+    }
+    // One directory is enough for all of them.
+    assert!(told.ends_with("\n3\n"), "{told}");
+}
+
+#[test]
+fn what_a_dead_daemon_left_makes_nobody_wait() {
+    needs_fuse!();
+    let home = home(13);
+    let told = home.script(
+        r#"
+        as $uid './restorefs mount -d --spool . <(cat x.tar) mnt; ./restorefs wait mnt'
+        pid=$(pidof -x $PWD/restorefs)
+        kill -KILL $pid
+        while kill -0 $pid 2>/dev/null; do sleep 0.01; done
+        trace=$(ls /tmp/restorefs-$uid/*.json)
+        ask() {
+            timeout 60 ./restorefs status mnt || echo "exit $?"
+        }
+        echo == escapes
+        as $uid "sed -i 's/\"spool\":\"/&\\\\u001b[2J/' $trace"
+        ask
+        echo == fifo
+        as $uid "rm $trace; mkfifo $trace"
+        ask
+        echo == link
+        as $uid "rm $trace; ln -s /dev/zero $trace"
+        ask
+        timeout 60 ./restorefs umount --force mnt
+        ls /tmp/restorefs-$uid
+        "#,
+    );
+    assert!(!told.contains('\x1b'), "{told:?}");
+    let parts: Vec<&str> = told.split("== ").skip(1).collect();
+    assert!(parts[0].contains("what had arrived is in '\\x1b[2J/"), "{told}");
+    assert!(parts[0].contains("is gone;") && parts[0].ends_with("exit 1\n"), "{told}");
+    for part in &parts[1..] {
+        assert!(part.contains("has no control socket") && part.contains("exit 1\n"), "{told}");
+    }
+    assert!(parts[2].ends_with("was not asked, and may still run\n"), "{told}");
+}
