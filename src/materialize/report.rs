@@ -221,10 +221,10 @@ impl Report {
             notes: match &state.of_macos {
                 (0, _) => Vec::new(),
                 (count, path) => {
-                    let (s, were) = if *count == 1 { ("", "was") } else { ("s", "were") };
+                    let (s, were, them) = if *count == 1 { ("", "was", "it") } else { ("s", "were", "them") };
                     vec![format!(
                         "{count} attribute{s} of macOS (com.apple.*) {were} left out, first on '{path}': \
-                         the target does not take such"
+                         the target does not support {them}"
                     )]
                 }
             },

@@ -320,8 +320,8 @@ impl Decoder {
         }
         let Some(header) = Header::parse(block) else {
             let reason = if self.doubtful {
-                "this is no tar header: its checksum is wrong, and the pax header of the entry before is malformed, \
-                 which may have said another size"
+                "this is no tar header: its checksum is wrong; the entry before it has a malformed pax header, which may \
+                 have given another size"
             } else if self.members {
                 "this is no tar header: its checksum is wrong"
             } else {

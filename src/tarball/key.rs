@@ -91,7 +91,7 @@ impl Key {
         }
     }
 
-    /// Bytes of its name, where it is one of those that [`MAX_GLOBAL`] counts.
+    /// Bytes of its name, where the bound on what a global header may give to all members counts it.
     pub(super) fn attribute(&self) -> Option<usize> {
         match self {
             Key::Xattr(name) | Key::XattrBase64(name) => Some(name.len()),
