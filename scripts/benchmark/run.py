@@ -13,7 +13,15 @@ import threading
 import time
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-RESTOREFS = os.path.join(ROOT, "target/release/restorefs")
+
+
+def target():
+    """Where cargo puts what it builds: CARGO_TARGET_DIR, or what a configuration says."""
+    command = ["cargo", "metadata", "--format-version=1", "--no-deps"]
+    return json.loads(subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)["target_directory"]
+
+
+RESTOREFS = os.path.join(target(), "release/restorefs")
 
 
 class Failed(Exception):
