@@ -1,5 +1,6 @@
 //! The decompressors, all behind one step: bytes in, bytes out, no waiting, nothing held back.
 
+use liblzma::stream::Stream as Lzma;
 use zstd::stream::raw::Operation;
 
 use super::detect::Compression;
@@ -31,7 +32,8 @@ pub(super) enum Codec {
         /// So many bytes it takes next: a block, or the checksum.
         wants: usize,
     },
-    Xz(liblzma::stream::Stream),
+    /// xz, lzma and lzip, by this name.
+    Lzma(&'static str, liblzma::stream::Stream),
     Bzip2(bzip2::Decompress),
 }
 
@@ -47,8 +49,13 @@ impl Codec {
                     .map_err(|e| e.to_string())?;
                 Codec::Zstd { decoder: Box::new(decoder), wants: 1 }
             }
-            Compression::Xz => {
-                Codec::Xz(liblzma::stream::Stream::new_stream_decoder(XZ_MEMORY, 0).map_err(|e| e.to_string())?)
+            Compression::Xz | Compression::Lzma | Compression::Lzip => {
+                let decoder = match compression {
+                    Compression::Lzma => Lzma::new_lzma_decoder(XZ_MEMORY),
+                    Compression::Lzip => Lzma::new_lzip_decoder(XZ_MEMORY, 0),
+                    _ => Lzma::new_stream_decoder(XZ_MEMORY, 0),
+                };
+                Codec::Lzma(compression.name(), decoder.map_err(|e| e.to_string())?)
             }
             Compression::Bzip2 => Codec::Bzip2(bzip2::Decompress::new(false)),
             Compression::Lz4 => return Ok(None),
@@ -86,14 +93,14 @@ impl Codec {
                     }
                 }
             }
-            Codec::Xz(d) => {
+            Codec::Lzma(name, d) => {
                 let before = (d.total_in(), d.total_out());
                 let outcome = match d.process(input, out, liblzma::stream::Action::Run) {
                     Ok(liblzma::stream::Status::MemNeeded) => {
-                        Err(format!("xz: it needs over {} MiB of memory", XZ_MEMORY >> 20))
+                        Err(format!("{name}: it needs over {} MiB of memory", XZ_MEMORY >> 20))
                     }
                     Ok(status) => Ok(progress(status == liblzma::stream::Status::StreamEnd)),
-                    Err(e) => Err(format!("xz: {e}")),
+                    Err(e) => Err(format!("{name}: {e}")),
                 };
                 step(before, (d.total_in(), d.total_out()), outcome)
             }

@@ -2,11 +2,11 @@
 
 use std::io::{self, Read};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
 use super::codec::{Codec, Progress};
 use super::detect::{Compression, Detected, detect};
-use super::{Bytes, CHUNK, Chunk, Error};
+use super::{Bytes, CHUNK, Chunk, Error, recognise};
 use crate::monitor::Monitor;
 use crate::source::{Source, Stop};
 
@@ -36,12 +36,30 @@ pub(super) struct Run {
     input: Input,
     output: Output,
     monitor: Arc<Monitor>,
+    /// How what it reads was compressed.
+    outer: Option<Compression>,
+}
+
+/// Where bytes come from.
+pub(super) enum Feed {
+    Source(Source, Stop),
+    /// A decompressor before this one.
+    Inner(Inner),
+}
+
+/// What a decompressor gives that is compressed once more.
+pub(super) struct Inner {
+    pub(super) compression: Compression,
+    /// Bytes that were looked at already.
+    pub(super) begin: Vec<u8>,
+    pub(super) chunks: Receiver<Result<Chunk, Error>>,
+    pub(super) used: Sender<Vec<u8>>,
+    pub(super) whole: bool,
 }
 
 /// Bytes from the source that are not used up.
 struct Input {
-    source: Source,
-    stop: Stop,
+    feed: Feed,
     monitor: Arc<Monitor>,
     buf: Vec<u8>,
     at: usize,
@@ -55,6 +73,7 @@ struct Output {
     spare: Receiver<Vec<u8>>,
     chunk: Vec<u8>,
     filled: usize,
+    compression: Option<Compression>,
     /// No member is open: what there is, is checked.
     whole: bool,
     /// The other side knows that.
@@ -63,16 +82,24 @@ struct Output {
 
 impl Run {
     pub(super) fn new(
-        source: Source,
-        stop: Stop,
+        feed: Feed,
         monitor: Arc<Monitor>,
         send: SyncSender<Result<Chunk, Error>>,
         spare: Receiver<Vec<u8>>,
     ) -> Self {
-        let buf = vec![0; CHUNK];
-        let input = Input { source, stop, monitor: monitor.clone(), buf, at: 0, end: 0, eof: false };
-        let output = Output { send, spare, chunk: vec![0; CHUNK], filled: 0, whole: true, told: true };
-        Run { input, output, monitor }
+        let mut buf = vec![0; CHUNK];
+        let (mut end, mut outer) = (0, None);
+        if let Feed::Inner(inner) = &feed {
+            end = inner.begin.len();
+            buf.resize(CHUNK.max(end), 0);
+            buf[..end].copy_from_slice(&inner.begin);
+            outer = Some(inner.compression);
+        }
+        let input = Input { feed, monitor: monitor.clone(), buf, at: 0, end, eof: false };
+        let chunk = vec![0; CHUNK];
+        let whole = outer.is_none();
+        let output = Output { send, spare, chunk, filled: 0, compression: None, whole, told: whole };
+        Run { input, output, monitor, outer }
     }
 
     pub(super) fn run(mut self) {
@@ -87,13 +114,16 @@ impl Run {
     fn all(&mut self) -> Outcome {
         let Some(mut compression) = self.first()? else { return self.plain() };
         loop {
-            self.monitor.compression(Some(compression.name()));
+            if self.output.compression.replace(compression) != Some(compression) {
+                let outer = self.outer.map_or(String::new(), |outer| format!("{}, then ", outer.name()));
+                self.monitor.compression(Some(&format!("{outer}{}", compression.name())));
+            }
             self.output.whole = false;
             match Codec::new(compression).map_err(Error::Corrupt)? {
                 Some(codec) => self.member(codec, compression)?,
                 None => self.lz4()?,
             }
-            self.output.whole = true;
+            self.output.whole = self.input.is_whole();
             match self.behind()? {
                 Some(next) => compression = next,
                 None => break,
@@ -112,11 +142,7 @@ impl Run {
                 Detected::Known(compression) => return Ok(Some(compression)),
                 Detected::Skippable(len) => self.skip(len)?,
                 Detected::Unsupported(name, program) => {
-                    return Err(Error::Corrupt(format!(
-                        "compression with {name} is not supported; \
-                         decompress it in front: {program} … | restorefs mount - MOUNTPOINT"
-                    ))
-                    .into());
+                    return Err(Error::Unsupported(recognise::unsupported(name, program, self.outer)).into());
                 }
             }
         }
@@ -133,20 +159,28 @@ impl Run {
                 if !self.input.more()? {
                     return Ok(None);
                 }
+                self.output.whole = self.input.is_whole();
                 continue;
             }
             match detect(self.input.buffer()) {
+                // Without a signature it is too little to tell it from other data.
+                Detected::Known(Compression::Lzma) if self.output.compression != Some(Compression::Lzma) => {
+                    return self.garbage();
+                }
                 Detected::Known(compression) => return Ok(Some(compression)),
                 Detected::Skippable(len) => self.skip(len)?,
                 Detected::More if self.wait_more()? => {}
-                Detected::More | Detected::Plain | Detected::Unsupported(..) => {
-                    self.monitor.warning(b"", "there is data behind the compressed stream: it is ignored");
-                    self.output.flush()?;
-                    self.input.drain()?;
-                    return Ok(None);
-                }
+                Detected::More | Detected::Plain | Detected::Unsupported(..) => return self.garbage(),
             }
         }
+    }
+
+    fn garbage(&mut self) -> Outcome<Option<Compression>> {
+        self.monitor.warning(b"", "there is data behind the compressed stream: it is ignored");
+        self.output.flush()?;
+        self.input.drain()?;
+        self.output.whole = self.input.is_whole();
+        Ok(None)
     }
 
     fn wait_more(&mut self) -> Outcome<bool> {
@@ -177,6 +211,7 @@ impl Run {
             let mut chunk = self.output.fresh();
             std::mem::swap(buf, &mut chunk);
             let range = std::mem::take(at)..std::mem::take(end);
+            self.output.whole = self.input.is_whole();
             self.output.send(Bytes { buffer: chunk, range })?;
         }
     }
@@ -226,7 +261,7 @@ struct Lz4Input<'a> {
 
 impl Read for Lz4Input<'_> {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        if self.run.input.buffer().is_empty() {
+        while self.run.input.buffer().is_empty() {
             match self.run.wait_more() {
                 Ok(true) => {}
                 Ok(false) => {
@@ -246,6 +281,17 @@ impl Read for Lz4Input<'_> {
     }
 }
 
+impl Inner {
+    /// The decompressor hands over an error before it ends, so a closed channel is the end of the stream.
+    fn next(&self) -> Option<Result<Chunk, Error>> {
+        self.chunks.recv().ok()
+    }
+
+    fn recycle(&self, bytes: Bytes) {
+        let _ = self.used.send(bytes.buffer);
+    }
+}
+
 impl Input {
     fn buffer(&self) -> &[u8] {
         &self.buf[self.at..self.end]
@@ -255,7 +301,16 @@ impl Input {
         self.at += n;
     }
 
-    /// Waits for more bytes behind those that are there. False at the end of the source.
+    /// Whether no more has to come to know that the bytes read are right.
+    fn is_whole(&self) -> bool {
+        match &self.feed {
+            Feed::Source(..) => true,
+            Feed::Inner(inner) => inner.whole,
+        }
+    }
+
+    /// Waits for more bytes behind those that are there, or for the news that these are whole. False at the end of the
+    /// source.
     fn more(&mut self) -> Outcome<bool> {
         if self.at > 0 {
             self.buf.copy_within(self.at..self.end, 0);
@@ -264,11 +319,30 @@ impl Input {
         if self.eof || self.end == self.buf.len() {
             return Ok(!self.eof);
         }
-        let n = self.source.read(&mut self.buf[self.end..], &self.stop).map_err(Error::from)?;
-        self.eof = n == 0;
-        self.end += n;
-        self.monitor.add_source_bytes(n as u64);
-        Ok(n > 0)
+        match &mut self.feed {
+            Feed::Source(source, stop) => {
+                let n = source.read(&mut self.buf[self.end..], stop).map_err(Error::from)?;
+                self.eof = n == 0;
+                self.end += n;
+                self.monitor.add_source_bytes(n as u64);
+            }
+            Feed::Inner(inner) => match inner.next() {
+                Some(chunk) => {
+                    let Chunk { bytes, whole, .. } = chunk?;
+                    inner.whole = whole;
+                    // What is left is less than a signature, or less than a decompressor needs to go on.
+                    let end = self.end + bytes.len();
+                    if self.buf.len() < end {
+                        self.buf.resize(end, 0);
+                    }
+                    self.buf[self.end..end].copy_from_slice(&bytes);
+                    self.end = end;
+                    inner.recycle(bytes);
+                }
+                None => self.eof = true,
+            },
+        }
+        Ok(!self.eof)
     }
 
     /// Reads on to the end, so that whoever sends can finish.
@@ -318,6 +392,6 @@ impl Output {
 
     fn send(&mut self, bytes: Bytes) -> Result<(), Over> {
         self.told = self.whole;
-        self.send.send(Ok(Chunk { bytes, whole: self.whole })).map_err(|_| Over)
+        self.send.send(Ok(Chunk { bytes, whole: self.whole, compression: self.compression })).map_err(|_| Over)
     }
 }

@@ -202,7 +202,9 @@ impl Ingest<'_> {
                         );
                     }
                     return Err(match e {
-                        filter::Error::Corrupt(_) => Verdict::Corrupt { cause, cut: None },
+                        filter::Error::Corrupt(_) | filter::Error::Unsupported(_) => {
+                            Verdict::Corrupt { cause, cut: None }
+                        }
                         filter::Error::Read(_) => incomplete(format!("the source failed: {cause}")),
                         filter::Error::Stopped | filter::Error::Truncated(_) => incomplete(cause),
                     });

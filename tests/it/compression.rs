@@ -121,6 +121,54 @@ fn lz4_of_several_frames() {
 }
 
 #[test]
+fn lzma() {
+    needs_fuse!();
+    check("lzma", "xz -1c --format=lzma x.tar >packed");
+    // The size may be in the header.
+    check(
+        "lzma",
+        r#"xz -1c --format=lzma x.tar >packed; python3 -c 'import os, struct
+with open("packed", "r+b") as packed:
+    packed.seek(5)
+    packed.write(struct.pack("<Q", os.stat("x.tar").st_size))'"#,
+    );
+}
+
+/// Makes a file of lzip of so many members, as the manual of lzip has it, and has libarchive read it.
+fn as_lzip(members: u32) -> String {
+    let script = r#"
+import lzma, struct, sys, zlib
+data, n = open("x.tar", "rb").read(), int(sys.argv[1])
+size = -(-len(data) // n)
+for piece in (data[i : i + size] for i in range(0, len(data), size)):
+    raw = lzma.compress(piece, format=lzma.FORMAT_RAW, filters=[{"id": lzma.FILTER_LZMA1, "dict_size": 1 << 20}])
+    trailer = struct.pack("<IQQ", zlib.crc32(piece), len(piece), len(raw) + 26)
+    sys.stdout.buffer.write(b"LZIP\x01\x14" + raw + trailer)
+"#;
+    format!("python3 -c '{script}' {members} >packed; bsdcat packed | cmp - x.tar")
+}
+
+#[test]
+fn lzip() {
+    needs_fuse!();
+    check("lzip", &as_lzip(1));
+}
+
+#[test]
+fn lzip_of_several_members() {
+    needs_fuse!();
+    check("lzip", &as_lzip(7));
+}
+
+#[test]
+fn compressed_twice() {
+    needs_fuse!();
+    check("xz, then gzip", "gzip -c x.tar | xz -0c >packed");
+    check("gzip, then zstd", "zstd -qc x.tar | gzip -c >packed");
+    check("bzip2, then lz4", "lz4 -qc x.tar | bzip2 -c >packed");
+}
+
+#[test]
 fn a_form_that_is_not_supported_names_the_program_that_helps() {
     needs_fuse!();
     let dir = tempfile::tempdir().unwrap();
@@ -197,6 +245,14 @@ fn of_a_part_in_xz_all_is_visible() {
     let script =
         "import sys, lzma; sys.stdout.buffer.write(lzma.LZMADecompressor().decompress(open('part', 'rb').read()))";
     check_prefix("xz -0", &format!("python3 -c \"{script}\""));
+}
+
+#[test]
+fn of_a_part_in_lzma_all_is_visible() {
+    needs_fuse!();
+    let script =
+        "import sys, lzma; sys.stdout.buffer.write(lzma.LZMADecompressor().decompress(open('part', 'rb').read()))";
+    check_prefix("xz -0 --format=lzma", &format!("python3 -c \"{script}\""));
 }
 
 #[test]
