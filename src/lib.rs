@@ -38,7 +38,7 @@
 //! | From bytes to entries | |
 //! |---|---|
 //! | [`source`] | where bytes come from: standard input, a file, a FIFO, a TCP connection |
-//! | [`filter`] | decompression, recognised by magic, in a thread of its own |
+//! | [`filter`] | decompression, recognised by magic, in a thread of its own; what a stream is that is no archive |
 //! | [`tarball`] | tar to entries, without I/O: every dialect, in any split of the input |
 //!
 //! | From entries to a tree | |

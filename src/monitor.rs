@@ -77,6 +77,11 @@ pub enum Verdict {
         /// The file that was cut, escaped for printing.
         cut: Option<String>,
     },
+    /// It is no tar archive, or not a byte of one came.
+    NoArchive {
+        /// What it is instead, and what opens it.
+        cause: String,
+    },
     /// Nobody came with the right token, and too many with wrong ones.
     Denied {
         /// How many.
@@ -214,6 +219,15 @@ pub struct Status {
     pub sender: Option<SenderStatus>,
     /// How it ended, when it did.
     pub end: Option<Verdict>,
+}
+
+impl Status {
+    /// Whether it is over, and brought nothing that could be looked at: then nothing stays mounted. An empty archive that
+    /// is complete is not nothing.
+    pub fn is_nothing(&self) -> bool {
+        let failed = !matches!(self.end, None | Some(Verdict::Complete));
+        failed && self.entries == 0 && self.refused == 0
+    }
 }
 
 /// Collects what the parts of a mount tell.
@@ -437,6 +451,15 @@ impl Monitor {
             }
         }
         state.end.clone()
+    }
+
+    /// Waits until it is clear that something comes: for the first entry, or the end, or until there is no room for
+    /// it.
+    pub fn wait_begin(&self) {
+        let mut state = self.state.lock();
+        while state.end.is_none() && state.phase != Phase::NoSpace && self.entries.load(Ordering::Relaxed) == 0 {
+            self.changed.wait(&mut state);
+        }
     }
 
     /// Entries and attributes left out so far.

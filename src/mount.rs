@@ -50,6 +50,11 @@ impl Feed {
         }
     }
 
+    /// Whether it is a file, which needs nobody who sends.
+    pub fn is_file(&self) -> bool {
+        matches!(self, Feed::Archive(source) if source.file().is_some())
+    }
+
     /// The address that is listened on, where one is.
     pub fn local_address(&self) -> Option<SocketAddr> {
         match self {

@@ -4,8 +4,9 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
 use signal_hook::iterator::Signals;
@@ -27,7 +28,8 @@ const WAITING: usize = 1024;
 /// What the daemon tells the front, a line of JSON each.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Note {
-    /// The mount answers. Its mount point, escaped: not every path is text.
+    /// The mount answers, and where its source is a file, that is an archive. Its mount point, escaped: not every path
+    /// is text.
     Ready(String),
     /// It could not be made.
     Failed(String),
@@ -50,7 +52,45 @@ pub(super) const STOP: &[u8] = b"stop\n";
 /// A mount with all that belongs to it.
 pub(super) struct Service {
     running: Running,
+    settled: Settled,
     _server: Option<Server>,
+}
+
+/// Whether the stream is over, and the mount taken away where nothing came.
+#[derive(Clone, Default)]
+pub(super) struct Settled(Arc<(Mutex<bool>, Condvar)>);
+
+impl Settled {
+    pub(super) fn get(&self) -> bool {
+        *self.0.0.lock()
+    }
+
+    /// Waits for it, or for `timeout`.
+    pub(super) fn wait(&self, timeout: Duration) -> bool {
+        let (settled, changed) = &*self.0;
+        let deadline = Instant::now() + timeout;
+        let mut settled = settled.lock();
+        while !*settled && !changed.wait_until(&mut settled, deadline).timed_out() {}
+        *settled
+    }
+
+    /// Settles it at the end of the stream, in a thread of its own.
+    fn begin(handle: Arc<Handle>) -> io::Result<Self> {
+        let settled = Settled::default();
+        let word = settled.clone();
+        std::thread::Builder::new().name("end".into()).spawn(move || {
+            while handle.monitor().wait_end(Duration::from_secs(3600)).is_none() {}
+            if handle.monitor().status().is_nothing()
+                && !handle.is_unmounted()
+                && let Err(e) = handle.unmount()
+            {
+                log::error!("cannot unmount '{}': {e}", show::path(handle.mountpoint()));
+            }
+            *word.0.0.lock() = true;
+            word.0.1.notify_all();
+        })?;
+        Ok(settled)
+    }
 }
 
 impl Service {
@@ -66,7 +106,16 @@ impl Service {
         let server = Server::start(handle)
             .map_err(|e| log::warn!("status, wait and umount will not reach this mount: {e}"))
             .ok();
-        Ok(Service { running, _server: server })
+        let settled = Settled::begin(running.handle()).map_err(|e| {
+            let _ = running.handle().give_up();
+            format!("cannot start a thread: {e}")
+        })?;
+        Ok(Service { running, settled, _server: server })
+    }
+
+    /// Whether all is over but serving.
+    pub(super) fn settled(&self) -> Settled {
+        self.settled.clone()
     }
 
     pub(super) fn handle(&self) -> Arc<Handle> {
@@ -88,6 +137,7 @@ pub(super) fn run(mut options: Options, front: UnixStream, verbose: bool) -> Exi
     options.helper = Helper::start().ok();
     let (log, logs) = sync_channel(WAITING);
     init_log(verbose, log.clone());
+    let is_file = options.feed.is_file();
     let begun = become_daemon().and_then(|()| signals()).map_err(|e| format!("cannot become a daemon: {e}"));
     let begun = begun.and_then(|signals| {
         let monitor = Monitor::new();
@@ -101,14 +151,21 @@ pub(super) fn run(mut options: Options, front: UnixStream, verbose: bool) -> Exi
         }
     };
     let handle = service.handle();
-    let _ = send(&front, &Note::Ready(show::path(handle.mountpoint())));
+    let settled = service.settled();
     let listening = front.try_clone();
     let (telling, told) = sync_channel::<()>(0);
     let teller = std::thread::Builder::new().name("teller".into()).spawn({
         let handle = handle.clone();
         move || {
-            wake_at_end(handle.monitor().clone(), log);
-            tell(&front, &handle, &logs);
+            wake_at_end(settled.clone(), log);
+            if is_file {
+                // A file shows at once whether it is an archive.
+                handle.monitor().wait_begin();
+            }
+            let is_nothing = handle.monitor().status().is_nothing();
+            if is_nothing || send(&front, &Note::Ready(show::path(handle.mountpoint()))).is_ok() {
+                tell(&front, &handle, &settled, &logs);
+            }
             drop(telling);
         }
     });
@@ -155,7 +212,7 @@ fn unmount_on_signal(handle: Arc<Handle>, mut signals: Signals) -> io::Result<()
 }
 
 /// Tells the front of everything, until the stream is over or the front is gone.
-fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
+fn tell(front: &UnixStream, handle: &Handle, settled: &Settled, logs: &Receiver<String>) {
     let monitor = handle.monitor();
     loop {
         let note = match logs.recv_timeout(TELL) {
@@ -166,11 +223,11 @@ fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
         if send(front, &note).is_err() {
             return;
         }
-        if monitor.verdict().is_some() {
+        if settled.get() {
             break;
         }
     }
-    for line in logs.try_iter() {
+    for line in logs.try_iter().filter(|line| !line.is_empty()) {
         if send(front, &Note::Log(line)).is_err() {
             return;
         }
@@ -180,14 +237,14 @@ fn tell(front: &UnixStream, handle: &Handle, logs: &Receiver<String>) {
 }
 
 /// Wakes the teller when the stream is over, with a line that says nothing: the front need not wait for the next tick.
-fn wake_at_end(monitor: Arc<Monitor>, log: SyncSender<String>) {
+fn wake_at_end(settled: Settled, log: SyncSender<String>) {
     let wake = move || {
-        while monitor.wait_end(Duration::from_secs(3600)).is_none() {}
+        while !settled.wait(Duration::from_secs(3600)) {}
         // Where the channel is full the teller is awake.
         let _ = log.try_send(String::new());
     };
     // Without it the end is told a little later.
-    let _ = std::thread::Builder::new().name("end".into()).spawn(wake);
+    let _ = std::thread::Builder::new().name("wake".into()).spawn(wake);
 }
 
 /// Without the list of problems, which the log has.

@@ -100,9 +100,10 @@ fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) 
 
 fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> String {
     let mut line = format!(
-        "delivered: {}, {} in {seconds:.1} s; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
+        "delivered: {}, {}{}; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
         show::entries(delivered.totals.entries),
         HumanBytes(delivered.bytes),
+        show::took(seconds),
     );
     if delivered.totals.entries == 0 {
         line.push_str(super::send::NOTHING);
@@ -113,7 +114,14 @@ fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> St
             delivered.outages,
             if delivered.outages == 1 { "outage of the connection" } else { "outages of the connection" },
         ),
-        (status.refused, "could not be sent as they are (named above)"),
+        (
+            status.refused,
+            if status.refused == 1 {
+                "could not be sent as it is (named above)"
+            } else {
+                "could not be sent as they are (named above)"
+            },
+        ),
         (
             delivered.refused.saturating_sub(status.refused),
             "left out by the receiver (its 'restorefs status' names them)",

@@ -10,7 +10,7 @@ use crate::monitor::{Status, Verdict};
 pub enum Exit {
     /// All is there.
     Complete = 0,
-    /// It failed.
+    /// It failed: nothing is mounted, or our own disk failed.
     Failed = 1,
     /// The command line is wrong.
     Usage = 2,
@@ -50,10 +50,11 @@ impl Exit {
         match &status.end {
             Some(Verdict::Complete) if status.refused == 0 => Exit::Complete,
             Some(Verdict::Complete) => Exit::Problems,
+            Some(Verdict::Incomplete { .. }) if status.is_nothing() => Exit::Failed,
             Some(Verdict::Incomplete { .. }) | None => Exit::Incomplete,
             Some(Verdict::Corrupt { .. }) => Exit::Corrupt,
             Some(Verdict::Denied { .. }) => Exit::Denied,
-            Some(Verdict::Failed { .. }) => Exit::Failed,
+            Some(Verdict::NoArchive { .. } | Verdict::Failed { .. }) => Exit::Failed,
         }
     }
 }

@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT};
 use signal_hook::iterator::Signals;
 
-use super::daemon::{Service, logger, signals, stdin_to_null};
+use super::daemon::{Service, Settled, logger, signals, stdin_to_null};
 use super::progress::Progress;
 use super::{Exit, fail, materialize, show, tell};
 use crate::monitor::Monitor;
@@ -24,6 +24,7 @@ pub(super) fn run(mut options: Options, verbose: bool, restore: Option<PathBuf>)
     if let Err(e) = stdin_to_null() {
         tell(format_args!("cannot let go of standard input: {e}"));
     }
+    let is_file = options.feed.is_file();
     let monitor = Monitor::new();
     let signals = signals();
     let service = match Service::start(options, &monitor) {
@@ -34,18 +35,34 @@ pub(super) fn run(mut options: Options, verbose: bool, restore: Option<PathBuf>)
     if let Err(e) = signals.and_then(|signals| on_signals(handle.clone(), signals)) {
         tell(format_args!("Ctrl-C will not unmount: {e}"));
     }
-    tell(format_args!("mounted on '{}'", show::path(handle.mountpoint())));
-    // Without systemd there is nobody to notify, and that is fine.
-    let _ = sd_notify::notify(&[NotifyState::Ready]);
-    let shown = std::thread::Builder::new().name("progress".into()).spawn({
-        let monitor = monitor.clone();
-        move || show_until_over(&monitor)
-    });
-    if let Err(e) = shown {
-        tell(format_args!("no progress is shown: {e}"));
+    if is_file {
+        // A file shows at once whether it is an archive.
+        monitor.wait_begin();
     }
-    let restoring = restore.map(|dest| materialize::beside(handle.mountpoint().into(), dest));
+    let is_mounted = !monitor.status().is_nothing();
+    if is_mounted {
+        tell(format_args!("mounted on '{}'", show::path(handle.mountpoint())));
+        // Without systemd there is nobody to notify, and that is fine.
+        let _ = sd_notify::notify(&[NotifyState::Ready]);
+    }
+    let shown = std::thread::Builder::new().name("progress".into()).spawn({
+        let (monitor, settled) = (monitor.clone(), service.settled());
+        let mountpoint = is_mounted.then(|| show::path(handle.mountpoint()));
+        move || show_until_over(&monitor, &settled, mountpoint)
+    });
+    let shown = shown.map_err(|e| tell(format_args!("no progress is shown: {e}")));
+    let restoring = restore.map(|dest| {
+        let monitor = monitor.clone();
+        let has_begun = move || {
+            monitor.wait_begin();
+            !monitor.status().is_nothing()
+        };
+        materialize::beside(handle.mountpoint().into(), dest, has_begun)
+    });
     service.serve();
+    if let Ok(shown) = shown {
+        let _ = shown.join();
+    }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     let exit = match restoring {
         None => Exit::Complete,
@@ -55,14 +72,19 @@ pub(super) fn run(mut options: Options, verbose: bool, restore: Option<PathBuf>)
     exit.worse(Exit::of(&monitor.status()))
 }
 
-fn show_until_over(monitor: &Monitor) {
+/// `mountpoint`: where it is said to be mounted.
+fn show_until_over(monitor: &Monitor, settled: &Settled, mountpoint: Option<String>) {
     let mut progress = Progress::new();
-    while monitor.wait_end(TICK).is_none() {
+    while !settled.wait(TICK) {
         progress.update(&monitor.status());
     }
     progress.clear();
-    let summary = show::summary(&monitor.status());
+    let status = monitor.status();
+    let summary = show::summary(&status);
     tell(&summary);
+    if let Some(mountpoint) = mountpoint.filter(|_| status.is_nothing()) {
+        tell(format_args!("'{mountpoint}' is unmounted"));
+    }
     let _ = sd_notify::notify(&[NotifyState::Status(&summary)]);
 }
 
@@ -73,7 +95,10 @@ fn on_signals(handle: Arc<Handle>, mut signals: Signals) -> std::io::Result<()> 
         for signal in signals.forever().filter(|&signal| signal != SIGHUP) {
             if signal == SIGINT && handle.monitor().verdict().is_none() {
                 handle.stop_receiving();
-                tell("receiving is stopped; what arrived stays mounted (Ctrl-C again unmounts)");
+                tell(match handle.monitor().status().entries {
+                    0 => "receiving is stopped",
+                    _ => "receiving is stopped; what arrived stays mounted (Ctrl-C again unmounts)",
+                });
             } else if let Err(e) = handle.unmount() {
                 tell(format_args!("cannot unmount '{}': {e}", show::path(handle.mountpoint())));
             }

@@ -29,13 +29,20 @@ pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, Pa
                     return Exit::Complete;
                 }
                 progress.tell(format_args!("mounted on '{mountpoint}'"));
-                if let Some((from, to)) = restore.take() {
-                    restoring = Some(materialize::beside(from, to));
-                }
             }
-            Note::Status(status) => progress.update(&status),
+            Note::Status(status) => {
+                if status.entries > 0
+                    && let Some((from, to)) = restore.take()
+                {
+                    restoring = Some(materialize::beside(from, to, || true));
+                }
+                progress.update(&status);
+            }
             Note::Log(line) => progress.tell(line.strip_prefix("restorefs: ").unwrap_or(&line)),
             Note::End { status, mounted } => {
+                if let Some((from, to)) = restore.take_if(|_| mounted) {
+                    restoring = Some(materialize::beside(from, to, || true));
+                }
                 progress.clear();
                 tell(show::summary(&status));
                 let exit = match restoring {
@@ -45,7 +52,9 @@ pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, Pa
                 };
                 let exit = exit.worse(Exit::of(&status));
                 if !mounted {
-                    tell(format_args!("'{mountpoint}' is unmounted"));
+                    if !mountpoint.is_empty() {
+                        tell(format_args!("'{mountpoint}' is unmounted"));
+                    }
                     return exit;
                 }
                 tell(format_args!("it stays mounted on '{mountpoint}' ('restorefs umount {mountpoint}')"));

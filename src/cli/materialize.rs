@@ -71,11 +71,19 @@ impl Beside {
     }
 }
 
-/// Restores a whole mount while it receives: for `mount --materialize`.
-pub(super) fn beside(mountpoint: PathBuf, dest: PathBuf) -> io::Result<Beside> {
+/// Restores a whole mount while it receives: for `mount --materialize`. Begins when `has_begun` returns true, and never
+/// where it returns false.
+pub(super) fn beside(
+    mountpoint: PathBuf,
+    dest: PathBuf,
+    has_begun: impl FnOnce() -> bool + Send + 'static,
+) -> io::Result<Beside> {
     let shown = Arc::new(AtomicBool::new(false));
     let show = shown.clone();
     let thread = std::thread::Builder::new().name("materialize".into()).spawn(move || {
+        if !has_begun() {
+            return Exit::Complete;
+        }
         let begun = Instant::now();
         let mounted = match find(&mountpoint) {
             Ok(mounted) => mounted,
@@ -246,7 +254,8 @@ fn stop_on_signals() -> io::Result<()> {
 
 fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Instant) -> String {
     let summary = report.counts();
-    let rate = summary.bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = show::rate(summary.bytes as f64 / seconds, seconds).map_or(String::new(), |rate| format!("  {rate}"));
     let (part, doing) = match report.stage() {
         Stage::Making => {
             (part.map_or(String::new(), |part| estimate.tell(part, Instant::now())), report.current_path())
@@ -255,10 +264,9 @@ fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Inst
         Stage::Verifying => (String::new(), "reading it back".into()),
     };
     format!(
-        "{part}{}  {}  {}/s  {doing}",
+        "{part}{}  {}{rate}  {doing}",
         show::entries(summary.entries + summary.unchanged + summary.kept),
         HumanBytes(summary.bytes),
-        HumanBytes(rate as u64),
     )
 }
 
@@ -284,14 +292,17 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
         tell(format_args!("{count} {are} yours now, since only root can give {them} to {their}"));
     }
     let mut line = format!(
-        "restored {}, {} in {:.1} s",
+        "restored {}, {}{}",
         show::entries(summary.entries),
         HumanBytes(summary.bytes),
-        begun.elapsed().as_secs_f64()
+        show::took(begun.elapsed().as_secs_f64())
     );
     for (count, what) in [
         (summary.unchanged, "right already"),
-        (summary.kept, "kept as they are (--overwrite)"),
+        (
+            summary.kept,
+            if summary.kept == 1 { "kept as it is (--overwrite)" } else { "kept as they are (--overwrite)" },
+        ),
         (summary.left_out, "could not be restored"),
     ] {
         if count > 0 {

@@ -70,9 +70,9 @@ enum Command {
                       restorefs mount [OPTIONS] --listen [ADDR:]PORT MOUNTPOINT\n       \
                       restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT",
     after_help = "SOURCE is '-' (standard input), a file or a FIFO: tar as v7, ustar, GNU or pax, as it is or \
-                  compressed with gzip, zstd, xz, bzip2 or lz4.\n\nThe command stays in front to show progress until \
-                  the stream is over, then exits; the mount stays until it is unmounted. Ctrl-C stops receiving: \
-                  what arrived stays mounted."
+                  compressed with gzip, zstd, xz, bzip2, lz4, lzma or lzip.\n\nThe command stays in front to show progress \
+                  until the stream is over, then exits; the mount stays until it is unmounted. Ctrl-C stops receiving: \
+                  what arrived stays mounted. Where nothing came, or what came is no archive, nothing stays mounted."
 )]
 struct MountArgs {
     #[arg(required = true, num_args = 1..=2, value_names = ["SOURCE", "MOUNTPOINT"], hide = true)]
@@ -95,7 +95,7 @@ struct MountArgs {
     /// Stay one process, in front, until unmounted (for systemd: Type=notify)
     #[arg(short, long, conflicts_with = "detach")]
     foreground: bool,
-    /// Return as soon as the mount answers
+    /// Return as soon as the mount answers; with a file for SOURCE, when its first entry is there
     #[arg(short, long)]
     detach: bool,
     /// Also restore everything into this directory as it arrives, as 'restorefs materialize' does; the exit code is of both

@@ -116,7 +116,7 @@ fn line(status: &Status) -> String {
         return format!("waiting: {reason}");
     }
     if status.phase == Phase::Waiting {
-        return format!("waiting for the first byte from {}", status.source);
+        return format!("waiting for the first byte from {}", super::show::source(status));
     }
     if status.phase == Phase::Settling {
         return format!("everything has arrived ({}); syncing the spool to disk", HumanBytes(status.bytes));
@@ -126,12 +126,8 @@ fn line(status: &Status) -> String {
         _ => String::new(),
     };
     let path = status.receiving.as_ref().map_or("", |file| &file.path);
-    format!(
-        "{part}{}  {}  {}/s  {path}",
-        super::show::entries(status.entries),
-        HumanBytes(status.bytes),
-        HumanBytes(status.rate as u64)
-    )
+    let rate = super::show::rate(status.rate, status.seconds).map_or(String::new(), |rate| format!("  {rate}"));
+    format!("{part}{}  {}{rate}  {path}", super::show::entries(status.entries), HumanBytes(status.bytes))
 }
 
 #[cfg(test)]

@@ -169,14 +169,9 @@ fn stop_on_signals() -> io::Result<()> {
 
 fn line(report: &Report, begun: Instant) -> String {
     let counts = report.counts();
-    let rate = counts.bytes as f64 / begun.elapsed().as_secs_f64().max(0.001);
-    format!(
-        "{}  {}  {}/s  {}",
-        show::entries(counts.entries),
-        HumanBytes(counts.bytes),
-        HumanBytes(rate as u64),
-        report.current_path()
-    )
+    let seconds = begun.elapsed().as_secs_f64();
+    let rate = show::rate(counts.bytes as f64 / seconds, seconds).map_or(String::new(), |rate| format!("{rate}  "));
+    format!("{}  {}  {rate}{}", show::entries(counts.entries), HumanBytes(counts.bytes), report.current_path())
 }
 
 fn tell_summary(summary: &Summary, begun: Instant) {
@@ -192,17 +187,14 @@ fn tell_summary(summary: &Summary, begun: Instant) {
     tell_each(&summary.notes, summary.notes.len() as u64);
     tell_each(&summary.problems, summary.left_out);
     let seconds = begun.elapsed().as_secs_f64();
-    let mut line = format!(
-        "sent {}, {} in {seconds:.1} s ({}/s)",
-        show::entries(summary.entries),
-        HumanBytes(summary.bytes),
-        HumanBytes((summary.bytes as f64 / seconds.max(0.001)) as u64)
-    );
+    let pace = show::pace(summary.bytes as f64 / seconds, seconds);
+    let mut line = format!("sent {}, {}{pace}", show::entries(summary.entries), HumanBytes(summary.bytes));
     if summary.entries == 0 {
         line.push_str(NOTHING);
     }
     if summary.left_out > 0 {
-        line.push_str(&format!("; {} could not be sent as they are", HumanCount(summary.left_out)));
+        let they_are = if summary.left_out == 1 { "it is" } else { "they are" };
+        line.push_str(&format!("; {} could not be sent as {they_are}", HumanCount(summary.left_out)));
     }
     tell(line);
 }

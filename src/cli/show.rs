@@ -12,35 +12,62 @@ pub(super) fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
 }
 
+fn files(count: u64) -> String {
+    format!("{} {}", HumanCount(count), if count == 1 { "file" } else { "files" })
+}
+
+/// How much time it took, and the mean rate, as far as that tells anything.
+pub(super) fn pace(mean: f64, seconds: f64) -> String {
+    let rate = rate(mean, seconds).map_or(String::new(), |rate| format!(" ({rate})"));
+    format!("{}{rate}", took(seconds))
+}
+
+/// How much time it took, where that is not next to none.
+pub(super) fn took(seconds: f64) -> String {
+    if seconds < 0.1 { String::new() } else { format!(" in {seconds:.1} s") }
+}
+
+/// A rate, where it was measured for long enough.
+pub(super) fn rate(rate: f64, seconds: f64) -> Option<String> {
+    (seconds >= 1.0).then(|| format!("{}/s", HumanBytes(rate as u64)))
+}
+
 /// One line when the stream is over.
 pub(super) fn summary(status: &Status) -> String {
-    let what = format!(
-        "{}, {} in {:.1} s ({}/s)",
-        entries(status.entries),
-        HumanBytes(status.bytes),
-        status.seconds,
-        HumanBytes(status.rate as u64)
-    );
+    let what =
+        format!("{}, {}{}", entries(status.entries), HumanBytes(status.bytes), pace(status.rate, status.seconds));
     let cut = match cut(status) {
         ([], _) => String::new(),
         ([path], 0) => format!("; '{path}' was cut"),
         ([paths @ .., last], 0) => format!("; '{}' and '{last}' were cut", paths.join("', '")),
         (paths, more) => format!("; '{}' and {} more were cut", paths.join("', '"), HumanCount(more)),
     };
+    let stays = |before: &str| if status.entries > 0 { format!(". {before}: {what}") } else { String::new() };
     let mut line = match &status.end {
         Some(Verdict::Complete) => format!("complete: {what}"),
+        Some(Verdict::NoArchive { cause } | Verdict::Corrupt { cause, .. }) if status.is_nothing() => {
+            format!("cannot mount {}: {cause}", source(status))
+        }
+        Some(Verdict::Incomplete { cause, .. }) if status.is_nothing() => {
+            format!("nothing was received from {}: {cause}", source(status))
+        }
         Some(Verdict::Incomplete { cause, .. }) => {
-            format!("incomplete: {cause}{cut}. What arrived is whole: {what}")
+            format!("incomplete: {cause}{cut}{}", stays("What arrived is whole"))
         }
         Some(Verdict::Corrupt { cause, .. }) => {
-            format!("cannot go on: {cause}{cut}. What came before stays: {what}")
+            format!("cannot go on: {cause}{cut}{}", stays("What came before stays"))
         }
+        Some(Verdict::NoArchive { cause }) => format!("no archive: {cause}"),
         Some(Verdict::Denied { cause }) => format!("nobody was let in: {cause}"),
-        Some(Verdict::Failed { cause }) => format!("failed: {cause}{cut}. What arrived before is whole: {what}"),
+        Some(Verdict::Failed { cause }) => format!("failed: {cause}{cut}{}", stays("What arrived before is whole")),
         None => format!("receiving: {what}"),
     };
     if status.refused > 0 {
-        line.push_str(&format!("; {} left out ('restorefs status' names them)", HumanCount(status.refused)));
+        line.push_str(&format!(
+            "; {} left out ('restorefs status' names {})",
+            HumanCount(status.refused),
+            them(status.refused)
+        ));
     }
     line
 }
@@ -54,6 +81,22 @@ fn cut(status: &Status) -> (&[String], u64) {
     }
 }
 
+fn them(count: u64) -> &'static str {
+    if count == 1 { "it" } else { "them" }
+}
+
+/// The source: in quotes where it is a path.
+pub(super) fn source(status: &Status) -> String {
+    let name = escape(status.source.as_bytes());
+    if name.starts_with("sender to ") {
+        format!("a {name}")
+    } else if name == "standard input" || name.starts_with("tcp ") {
+        name
+    } else {
+        format!("'{name}'")
+    }
+}
+
 /// All of it, for `status`.
 pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
     let mut lines = vec![path(mountpoint)];
@@ -63,6 +106,7 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         (_, Some(Verdict::Complete)) => "complete, with problems".into(),
         (_, Some(Verdict::Incomplete { cause, .. })) => format!("incomplete: {cause}"),
         (_, Some(Verdict::Corrupt { cause, .. })) => format!("corrupt: {cause}"),
+        (_, Some(Verdict::NoArchive { cause })) => format!("no archive: {cause}"),
         (_, Some(Verdict::Denied { cause })) => format!("nobody was let in: {cause}"),
         (_, Some(Verdict::Failed { cause })) => format!("failed: {cause}"),
         (Phase::Waiting, None) if status.sender.is_some() => "waiting for the sender".into(),
@@ -94,7 +138,9 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
     let of =
         of.map_or(String::new(), |size| format!(" ({} of {} read)", HumanBytes(status.source_bytes), HumanBytes(size)));
     field("bytes", format!("{}{of}", HumanBytes(status.bytes)));
-    field("rate", format!("{}/s over {:.1} s", HumanBytes(status.rate as u64), status.seconds));
+    if let Some(rate) = rate(status.rate, status.seconds) {
+        field("rate", format!("{rate} over {:.1} s", status.seconds));
+    }
     if let Some(file) = &status.receiving {
         field("receiving", format!("{} ({} of {})", file.path, HumanBytes(file.received), HumanBytes(file.size)));
     }
@@ -104,14 +150,14 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         let sends = match sender.sending {
             Sending::Catalogue => "the names of everything".into(),
             Sending::InOrder => "contents, in order".into(),
-            Sending::Wanted => format!("contents that are waited for: {} files", HumanCount(sender.wanted)),
+            Sending::Wanted => format!("contents that are waited for: {}", files(sender.wanted)),
         };
         if status.end.is_none() {
             field("sends", sends);
         }
         if sender.missing_files > 0 {
-            let (files, bytes) = (HumanCount(sender.missing_files), HumanBytes(sender.missing_bytes));
-            field("to come", format!("{files} of {} files, {bytes}", HumanCount(sender.files)));
+            let (missing, bytes) = (HumanCount(sender.missing_files), HumanBytes(sender.missing_bytes));
+            field("to come", format!("{missing} of {}, {bytes}", files(sender.files)));
         }
         if sender.outages > 0 {
             field("outages", HumanCount(sender.outages).to_string());
@@ -174,5 +220,29 @@ mod tests {
         let (line, lines) = told(1000);
         assert!(line.contains(", 'file15' and 984 more were cut."), "{line}");
         assert_eq!((lines.len(), &lines[16][..]), (17, "  cut        … and 984 more"));
+    }
+
+    fn ended(end: Verdict, entries: u64, seconds: f64) -> Status {
+        let mut status = Monitor::new().status();
+        status.source = "x.tar".into();
+        (status.end, status.entries, status.seconds) = (Some(end), entries, seconds);
+        (status.bytes, status.rate) = (3 << 20, (3 << 20) as f64 / seconds);
+        status
+    }
+
+    #[test]
+    fn no_rate_is_told_of_a_moment_and_nothing_of_nothing() {
+        let corrupt = || Verdict::Corrupt { cause: "it is broken".into(), cut: None };
+        let of = |end, entries, seconds| summary(&ended(end, entries, seconds));
+        assert_eq!(of(Verdict::Complete, 1, 0.001), "complete: 1 entry, 3.00 MiB");
+        assert_eq!(of(Verdict::Complete, 2, 0.5), "complete: 2 entries, 3.00 MiB in 0.5 s");
+        assert_eq!(of(Verdict::Complete, 2, 3.0), "complete: 2 entries, 3.00 MiB in 3.0 s (1.00 MiB/s)");
+        assert_eq!(of(corrupt(), 2, 0.0), "cannot go on: it is broken. What came before stays: 2 entries, 3.00 MiB");
+        assert_eq!(of(corrupt(), 0, 0.0), "cannot mount 'x.tar': it is broken");
+        let mut refused = ended(corrupt(), 0, 0.0);
+        refused.refused = 1;
+        assert_eq!(summary(&refused), "cannot go on: it is broken; 1 left out ('restorefs status' names it)");
+        let lines = status(Path::new("/mnt"), &ended(Verdict::Complete, 1, 0.001));
+        assert!(!lines.iter().any(|line| line.contains("/s")), "{lines:?}");
     }
 }

@@ -14,14 +14,14 @@ use std::fs::File;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryKind, SparseMap};
-use crate::filter::{self, Chunks, is_plain_file};
+use crate::filter::{self, Chunks, Compression, HEAD, NoTar, is_plain_file, recognise};
 use crate::index::{Arrival, Place};
 use crate::monitor::{Chain, Monitor, Verdict};
 use crate::record::{self, Record};
-use crate::source::{Source, Stop};
+use crate::source::{Farewell, Source, Stop};
 use crate::spool::{self, BLOB_THRESHOLD, Blob, Form, Spool};
 use crate::store::Store;
-use crate::tarball::{Decoder, End, Event, Options};
+use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use ahead::Ahead;
 use keeper::{Batch, Fate, Keeper, Last, Link, Op, refuse};
 
@@ -62,6 +62,9 @@ fn receive(job: Job) {
         current: None,
         max_index,
         over: false,
+        name: source.name().to_owned(),
+        head: Vec::new(),
+        compressions: Vec::new(),
     };
     if let (true, Some(file)) = (is_plain_file(&source), source.file()) {
         ingest.receive(|ingest, link| ingest.in_place(link, file, source.size().unwrap_or(0)), || ());
@@ -70,7 +73,7 @@ fn receive(job: Job) {
         let farewell = source.farewell();
         match Chunks::new(source, stop.clone(), monitor.clone()) {
             Ok(mut chunks) => {
-                ingest.receive(|ingest, link| ingest.stream(link, &mut chunks, seekable), || farewell.say());
+                ingest.receive(|ingest, link| ingest.stream(link, &mut chunks, seekable, &farewell), || farewell.say());
                 ingest.drain(&mut chunks);
             }
             Err(e) => ingest.receive(|_, _| Err(no_thread(e)), || ()),
@@ -99,6 +102,12 @@ struct Ingest<'a> {
     current: Option<Current>,
     max_index: u64,
     over: bool,
+    /// What the source is called.
+    name: String,
+    /// The first bytes of the archive, until it is known to be one.
+    head: Vec<u8>,
+    /// How these were compressed.
+    compressions: Vec<Compression>,
 }
 
 /// The file whose contents are arriving.
@@ -182,18 +191,27 @@ impl Ingest<'_> {
         }
     }
 
-    fn stream(&mut self, link: &mut Link<'_>, chunks: &mut Chunks, seekable: bool) -> Outcome {
+    fn stream(&mut self, link: &mut Link<'_>, chunks: &mut Chunks, seekable: bool, farewell: &Farewell) -> Outcome {
         loop {
-            match chunks.next_chunk() {
+            let next = chunks.next_chunk();
+            if !self.decoder.has_members() {
+                self.compressions = chunks.compressions().to_vec();
+            }
+            match next {
                 Ok(Some(chunk)) => {
                     self.chunk(link, &chunk)?;
                     chunks.recycle(chunk);
+                    if self.decoder.is_empty_so_far() {
+                        // It ends with the stream: a sender that waits for us to go first must not wait.
+                        farewell.say();
+                    }
                     // The rest of a file costs no waiting. Of a connection only the checksum is waited for.
                     if self.over && !seekable && chunks.is_whole() {
                         return self.finish();
                     }
                 }
                 Ok(None) => return self.finish(),
+                Err(filter::Error::Stopped | filter::Error::Read(_)) if self.decoder.is_empty_so_far() => return Ok(()),
                 Err(e) => {
                     let mut cause = e.to_string();
                     if self.over {
@@ -202,9 +220,8 @@ impl Ingest<'_> {
                         );
                     }
                     return Err(match e {
-                        filter::Error::Corrupt(_) | filter::Error::Unsupported(_) => {
-                            Verdict::Corrupt { cause, cut: None }
-                        }
+                        filter::Error::Corrupt(_) => Verdict::Corrupt { cause, cut: None },
+                        filter::Error::Unsupported(_) => Verdict::NoArchive { cause },
                         filter::Error::Read(_) => incomplete(format!("the source failed: {cause}")),
                         filter::Error::Stopped | filter::Error::Truncated(_) => incomplete(cause),
                     });
@@ -244,13 +261,39 @@ impl Ingest<'_> {
     /// Behind the end marker nothing is kept: there is no link.
     fn decode(&mut self, mut link: Option<&mut Link<'_>>, mut input: &[u8]) -> Outcome {
         self.monitor.add_bytes(input.len() as u64);
+        if !self.decoder.has_members() {
+            let room = HEAD.saturating_sub(self.head.len());
+            self.head.extend_from_slice(&input[..input.len().min(room)]);
+        }
         loop {
             match self.decoder.step(&mut input) {
                 Ok(Some(event)) => self.event(link.as_deref_mut(), event)?,
                 Ok(None) => return Ok(()),
-                Err(stop) => return Err(Verdict::Corrupt { cause: stop.to_string(), cut: None }),
+                Err(stop) => return Err(self.stopped(&stop)),
             }
         }
+    }
+
+    /// The decoder cannot go on: the archive is damaged, or is none.
+    fn stopped(&self, stop: &tarball::Stop) -> Verdict {
+        if self.decoder.has_members() {
+            return Verdict::Corrupt { cause: stop.to_string(), cut: None };
+        }
+        self.no_archive(stop.offset)
+    }
+
+    /// It is no tar archive, as is seen at `offset`. Only zeros can be before that, and those may begin an empty one.
+    fn no_archive(&self, offset: u64) -> Verdict {
+        let no_tar = self.recognise();
+        if no_tar.damaged || offset >= BLOCK as u64 {
+            Verdict::Corrupt { cause: no_tar.cause, cut: None }
+        } else {
+            Verdict::NoArchive { cause: no_tar.cause }
+        }
+    }
+
+    fn recognise(&self) -> NoTar {
+        recognise(&self.head, &self.name, &self.compressions)
     }
 
     fn event(&mut self, link: Option<&mut Link<'_>>, event: Event<'_>) -> Outcome {
@@ -449,8 +492,17 @@ impl Ingest<'_> {
                 self.monitor.warning(b"", "the end marker is one zero block where there should be two");
                 Ok(())
             }
+            End::Cut(_) if !self.decoder.has_members() && !self.may_be_cut() => {
+                Err(self.no_archive(self.decoder.position()))
+            }
             End::Cut(cause) => Err(incomplete(cause)),
         }
+    }
+
+    /// Whether what came, which is less than a block, may be where a sender broke off in its first header.
+    fn may_be_cut(&self) -> bool {
+        let begins_tar = may_begin_header(&self.head) && !self.recognise().is_certain;
+        self.compressions.is_empty() && (self.head.is_empty() || filter::may_be_cut(&self.head)) || begins_tar
     }
 
     /// Nothing more comes. Readers that wait for the file that was cut are woken. `said` is called as soon as the sender
@@ -476,7 +528,7 @@ impl Ingest<'_> {
             match &mut verdict {
                 Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(last.path.to_string()),
                 Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", last.path)),
-                Verdict::Complete | Verdict::Denied { .. } => {}
+                Verdict::Complete | Verdict::Denied { .. } | Verdict::NoArchive { .. } => {}
             }
         }
         self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);

@@ -90,7 +90,12 @@ impl Contents {
     /// Those of a spool, as the daemon of this user has handed it over.
     pub fn spool(journal: OwnedFd, blobs: OwnedFd, daemon: u32) -> io::Result<Self> {
         let owner = handed::owner_of_blobs(&blobs, daemon)?;
-        Ok(Contents::Spool { journal: Arc::new(handed::journal(journal, owner)?), blobs, owner, proofs: Arc::default() })
+        Ok(Contents::Spool {
+            journal: Arc::new(handed::journal(journal, owner)?),
+            blobs,
+            owner,
+            proofs: Arc::default(),
+        })
     }
 
     /// Those of an archive, which must not change from now on.

@@ -184,7 +184,9 @@ impl Receive {
                 Err(verdict) => {
                     let reason = match &verdict {
                         Verdict::Incomplete { cause, .. } | Verdict::Corrupt { cause, .. } => cause.clone(),
-                        Verdict::Failed { cause } | Verdict::Denied { cause } => cause.clone(),
+                        Verdict::Failed { cause } | Verdict::Denied { cause } | Verdict::NoArchive { cause } => {
+                            cause.clone()
+                        }
                         Verdict::Complete => String::new(),
                     };
                     if !self.whole {
@@ -238,7 +240,7 @@ impl Receive {
         let missing = match (self.met, files) {
             (false, _) => ": no sender came".into(),
             (_, 0) => String::new(),
-            _ => format!(": {files} files are missing or cut, {bytes} bytes of contents"),
+            _ => format!(": {}", missing(files, bytes)),
         };
         let cause = format!("receiving was stopped{missing}");
         (!self.whole).then_some(Verdict::Incomplete { cause, cut: None })
@@ -383,8 +385,7 @@ impl Receive {
                 let (files, bytes) = self.sink.missing();
                 let reason =
                     reason.map_or_else(|| "without a reason".into(), |reason| escape(clipped(reason.as_bytes())));
-                let cause =
-                    format!("the sender ended: {reason}; {files} files are missing or cut, {bytes} bytes of contents");
+                let cause = format!("the sender ended: {reason}; {}", missing(files, bytes));
                 Err(Verdict::Incomplete { cause, cut: None })
             }
             _ if self.whole => {
@@ -491,6 +492,11 @@ fn say_bye(link: Link, reason: &str) {
 
 fn corrupt(what: &str) -> Verdict {
     Verdict::Corrupt { cause: format!("the sender does not keep to the protocol: {what}"), cut: None }
+}
+
+fn missing(files: u64, bytes: u64) -> String {
+    let files = if files == 1 { "1 file is".into() } else { format!("{files} files are") };
+    format!("{files} missing or cut, {bytes} bytes of contents")
 }
 
 fn frame(messages: &[FromReceiver]) -> Vec<u8> {

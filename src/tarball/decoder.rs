@@ -10,6 +10,14 @@ use super::pax::Fault;
 use super::sparse::{Lines, Next, OldGnu, Segments};
 use super::{End, Event, Options, Stop, pax};
 
+/// An empty archive is padded to a record, which is 1 MiB at the very most with usual tools. More zeros than this are
+/// those of a disk image or of /dev/zero.
+const MAX_LEADING_ZEROS: u64 = 64 << 20;
+
+const NOTHING_BUT_ZEROS: &str = "this is no tar archive: there is nothing but zeros in its first 64 MiB";
+
+const DATA_BEHIND: &str = "there is data behind the end marker: it is left out (--concatenated reads on)";
+
 /// Decodes an archive from bytes that come in any pieces.
 #[derive(Debug)]
 pub struct Decoder {
@@ -108,6 +116,16 @@ impl Decoder {
         self.position
     }
 
+    /// Whether a header has been read. Until then it is open whether this is a tar archive at all.
+    pub fn has_members(&self) -> bool {
+        self.members
+    }
+
+    /// Whether zeros are all that came, as many as an end marker has. If nothing follows, it is an empty archive.
+    pub fn is_empty_so_far(&self) -> bool {
+        !self.members && self.zero_blocks > 1 && self.gathered_zeros() && matches!(self.state, State::Header)
+    }
+
     /// Takes from `input` until there is something to tell. `None`: it wants more input.
     pub fn step<'a>(&mut self, input: &mut &'a [u8]) -> Result<Option<Event<'a>>, Stop> {
         loop {
@@ -175,8 +193,7 @@ impl Decoder {
                 State::After { told } => {
                     if !*told && input.iter().any(|&b| b != 0) {
                         *told = true;
-                        let message = "there is data behind the end marker: it is left out (--concatenated reads on)";
-                        self.events.push_back(Event::Warning { path: Vec::new(), message: message.into() });
+                        self.warn(DATA_BEHIND);
                     }
                     self.position += input.len() as u64;
                     *input = &[];
@@ -230,10 +247,10 @@ impl Decoder {
     pub fn finish(&self) -> End {
         match &self.state {
             State::After { .. } => End::Complete,
-            State::Header if self.zero_blocks > 1 && self.filled == 0 => End::Complete,
-            State::Header if self.zero_blocks > 0 && self.block[..self.filled].iter().all(|&b| b == 0) => {
-                End::LoneZeroBlock
+            State::Header if self.zero_blocks > 1 && (self.filled == 0 || !self.members && self.gathered_zeros()) => {
+                End::Complete
             }
+            State::Header if self.zero_blocks > 0 && self.gathered_zeros() => End::LoneZeroBlock,
             State::Header if self.filled > 0 => End::Cut("the stream ended inside a header"),
             State::Header | State::Peek { .. } | State::Skip { left: 0 } if self.extensions.any() => {
                 End::Cut("the stream ended between an extended header and its member")
@@ -250,6 +267,11 @@ impl Decoder {
             State::Data { .. } | State::Skip { .. } => End::Cut("the stream ended between two entries"),
             State::Stopped(_) => End::Cut("the stream could not be followed"),
         }
+    }
+
+    /// Whether what there is of the next block is zero.
+    fn gathered_zeros(&self) -> bool {
+        self.block[..self.filled].iter().all(|&b| b == 0)
     }
 
     fn stop(&mut self, reason: impl Into<String>) {
@@ -306,26 +328,34 @@ impl Decoder {
                 self.extensions = Extensions::default();
             }
             self.zero_blocks = (self.zero_blocks + 1).min(2);
-            if self.zero_blocks == 2 && !self.options.concatenated {
+            if !self.members && self.position > MAX_LEADING_ZEROS {
+                return self.stop_at(0, NOTHING_BUT_ZEROS);
+            }
+            // Disk images begin with zeros too: without a member, only the end of the stream makes an empty archive.
+            if self.zero_blocks == 2 && self.members && !self.options.concatenated {
                 self.end_of_archive(false);
             }
             return;
         }
-        if self.zero_blocks == 1 && !self.options.concatenated {
+        let header = Header::parse(block);
+        if self.zero_blocks > 0 && !self.options.concatenated && (self.members || header.is_some()) {
             // GNU tar, libarchive and Python all take one zero block for the end.
-            self.warn(
-                "a lone zero block is taken for the end marker; there is data behind it (--concatenated reads on)",
-            );
+            self.warn(if self.zero_blocks == 1 {
+                "a lone zero block is taken for the end marker; there is data behind it (--concatenated reads on)"
+            } else {
+                DATA_BEHIND
+            });
             return self.end_of_archive(true);
         }
-        let Some(header) = Header::parse(block) else {
-            let reason = if self.doubtful {
-                "this is no tar header: its checksum is wrong; the entry before it has a malformed pax header, which may \
-                 have given another size"
-            } else if self.members {
-                "this is no tar header: its checksum is wrong"
-            } else {
-                "this is no tar archive: the checksum of its first header is wrong"
+        let Some(header) = header else {
+            let reason = match (self.members, self.zero_blocks) {
+                _ if self.doubtful => {
+                    "this is no tar header: its checksum is wrong; the entry before it has a malformed pax header, which \
+                     may have given another size"
+                }
+                (true, _) => "this is no tar header: its checksum is wrong",
+                (false, 0) => "this is no tar archive: the checksum of its first header is wrong",
+                (false, _) => "this is no tar archive: it begins with zeros, and other data follows",
             };
             return self.stop_at(at, reason);
         };

@@ -176,3 +176,15 @@ pub(super) fn until_nul(bytes: &[u8]) -> &[u8] {
 pub(super) fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
+
+/// Whether these bytes, fewer than a block, may be the beginning of a header: a name in printable characters, NULs up to
+/// its end, and a mode in octal.
+pub fn may_begin_header(bytes: &[u8]) -> bool {
+    let (name, behind) = bytes.split_at(bytes.len().min(100));
+    let (name, padding) = name.split_at(name.iter().position(|&b| b == 0).unwrap_or(name.len()));
+    let mode = &behind[..behind.len().min(8)];
+    !name.is_empty()
+        && name.iter().all(|&b| b >= b' ' && b != 0x7f)
+        && padding.iter().all(|&b| b == 0)
+        && mode.iter().all(|b| matches!(b, b'0'..=b'7' | b' ' | 0))
+}

@@ -27,7 +27,7 @@ use crate::entry::Entry;
 
 pub use decoder::Decoder;
 pub use encoder::{END, Encoder, RECORD, Unsupported, fill};
-pub use header::BLOCK;
+pub use header::{BLOCK, may_begin_header};
 
 /// How an archive is to be read.
 #[derive(Clone, Copy, Debug)]

@@ -168,18 +168,6 @@ fn compressed_twice() {
     check("bzip2, then lz4", "lz4 -qc x.tar | bzip2 -c >packed");
 }
 
-#[test]
-fn a_form_that_is_not_supported_names_the_program_that_helps() {
-    needs_fuse!();
-    let dir = tempfile::tempdir().unwrap();
-    shell(dir.path(), "echo 1 >a; tar -cf x.tar a; lz4 -qlc x.tar >packed");
-    let mount = Mount::file(&dir.path().join("packed"), &[]);
-    let status = mount.wait_end();
-    assert_eq!(status["end"]["verdict"], "corrupt", "{status:#}");
-    mount.wait_printed("lz4 -dc");
-    assert_eq!(mount.unmount(), Some(5));
-}
-
 /// An archive of one large file of text, `big`, behind a small one, `small`.
 fn large() -> TempDir {
     let dir = tempfile::tempdir().unwrap();

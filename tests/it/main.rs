@@ -18,6 +18,7 @@ mod layering;
 mod listing;
 mod materialize;
 mod model;
+mod no_archive;
 mod passthrough;
 mod policy;
 mod readers;

@@ -121,7 +121,12 @@ fn mounted(from: From, args: &[&str]) {
         let mount = Mounted::new(&bytes[..at], from, scratch);
         let (status, cut) = (mount.end(), at as u64);
         is_told(&status, &members, cut, bytes.len() as u64);
-        let exit = if cut < end(&members) + 512 { Exit::Incomplete } else { Exit::Complete };
+        let exit = match cut {
+            // Nothing came that could stay.
+            _ if cut < members[0].header_end => Exit::Failed,
+            _ if cut < end(&members) + 512 => Exit::Incomplete,
+            _ => Exit::Complete,
+        };
         assert_eq!(Exit::of(&status), exit, "cut at {cut}");
         let there: Vec<_> = members.iter().filter(|m| m.header_end <= cut).collect();
         let paths: BTreeSet<_> = there.iter().map(|m| m.path.clone()).filter(|path| !path.is_empty()).collect();

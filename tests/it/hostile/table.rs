@@ -161,10 +161,18 @@ fn ends() {
     ends(&[f(), vec![0; BLOCK], f(), END.to_vec()], &MENDED);
     ends(&[f()], &CUT);
     ends(&[f()[..700].to_vec()], &CUT);
-    ends(&[f()[..100].to_vec()], &CUT);
-    ends(&[pax(b'x', &[("path", b"p")])], &CUT);
-    ends(&[], &CUT);
+    // Nothing was received, so nothing stays mounted.
+    let nothing = outcome(1, 0, 0);
+    ends(&[f()[..100].to_vec()], &nothing);
+    ends(&[pax(b'x', &[("path", b"p")])], &nothing);
+    ends(&[], &nothing);
+    ends(&[vec![1; BLOCK]], &nothing);
     ends(&[END.to_vec()], &CLEAN);
+    // Zeros make an empty archive only where nothing else follows, or another archive.
+    ends(&[vec![0; 32 << 10], vec![1; 100]], &STOPPED);
+    ends(&[vec![0; 32 << 10], vec![1; BLOCK]], &STOPPED);
+    ends(&[vec![0; BLOCK], vec![1; BLOCK]], &STOPPED);
+    ends(&[vec![0; 32 << 10], f(), END.to_vec()], &MENDED);
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn what_becomes_shorter_is_named_and_the_rest_stays_right() {
     let half = LARGE / 2;
     fs::File::options().write(true).open(dir.path().join("t/a")).unwrap().set_len(half as u64).unwrap();
     let zeros = format!("'t/a': it has become shorter: the last {half} bytes of what is sent of it are zeros");
-    let ended = rest(child, first).with(3).says(&[&zeros, "1 could not be sent as they are"]);
+    let ended = rest(child, first).with(3).says(&[&zeros, "1 could not be sent as it is"]);
     let sent = member(&ended, "t/a");
     assert!(sent[..half] == bytes(1, LARGE)[..half] && sent[half..] == vec![0; half]);
     assert_eq!(member(&ended, "t/d"), b"d");

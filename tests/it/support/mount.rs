@@ -136,6 +136,11 @@ impl Mount {
         mount
     }
 
+    /// Whether it is still there.
+    pub fn is_mounted(&self) -> bool {
+        self.point.metadata().map_or(true, |point| point.dev() != self.dir.path().metadata().unwrap().dev())
+    }
+
     /// Below the mount point.
     pub fn path(&self, name: impl AsRef<Path>) -> PathBuf {
         self.point.join(name)
