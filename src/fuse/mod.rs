@@ -235,9 +235,15 @@ fn mount_directly(point: BorrowedFd<'_>, source: &str, allow_other: bool) -> Res
     Ok((connection, device))
 }
 
-/// The device number of a mount.
-fn device_of(mountpoint: &Path) -> Result<(u32, u32), Errno> {
-    device_at(CWD, mountpoint)
+/// The device number of what fusermount3 has mounted, which must be there: it was given a path.
+fn device_of(mountpoint: &Path) -> io::Result<(u32, u32)> {
+    let found = device_at(CWD, mountpoint)?;
+    let uid = rustix::process::getuid().as_raw();
+    if mounts::of(&number(found))?.iter().any(|mounted| mounted.uid == uid && mounted.mountpoint == mountpoint) {
+        Ok(found)
+    } else {
+        Err(io::Error::other("it was renamed meanwhile"))
+    }
 }
 
 /// Asks the kernel only: nobody answers requests yet.
