@@ -482,6 +482,28 @@ mod tests {
     }
 
     #[test]
+    fn whoever_renames_what_is_above_has_no_other_file_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { directory: dir.path().into(), limit: None, keep: true, source: "test".into() };
+        let spool = Spool::create(&config, Monitor::new()).unwrap();
+        let mut blob = spool.create_blob(None, &|| true).unwrap();
+        spool.write_blob(&mut blob, b"ours", 0, &|| true).unwrap();
+        let theirs = dir.path().join("theirs");
+        std::fs::create_dir_all(theirs.join("blobs")).unwrap();
+        std::fs::write(theirs.join("blobs/0"), "theirs").unwrap();
+        std::fs::rename(spool.path(), dir.path().join("aside")).unwrap();
+        std::os::unix::fs::symlink(&theirs, spool.path()).unwrap();
+        let read = |file| io::read_to_string::<File>(file).unwrap();
+        assert_eq!(read(spool.open_blob(0).unwrap()), "ours");
+        spool.create_blob(None, &|| true).unwrap();
+        assert!(dir.path().join("aside/blobs/1").exists() && !theirs.join("blobs/1").exists());
+        // Nor through a link in the place of a blob.
+        std::fs::remove_file(dir.path().join("aside/blobs/0")).unwrap();
+        std::os::unix::fs::symlink(theirs.join("blobs/0"), dir.path().join("aside/blobs/0")).unwrap();
+        assert!(spool.open_blob(0).is_err());
+    }
+
+    #[test]
     fn prepared_names_take_no_spool_away() {
         use std::os::unix::fs::MetadataExt;
         let dir = tempfile::tempdir().unwrap();

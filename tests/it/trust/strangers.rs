@@ -1,6 +1,12 @@
 //! Other users of the machine: what they are told, and what they cannot take away.
 
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+
 use super::home;
+use crate::support::feed::{end, whole};
+use crate::support::mount::Mount;
 use crate::support::needs_fuse;
 
 #[test]
@@ -118,4 +124,74 @@ fn what_a_dead_daemon_left_makes_nobody_wait() {
         assert!(part.contains("has no control socket") && part.contains("exit 1\n"), "{told}");
     }
     assert!(parts[2].ends_with("was not asked, and may still run\n"), "{told}");
+}
+
+#[test]
+fn nobody_else_is_answered_even_where_they_can_connect() {
+    needs_fuse!();
+    let home = home(34);
+    // The user lets everybody at their socket.
+    let told = home.script(
+        r#"
+        as $uid "./restorefs mount -d x.tar mnt; chmod 755 /tmp/restorefs-$uid; chmod 666 /tmp/restorefs-$uid/*.sock"
+        ask() {
+            python3 - /tmp/restorefs-$uid/*.sock <<'END'
+import socket, sys
+with socket.socket(socket.AF_UNIX) as daemon:
+    daemon.connect(sys.argv[1])
+    try:
+        daemon.sendall(b'"status"\n')
+        print(len(daemon.recv(1 << 16)) > 0)
+    except OSError:
+        print(False)
+END
+        }
+        export uid
+        export -f ask
+        as $uid ask
+        as 8 ask
+        ask
+        as $uid './restorefs umount mnt'
+        "#,
+    );
+    assert_eq!(told, "True\nFalse\nTrue\n");
+}
+
+#[test]
+fn requests_that_make_no_sense_hold_nobody_up() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let device = mount.point.metadata().unwrap().dev();
+    let socket = format!("/run/restorefs/{}:{}.sock", rustix::fs::major(device), rustix::fs::minor(device));
+    let connect = || UnixStream::connect(&socket).unwrap();
+    // Some say nothing at all.
+    let silent: Vec<_> = (0..20).map(|_| connect()).collect();
+    for (request, answer) in [
+        (&b"nonsense\n"[..], "the request cannot be read"),
+        (b"{\"unmount\":{\"mount\":18446744073709551616,\"force\":true}}\n", "the request cannot be read"),
+        (&[b'['; 100_000], "the request cannot be read"),
+        (b"{\"wait\":{\"path\":[46,46,47,46,46,47,101,116,99]}}\n", ""),
+    ] {
+        let mut client = connect();
+        client.write_all(request).unwrap();
+        let mut told = String::new();
+        if answer.is_empty() {
+            // It waits for what never comes.
+            drop(client);
+            continue;
+        }
+        client.shutdown(std::net::Shutdown::Write).unwrap();
+        client.read_to_string(&mut told).unwrap();
+        assert!(told.contains(answer), "{told}");
+    }
+    // A line that does not end is not kept beyond a bound.
+    let mut client = connect();
+    let _ = client.write_all(&vec![b' '; 4 << 20]);
+    let mut told = String::new();
+    let _ = client.read_to_string(&mut told);
+    stdin.write_all(&[whole("small", b"s"), end()].concat()).unwrap();
+    drop(stdin);
+    mount.wait_clean();
+    drop(silent);
+    mount.unmount();
 }
