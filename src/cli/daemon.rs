@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Exit, show};
@@ -192,8 +192,6 @@ pub(super) fn run(mut options: Options, front: UnixStream, verbose: bool) -> Exi
 
 /// Takes the signals that would end the process and leave a dead mount behind. To be called before mounting.
 pub(super) fn signals() -> io::Result<Signals> {
-    // A limit on the size of files (ulimit -f) is told by an error of the write, which we name; the signal would kill.
-    signal_hook::flag::register(SIGXFSZ, Arc::default())?;
     Signals::new([SIGTERM, SIGINT, SIGHUP])
 }
 

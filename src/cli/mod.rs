@@ -316,6 +316,10 @@ struct UmountArgs {
 
 /// Runs a command line.
 pub fn run(cli: Cli) -> Exit {
+    // Over a limit on the size of files (ulimit -f) the write fails, and is reported; the signal would only kill.
+    if let Err(e) = signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()) {
+        return fail(format_args!("cannot ignore SIGXFSZ: {e}"));
+    }
     match cli.command {
         Command::Mount(args) => mount::run(args),
         Command::Status(args) => status::run(&args),

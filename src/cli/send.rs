@@ -69,8 +69,16 @@ pub(super) fn run(args: SendArgs) -> Exit {
             tell("whoever reads the archive has ended before it was complete");
             Exit::Incomplete
         }
-        Some(Err(e)) => fail(format_args!("cannot write the archive: {e}")),
+        Some(Err(e)) => fail(format_args!("cannot write the archive{}: {e}", to_file())),
         None => fail("sending ended with a panic: please report it"),
+    }
+}
+
+/// Where standard output goes, if that is a file.
+fn to_file() -> String {
+    match std::fs::read_link("/proc/self/fd/1") {
+        Ok(path) if path.is_file() => format!(" to '{}'", show::path(&path)),
+        _ => String::new(),
     }
 }
 

@@ -56,6 +56,9 @@ pub(super) fn explain(cause: &io::Error) -> String {
         Some(libc::EPERM) => {
             format!("{cause} (what stands there, or its directory, may be immutable: see lsattr, chattr)")
         }
+        Some(libc::EFBIG) => {
+            format!("{cause} (over the limit that 'ulimit -f' sets, or larger than the file system takes)")
+        }
         Some(libc::ENOTEMPTY | libc::EISDIR) => "a directory that is not empty stands in its place".into(),
         _ => cause.to_string(),
     }

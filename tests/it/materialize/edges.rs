@@ -10,7 +10,7 @@ use tar::EntryType::{Directory, Link, Regular};
 use super::{archive, materialize};
 use crate::support::disk::Disk;
 use crate::support::feed::{member, whole};
-use crate::support::mount::Mount;
+use crate::support::mount::{Mount, RESTOREFS};
 use crate::support::{needs_fuse, run, shell};
 
 const TIME: u64 = 1_000_000_000;
@@ -88,7 +88,7 @@ fn another_file_system_in_the_target() {
     // It is brought to the disk too: nothing but a sync does that within the hour.
     let image = dir.path().join("other.img");
     let other = Disk::ext4(&image, &dest.join("other"), "", "commit=3600");
-    let ended = Command::new(crate::support::mount::RESTOREFS)
+    let ended = Command::new(RESTOREFS)
         .arg("materialize")
         .args([&mount.point, &dest])
         .args(["--exclude=zz", "--exclude=closed"])
@@ -108,6 +108,35 @@ fn another_file_system_in_the_target() {
         assert_eq!((m.mode() & 0o7777, m.mtime()), (0o755, TIME as i64), "{name}");
     }
     mount.unmount();
+}
+
+#[test]
+fn a_limit_on_the_size_of_files_is_an_error_with_a_path() {
+    needs_fuse!();
+    let (dir, mount, dest) = archive(&[whole("before", b"x"), whole("large", &[7; 300_000]), whole("small", b"x")]);
+    // Blocks of 1024 bytes.
+    let limited = |line: &str| {
+        let line = format!("ulimit -f 100; exec {RESTOREFS} {line}");
+        Command::new("bash").args(["-c", &line]).current_dir(dir.path()).output().unwrap()
+    };
+    let text = |output: &std::process::Output| String::from_utf8_lossy(&output.stderr).into_owned();
+    let output = limited("materialize --no-sync mnt dest".replace("mnt", mount.point.to_str().unwrap()).as_str());
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    assert!(text(&output).contains("'large': File too large"), "{}", text(&output));
+    assert!(!dest.join("large").exists());
+    assert_eq!(
+        (fs::read(dest.join("before")).unwrap(), fs::read(dest.join("small")).unwrap()),
+        (b"x".into(), b"x".into())
+    );
+    mount.unmount();
+    fs::write(dir.path().join("packed"), [7; 300_000]).unwrap();
+    let output = limited("send packed - >sent.tar");
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let named = format!(
+        "cannot write the archive to '{}': File too large",
+        dir.path().canonicalize().unwrap().join("sent.tar").display()
+    );
+    assert!(text(&output).contains(&named), "{}", text(&output));
 }
 
 #[test]
