@@ -202,6 +202,7 @@ mod tests {
     /// What is told of so many files that were cut.
     fn told(count: usize) -> (String, Vec<String>) {
         let monitor = Monitor::new();
+        monitor.add_entries(1);
         let paths = (0..count.min(MAX_CUT_NAMED)).map(|n| format!("file{n}")).collect();
         monitor.sender(SenderStatus { cut: paths, cut_files: count as u64, ..SenderStatus::default() });
         monitor.end(Verdict::Incomplete { cause: "stopped".into(), cut: None });

@@ -435,7 +435,7 @@ mod tests {
         assert_eq!(forged(&journal, b"xx", b"xx").unwrap().len(), 3);
         for (from, to) in [(b"xx", b".."), (b"xx", b"x\0"), (b"yy", b".."), (b"yy", b"\0y"), (b"zz", b"z\0")] {
             let error = forged(&journal, from, to).unwrap_err();
-            assert!(error.to_string().starts_with("the journal is damaged at byte "), "{to:?}: {error}");
+            assert!(error.to_string().starts_with("the journal of the spool is damaged at byte "), "{to:?}: {error}");
         }
         // What only looks like a path is none either: names are normal, or there is none.
         for to in [b"/x", b"x/", b"./"] {
