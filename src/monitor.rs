@@ -82,11 +82,6 @@ pub enum Verdict {
         /// What it is instead, and what opens it.
         cause: String,
     },
-    /// Nobody came with the right token, and too many with wrong ones.
-    Denied {
-        /// How many.
-        cause: String,
-    },
     /// Something on our side failed.
     Failed {
         /// What failed, on what, and why.

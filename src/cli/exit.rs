@@ -53,7 +53,6 @@ impl Exit {
             Some(Verdict::Incomplete { .. }) if status.is_nothing() => Exit::Failed,
             Some(Verdict::Incomplete { .. }) | None => Exit::Incomplete,
             Some(Verdict::Corrupt { .. }) => Exit::Corrupt,
-            Some(Verdict::Denied { .. }) => Exit::Denied,
             Some(Verdict::NoArchive { .. } | Verdict::Failed { .. }) => Exit::Failed,
         }
     }

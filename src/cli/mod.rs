@@ -44,7 +44,7 @@ Exit codes:
   3  complete, with problems: entries or attributes were left out, each is named
   4  incomplete: the stream ended early, or was stopped
   5  corrupt: the stream cannot be followed further
-  6  the token is not the one of the other side";
+  6  'send' has another token than the receiver";
 
 #[derive(Debug, Subcommand)]
 enum Command {

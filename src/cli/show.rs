@@ -58,7 +58,6 @@ pub(super) fn summary(status: &Status) -> String {
             format!("cannot go on: {cause}{cut}{}", stays("What came before stays"))
         }
         Some(Verdict::NoArchive { cause }) => format!("no archive: {cause}"),
-        Some(Verdict::Denied { cause }) => format!("nobody was let in: {cause}"),
         Some(Verdict::Failed { cause }) => format!("failed: {cause}{cut}{}", stays("What arrived before is whole")),
         None => format!("receiving: {what}"),
     };
@@ -107,7 +106,6 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         (_, Some(Verdict::Incomplete { cause, .. })) => format!("incomplete: {cause}"),
         (_, Some(Verdict::Corrupt { cause, .. })) => format!("corrupt: {cause}"),
         (_, Some(Verdict::NoArchive { cause })) => format!("no archive: {cause}"),
-        (_, Some(Verdict::Denied { cause })) => format!("nobody was let in: {cause}"),
         (_, Some(Verdict::Failed { cause })) => format!("failed: {cause}"),
         (Phase::Waiting, None) if status.sender.is_some() => "waiting for the sender".into(),
         (Phase::Waiting, None) => "waiting for the first byte".into(),

@@ -528,7 +528,7 @@ impl Ingest<'_> {
             match &mut verdict {
                 Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(last.path.to_string()),
                 Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", last.path)),
-                Verdict::Complete | Verdict::Denied { .. } | Verdict::NoArchive { .. } => {}
+                Verdict::Complete | Verdict::NoArchive { .. } => {}
             }
         }
         self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);

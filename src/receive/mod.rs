@@ -184,7 +184,7 @@ impl Receive {
                 Err(verdict) => {
                     let reason = match &verdict {
                         Verdict::Incomplete { cause, .. } | Verdict::Corrupt { cause, .. } => cause.clone(),
-                        Verdict::Failed { cause } | Verdict::Denied { cause } | Verdict::NoArchive { cause } => {
+                        Verdict::Failed { cause } | Verdict::NoArchive { cause } => {
                             cause.clone()
                         }
                         Verdict::Complete => String::new(),
@@ -249,12 +249,6 @@ impl Receive {
     fn arrival(&mut self, arrival: wire::Arrival) -> Result<Option<Link>, Option<Verdict>> {
         match arrival {
             wire::Arrival::Sender(link) => Ok(Some(link)),
-            // Whoever had the right one may come back.
-            wire::Arrival::Denied if self.met => Ok(None),
-            wire::Arrival::Denied => {
-                let cause = format!("{} connections came with a wrong token, and none with the right one", wire::TRIES);
-                Err(Some(Verdict::Denied { cause }))
-            }
             wire::Arrival::Failed(e) => {
                 let cause = format!("cannot listen any more: {e}");
                 Err((!self.whole).then_some(Verdict::Failed { cause }))

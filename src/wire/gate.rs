@@ -16,9 +16,6 @@ use super::link::{Closed, Link};
 use super::{Token, tls};
 use crate::strangers::{Stranger, Told, gives_way};
 
-/// After so many wrong tokens nobody is expected to have the right one.
-pub const TRIES: usize = 20;
-
 /// At most this many that have shown the token wait to be looked at, while the receiver waits for room on its disk, say;
 /// others are refused.
 const ARRIVALS: usize = 8;
@@ -33,8 +30,6 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub enum Arrival {
     /// Somebody who has the token.
     Sender(Link),
-    /// [`TRIES`] came with a wrong token.
-    Denied,
     /// Nobody else can come.
     Failed(io::Error),
 }
@@ -103,8 +98,8 @@ impl Guest {
 struct Gate<P> {
     listener: Listener,
     guests: Vec<Guest>,
-    /// How many came with a wrong token.
-    wrong: usize,
+    /// How many came with a wrong token. They end nothing: nobody guesses 128 bits, and any stranger could.
+    wrong: u64,
     told: Told,
     arrivals: SyncSender<Arrival>,
     poke: P,
@@ -235,10 +230,8 @@ impl<P: Fn()> Gate<P> {
         }
         self.wrong += 1;
         let wrong = self.wrong;
-        self.told.warn(format_args!("{peer} has another token, and is refused ({wrong} of {TRIES} such tries)"));
-        if wrong == TRIES {
-            self.tell(Arrival::Denied);
-        }
+        let so_far = if wrong > 1 { format!(" ({wrong} such connections so far)") } else { String::new() };
+        self.told.warn(format_args!("{peer} has another token, and is refused{so_far}; still listening"));
     }
 
     fn tell(&mut self, arrival: Arrival) {

@@ -12,7 +12,7 @@ mod token;
 
 pub use connect::{ConnectError, connect};
 pub use frame::{Batch, FrameError, Frames, MAX_BODY};
-pub use gate::{Arrival, Listener, TRIES};
+pub use gate::{Arrival, Listener};
 pub use link::{Closed, Current, Link, Poker};
 pub use message::{
     Fate, FromReceiver, FromSender, Hash, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,
