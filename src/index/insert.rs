@@ -51,6 +51,8 @@ pub struct Late<'a> {
     pub link: &'a EntryPath,
     /// What it is linked to.
     pub target: &'a EntryPath,
+    /// What its path meant before.
+    pub before: Option<Ino>,
     /// The inode that it has now, or why it is left out.
     pub bound: Result<Ino, Refusal>,
 }
@@ -81,8 +83,9 @@ impl Index {
                 if self.latest.get(&link).is_some_and(|&latest| latest > order) {
                     continue;
                 }
+                let before = self.resolve(link.as_bytes());
                 let bound = self.link(&link, &target);
-                late(Late { link: &link, target: &target, bound });
+                late(Late { link: &link, target: &target, before, bound });
                 if bound.is_ok() {
                     self.taken(&link, order);
                     self.ready(&link, &mut ready);

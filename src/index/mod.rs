@@ -34,6 +34,10 @@ impl Ino {
     }
 }
 
+/// A name in a directory, whatever it is bound to. It stays good for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Name(u32);
+
 /// What an inode is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -286,6 +290,30 @@ impl Index {
         path.split(|&b| b == b'/')
             .filter(|c| !c.is_empty() && *c != b".")
             .try_fold(Ino::ROOT, |at, name| self.lookup(at, name))
+    }
+
+    /// The name at a path below the root.
+    pub fn name(&self, path: &[u8]) -> Option<Name> {
+        let (directory, name) = match path.iter().rposition(|&b| b == b'/') {
+            Some(slash) => (&path[..slash], &path[slash + 1..]),
+            None => (&[][..], path),
+        };
+        let parent = self.resolve(directory)?;
+        self.find(self.table.hash(parent, name), parent, name).map(Name)
+    }
+
+    /// The path of a name. None where something else has taken the place of a directory that it is in.
+    pub fn path(&self, name: Name) -> Option<Vec<u8>> {
+        let dentry = self.dentries.get(name.0 as usize)?;
+        let mut path = match self.directory_number(Ino(u64::from(dentry.parent))) {
+            Some(number) => self.directory_path(number, usize::MAX)?,
+            None => Vec::new(),
+        };
+        if !path.is_empty() {
+            path.push(b'/');
+        }
+        path.extend_from_slice(self.arena.get(dentry.name));
+        Some(path)
     }
 
     /// What `stat` tells of an inode. None for a number that was never given out.

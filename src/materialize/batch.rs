@@ -43,6 +43,15 @@ impl Batch {
     }
 }
 
+/// Why another name could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unmade {
+    /// What has the first name is not what was packed.
+    OtherFile,
+    /// The file cannot have another name there.
+    NoMoreLinks,
+}
+
 /// What went wrong with one entry, and what can be done.
 pub(super) fn explain(cause: &io::Error) -> String {
     match cause.raw_os_error() {
@@ -64,42 +73,41 @@ pub(super) fn explain(cause: &io::Error) -> String {
     }
 }
 
-/// Makes batches, one after the other. Of each is told which second names could not be made, and need the contents.
+/// Makes batches, one after the other. Reports the names that could not be made from another one.
 pub(super) fn execute(
     batches: &Receiver<Batch>,
-    done: &SyncSender<Vec<Link>>,
+    done: &SyncSender<Vec<(Link, Unmade)>>,
     creator: &Creator,
     fatal: &Mutex<Option<(String, io::Error)>>,
 ) {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
     let stop = AtomicBool::new(false);
-    let judge = |path: &[u8], made: io::Result<bool>| match made {
-        Ok(made) => made,
-        Err(cause) if creator.is_fatal(&cause) => {
+    let judge = |path: &[u8], cause: io::Error| {
+        if creator.is_fatal(&cause) {
             stop.store(true, Ordering::Relaxed);
             fatal.lock().get_or_insert((report::told(path), cause));
-            true
-        }
-        Err(cause) => {
+        } else {
             creator.report.problem(path, explain(&cause));
-            true
         }
     };
     for batch in batches {
         share_out(threads, batch.tasks, &stop, |task| {
-            let made = creator.create(&task);
-            if made.is_err() && !task.replaces_ours {
-                creator.pass_over(&task.item.entry.path);
+            let path = &task.item.entry.path;
+            if let Err(cause) = creator.create(&task) {
+                if !task.replaces_ours {
+                    creator.pass_over(path);
+                }
+                judge(path.as_bytes(), cause);
             }
-            judge(task.item.entry.path.as_bytes(), made.map(|()| true));
         });
         let without = Mutex::new(Vec::new());
         share_out(threads, batch.links, &stop, |link| {
-            if judge(link.path.as_bytes(), creator.link(&link)) {
-                creator.report.done(0);
-            } else {
-                without.lock().push(link);
+            match creator.link(&link) {
+                Ok(Err(why)) => return without.lock().push((link, why)),
+                Ok(Ok(())) => {}
+                Err(cause) => judge(link.path.as_bytes(), cause),
             }
+            creator.report.done(0);
         });
         let _ = done.send(without.into_inner());
     }

@@ -1,7 +1,7 @@
 //! One entry to the disk: by one name in an open directory, never through a link, never half of it in the place of
 //! something that was there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -26,7 +26,7 @@ use super::report::Report;
 use super::temporary::TemporaryNames;
 use super::{Contents, Overwrite};
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
-use crate::index::Kind;
+use crate::index::{Ino, Kind};
 
 /// What all workers need.
 pub(super) struct Creator {
@@ -43,10 +43,13 @@ pub(super) struct Creator {
     pub(super) looks_only: bool,
     /// Names that are not ours and stay: see [`Creator::key`].
     pub(super) kept: Mutex<HashSet<u64>>,
+    /// Which entry a file was found to be, where it has several names, by device and number.
+    pub(super) found: Mutex<HashMap<(u64, u64), Ino>>,
 }
 
 /// An entry to be made.
 pub(super) struct Task {
+    pub(super) ino: Ino,
     pub(super) dir: Arc<OwnedFd>,
     pub(super) name: CString,
     pub(super) item: Item,
@@ -107,6 +110,7 @@ impl Creator {
         };
         self.report.done(0);
         made?;
+        self.is_ours(&entry.path);
         self.report.entries.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
@@ -155,6 +159,15 @@ impl Creator {
     /// Nothing is made under this name: what may have it is not ours.
     pub(super) fn pass_over(&self, path: &EntryPath) {
         self.kept.lock().extend(self.key(path));
+    }
+
+    /// What had this name was kept, and has been replaced since by what is newer.
+    pub(super) fn is_ours(&self, path: &EntryPath) {
+        if self.overwrite == Overwrite::IfNewer
+            && let Some(key) = self.key(path)
+        {
+            self.kept.lock().remove(&key);
+        }
     }
 
     /// Whether what has this name in the target is not ours and stays.
@@ -282,13 +295,20 @@ impl Creator {
         let entry = &*task.item.entry;
         Ok(match self.looks(dir, name, entry, there)? {
             Taken::Right if task.doubtful && !self.holds(dir, name, &task.item)? => Taken::Replace,
+            // Two entries that look the same are two files.
+            Taken::Right if there.st_nlink > 1 && !self.is_alone(task.ino, there) => Taken::Replace,
             Taken::Right if !self.mend(dir, name, entry, there)? => Taken::Replace,
             taken => taken,
         })
     }
 
+    /// Whether no other entry than this has been found to be `there`.
+    fn is_alone(&self, ino: Ino, there: &Stat) -> bool {
+        *self.found.lock().entry((there.st_dev, there.st_ino)).or_insert(ino) == ino
+    }
+
     /// Whether the contents of a file are those that were packed.
-    fn holds(&self, dir: BorrowedFd<'_>, name: &CStr, item: &Item) -> io::Result<bool> {
+    pub(super) fn holds(&self, dir: BorrowedFd<'_>, name: &CStr, item: &Item) -> io::Result<bool> {
         let EntryKind::File { size, sparse } = &item.entry.kind else { return Ok(true) };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(dir, name, flags, Mode::empty())?);
@@ -373,7 +393,7 @@ impl Creator {
 }
 
 /// Stands for the place of a path, by its components.
-pub(super) fn key_of<'a>(components: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
+fn key_of<'a>(components: impl Iterator<Item = &'a [u8]>) -> Option<u64> {
     let mut hasher = DefaultHasher::new();
     let mut components = components.peekable();
     components.peek()?;

@@ -8,19 +8,21 @@ use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
 
+use super::bindings::{Binding, Bindings, Place};
 use super::create::Creator;
 use super::latest::Latest;
 use super::replay::Item;
-use super::restore::{kind_of, metadata_of};
+use super::report::Report;
 use super::{Action, Error, Options};
-use crate::entry::{Entry, EntryKind, EntryPath, escape};
-use crate::index::{Index, Ino, Inserted};
+use crate::entry::{Entry, EntryPath, escape};
+use crate::index::{Ino, Kind};
 
 /// Looks at the target as it is now.
 pub(super) struct DryRun<'a> {
     pub(super) options: &'a Options,
     pub(super) creator: &'a Creator,
-    pub(super) index: Index,
+    pub(super) report: &'a Report,
+    pub(super) bindings: Bindings<'a>,
     pub(super) latest: Option<Latest>,
     pub(super) tell: fn(&EntryPath, Action),
     /// By which name the contents come of what has several.
@@ -30,30 +32,25 @@ pub(super) struct DryRun<'a> {
 impl DryRun<'_> {
     /// Tells of an entry, and of the links that have waited for it.
     pub(super) fn take(&mut self, item: &Item) -> Result<(), Error> {
-        let entry = &*item.entry;
-        let mut bound: Vec<(EntryPath, Option<EntryPath>, Ino)> = Vec::new();
-        let inserted = self.index.insert(entry, &mut |late| {
-            bound.extend(late.bound.ok().map(|ino| (late.link.clone(), Some(late.target.clone()), ino)));
-        });
-        if let Ok(Inserted::Bound(ino)) = inserted {
-            let target = match &entry.kind {
-                EntryKind::HardLink { target } => Some(target.clone()),
-                _ => None,
-            };
-            bound.insert(0, (entry.path.clone(), target, ino));
-        }
-        for (path, target, ino) in bound {
-            let Some(a) = self.index.attributes(ino) else { continue };
-            let stripped = path.components().count() <= self.options.strip;
-            let new = a.kind == crate::index::Kind::Directory || self.options.selection.is_new(a.mtime);
-            let key = (self.options.strip > 0).then(|| self.creator.key(&path)).flatten();
-            let superseded = self.latest.as_ref().is_some_and(|latest| latest.supersedes(&path, key, ino));
-            if stripped || !new || superseded || !self.options.selection.wants(&path) {
+        for binding in self.bindings.take(item) {
+            let Binding { path, ino, target, number, place } = binding;
+            let Some(a) = self.bindings.index.attributes(ino) else { continue };
+            match place {
+                Place::None | Place::Stripped => continue,
+                Place::Refused(refusal) => {
+                    self.report.problem(path.as_bytes(), format!("without its first components, {refusal}"));
+                    continue;
+                }
+                Place::Same if target.is_some() || path.is_root() => continue,
+                _ => {}
+            }
+            let new = a.kind == Kind::Directory || self.options.selection.is_new(a.mtime);
+            if !new || self.latest.as_ref().is_some_and(|latest| latest.supersedes(&path, number)) {
                 continue;
             }
             let action = match target {
                 Some(target) => self.link(&path, target, ino),
-                None => self.action(&path, entry),
+                None => self.action(&path, &item.entry),
             };
             let action = action.map_err(|cause| Error::Entry { path: escape(path.as_bytes()), cause })?;
             (self.tell)(&path, action);
@@ -61,7 +58,7 @@ impl DryRun<'_> {
         Ok(())
     }
 
-    /// What would be done with a second name.
+    /// What would be done with another name.
     fn link(&mut self, path: &EntryPath, target: EntryPath, ino: Ino) -> io::Result<Action> {
         let first = match self.firsts.get(&ino) {
             Some(first) => first.clone(),
@@ -69,10 +66,7 @@ impl DryRun<'_> {
             None => path.clone(),
         };
         self.firsts.insert(ino, first.clone());
-        let (Some(kind), Some(metadata)) = (kind_of(&self.index, ino), metadata_of(&self.index, ino)) else {
-            return Ok(Action::Leave);
-        };
-        let entry = Entry { path: path.clone(), kind, metadata };
+        let Some(Item { entry, .. }) = self.bindings.copy_of(ino, path) else { return Ok(Action::Leave) };
         if first == *path {
             return self.action(path, &entry);
         }

@@ -144,7 +144,7 @@ impl Restore<'_> {
     /// A file without a name. None where the target has none, or where the whole will take no time.
     fn nameless(&mut self, entry: &Entry, blob: u64) -> Option<File> {
         // Group and label come from the directory that it is made in.
-        let parent = entry.path.split().and_then(|(parent, _)| self.index.resolve(parent));
+        let parent = entry.path.split().and_then(|(parent, _)| self.bindings.index.resolve(parent));
         let dir = match parent.filter(|parent| self.target.has(*parent)) {
             Some(parent) => self.target.get(parent).ok()?,
             None => self.target.root(),

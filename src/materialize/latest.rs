@@ -1,90 +1,51 @@
-//! What the names mean in the end, where some of them come more than once: learnt in a first pass, before anything is
-//! made.
+//! Which names get another meaning among the entries that are there when a restore begins: learnt in a first pass, before
+//! anything is made.
 //!
-//! What is superseded is then not made at all, so that a second run rewrites nothing that is right; and what a run
-//! before has made of one version is not taken for another that happens to have its size and time.
+//! What is superseded is then not made at all, so that a second run rewrites nothing that is right. What comes after the
+//! first pass is never superseded.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use super::Options;
-use super::replay::Item;
+use super::bindings::{Binding, Place, left};
 use crate::entry::EntryPath;
-use crate::index::{Index, Ino, Kind};
 
-/// The names as they are when everything that is there by now has been taken.
+/// The names that have been replaced.
+#[derive(Default)]
 pub(super) struct Latest {
-    /// Gives the same numbers to the same entries as any other that takes them in the same order.
-    index: Index,
-    /// What has the names that are left when leading components are left away.
-    stripped: HashMap<u64, Ino>,
-    doubtful: HashSet<Ino>,
+    /// By the place in the target, the number of the last binding.
+    last: HashMap<Box<[u8]>, u64>,
+    strip: usize,
 }
 
 impl Latest {
-    pub(super) fn new(index: Index) -> Self {
-        Latest { index, stripped: HashMap::new(), doubtful: HashSet::new() }
+    pub(super) fn new(strip: usize) -> Self {
+        Latest { strip, ..Latest::default() }
     }
 
-    /// The next entry. `key` stands for the place of a path in the target.
-    pub(super) fn take(&mut self, item: &Item, options: &Options, key: impl Fn(&EntryPath) -> Option<u64>) {
-        let path = &item.entry.path;
-        let before = self.index.resolve(path.as_bytes());
-        let mut late = Vec::new();
-        let inserted =
-            self.index.insert(&item.entry, &mut |l| late.extend(l.bound.ok().map(|ino| (l.link.clone(), ino))));
-        let Ok(crate::index::Inserted::Bound(ino)) = inserted else { return };
-        self.bound(path, before, ino, options, &key);
-        for (path, ino) in late {
-            // What it took the place of is not known any more.
-            self.doubtful.insert(ino);
-            self.bound(&path, None, ino, options, &key);
+    /// The next binding of the first pass.
+    pub(super) fn take(&mut self, binding: &Binding) {
+        if let Place::Replaces(_) = binding.place
+            && let Some(left) = left(&binding.path, self.strip)
+        {
+            self.last.insert(left.into(), binding.number);
         }
     }
 
-    fn bound(
-        &mut self,
-        path: &EntryPath,
-        before: Option<Ino>,
-        ino: Ino,
-        options: &Options,
-        key: &impl Fn(&EntryPath) -> Option<u64>,
-    ) {
-        let other = match key(path) {
-            Some(key) if options.strip > 0 && options.selection.wants(path) => self.stripped.insert(key, ino),
-            _ => None,
-        };
-        if [before, other].into_iter().flatten().any(|before| before != ino && self.is_file(before)) {
-            self.doubtful.insert(ino);
+    fn last(&self, path: &EntryPath) -> Option<u64> {
+        if self.last.is_empty() {
+            return None;
         }
+        self.last.get(left(path, self.strip)?).copied()
     }
 
-    fn is_file(&self, ino: Ino) -> bool {
-        self.index.attributes(ino).is_some_and(|a| a.kind == Kind::File)
+    /// Whether what this path means after the binding of that number is replaced by a later one.
+    pub(super) fn supersedes(&self, path: &EntryPath, number: u64) -> bool {
+        self.last(path).is_some_and(|last| number < last)
     }
 
-    fn is_directory(&self, ino: Ino) -> bool {
-        self.index.attributes(ino).is_some_and(|a| a.kind == Kind::Directory)
-    }
-
-    /// Whether something else has this path in the end; by its `key`, also when leading components are left away.
-    pub(super) fn supersedes(&self, path: &EntryPath, key: Option<u64>, ino: Ino) -> bool {
-        self.knows(ino)
-            && (self.index.resolve(path.as_bytes()).is_some_and(|there| there != ino)
-                || key.is_some_and(|key| self.supersedes_key(key, ino)))
-    }
-
-    /// The same, when leading components are left away. Directories are one there.
-    pub(super) fn supersedes_key(&self, key: u64, ino: Ino) -> bool {
-        self.knows(ino) && !self.is_directory(ino) && self.stripped.get(&key).is_some_and(|&there| there != ino)
-    }
-
-    /// What came later is not in it.
-    fn knows(&self, ino: Ino) -> bool {
-        ino.0 <= self.index.inodes() as u64
-    }
-
-    /// Whether what is on the disk under a name of this inode may be an earlier version that looks the same.
-    pub(super) fn is_doubtful(&self, ino: Ino) -> bool {
-        self.doubtful.contains(&ino)
+    /// Whether what it meant just before that binding is replaced by it or by a later one of the first pass, so that it was
+    /// never made.
+    pub(super) fn superseded_before(&self, path: &EntryPath, number: u64) -> bool {
+        self.last(path).is_some_and(|last| number <= last)
     }
 }

@@ -9,8 +9,10 @@ use std::sync::atomic::Ordering;
 use rustix::fs::{AtFlags, FileType, Stat, statat};
 
 use super::Overwrite;
+use super::batch::Unmade;
 use super::create::{Creator, file_type, time_of};
 use super::metadata::Held;
+use super::replay::Item;
 use crate::entry::{EntryPath, Timestamp, escape};
 use crate::index::{Ino, Kind};
 
@@ -34,12 +36,14 @@ pub(super) struct What {
     pub(super) size: u64,
     pub(super) mtime: Timestamp,
     pub(super) owner: (u32, u32),
+    /// It has taken the place of another that may look the same.
+    pub(super) doubtful: Option<Item>,
 }
 
 impl Creator {
-    /// Makes a second name. False: what has the first one is not what was packed, and this one needs the contents.
-    pub(super) fn link(&self, link: &Link) -> io::Result<bool> {
-        let Some(first) = self.first_of(link)? else { return Ok(false) };
+    /// Makes another name.
+    pub(super) fn link(&self, link: &Link) -> io::Result<Result<(), Unmade>> {
+        let Some(first) = self.first_of(link)? else { return Ok(Err(Unmade::OtherFile)) };
         let (dir, name) = (link.dir.as_fd(), &*link.name);
         let make = |name: &CStr| first.link(dir, name);
         let made = match make(name) {
@@ -47,11 +51,15 @@ impl Creator {
                 let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if (there.st_dev, there.st_ino) == (first.stat.st_dev, first.stat.st_ino) {
                     self.report.unchanged.fetch_add(1, Ordering::Relaxed);
-                    return Ok(true);
+                    if !link.replaces_ours && matches!(self.overwrite, Overwrite::Never | Overwrite::IfNewer) {
+                        // It was there before us: what comes later does not simply take its place.
+                        self.pass_over(&link.path);
+                    }
+                    return Ok(Ok(()));
                 }
                 if self.keeps(link.what.mtime, &there) && !link.replaces_ours {
                     self.keep(&link.path);
-                    return Ok(true);
+                    return Ok(Ok(()));
                 }
                 self.replace(dir, name, &there, make)
             }
@@ -61,12 +69,13 @@ impl Creator {
             Err(e) if matches!(e.raw_os_error(), Some(libc::EMLINK | libc::EXDEV)) => {
                 let first = escape(link.first.as_bytes());
                 self.report.problem(link.path.as_bytes(), format!("it is a copy of '{first}' and no hard link: {e}"));
-                Ok(false)
+                Ok(Err(Unmade::NoMoreLinks))
             }
             made => {
                 made?;
+                self.is_ours(&link.path);
                 self.report.entries.fetch_add(1, Ordering::Relaxed);
-                Ok(true)
+                Ok(Ok(()))
             }
         }
     }
@@ -92,8 +101,12 @@ impl Creator {
             && (what.kind != Kind::File || u64::try_from(there.st_size) == Ok(what.size))
             && (!self.owners.root || (there.st_uid, there.st_gid) == what.owner)
             // The time of what is ours may be a coarser one, as the target keeps it.
-            && (time_of(there) == (what.mtime.seconds(), i64::from(what.mtime.nanos()))
-                || !self.has_kept(&link.first));
+            && (!self.has_kept(&link.first)
+                || time_of(there) == (what.mtime.seconds(), i64::from(what.mtime.nanos()))
+                    && match &what.doubtful {
+                        Some(item) => self.holds(link.from.0.as_fd(), &link.from.1, item)?,
+                        None => true,
+                    });
         Ok(is_it.then_some(held))
     }
 }

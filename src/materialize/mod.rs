@@ -8,6 +8,7 @@
 //! takes the place of something waits until that has been made. Directories get their metadata at the end.
 
 mod batch;
+mod bindings;
 mod contents;
 mod create;
 mod dry_run;
@@ -39,6 +40,7 @@ use crate::entry::{Entry, EntryPath, Timestamp};
 use crate::index::{Index, Ino};
 use crate::tarball;
 use batch::{Batch, execute};
+use bindings::Bindings;
 use create::Creator;
 use dry_run::DryRun;
 use latest::Latest;
@@ -47,6 +49,7 @@ use replay::{Archive, Item, Journal, Replay};
 use restore::Restore;
 use target::Target;
 use temporary::TemporaryNames;
+use verify::Verify;
 
 pub use contents::{Archive as ArchiveFile, Contents};
 pub use create::Action;
@@ -153,14 +156,7 @@ pub enum Error {
 pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<(), Error> {
     let Origin { contents, concatenated, made, mut more } = origin;
     let tar = tarball::Options { concatenated, ..options.tar };
-    let mut replay = match &contents {
-        Contents::Spool { journal, proofs, .. } => {
-            Replay::Journal(Box::new(Journal::new(journal.clone(), proofs.clone(), options.strip)))
-        }
-        Contents::Archive(archive) => {
-            Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar).map_err(Error::Replay)?))
-        }
-    };
+    let mut replay = replay_of(&contents, tar, options.strip).map_err(Error::Replay)?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
     let owners =
@@ -174,20 +170,22 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         root: OnceLock::new(),
         looks_only: options.dry_run.is_some(),
         kept: Mutex::default(),
+        found: Mutex::default(),
         temporary: TemporaryNames::new(),
     };
-    let new_index = || Index::new(uid.as_raw(), gid.as_raw(), made);
-    let latest = first_pass(options, &creator, &mut replay, &mut *more, tar, new_index).map_err(Error::Replay)?;
-    let index = new_index();
+    let new_bindings = || Bindings::new(options, || Index::new(uid.as_raw(), gid.as_raw(), made));
+    let latest = first_pass(options, &creator, &mut *more, tar, &new_bindings).map_err(Error::Replay)?;
+    let bindings = new_bindings();
     if let Some(tell) = options.dry_run {
-        let mut dry = DryRun { options, creator: &creator, index, latest, tell, firsts: HashMap::new() };
-        return pump(&mut replay, &mut *more, options.follow, report, |next| match next {
+        let mut dry = DryRun { options, creator: &creator, report, bindings, latest, tell, firsts: HashMap::new() };
+        pump(&mut replay, &mut *more, options.follow, report, |next| match next {
             Next::Item(item) => dry.take(&item),
             Next::Nothing(_) => Ok(()),
-        });
+        })?;
+        return Ok(());
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
-    let target = Target::open(&options.target).map_err(failed)?;
+    let target = Target::open(&options.target, options.strip > 0).map_err(failed)?;
     let _ = creator.root.set(target.root());
     let fatal = Mutex::new(None);
     std::thread::scope(|scope| {
@@ -198,8 +196,9 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         scope.spawn(move || execute(&batches, &done, creator, fatal));
         let mut restore = Restore {
             options,
-            index,
+            bindings,
             latest,
+            now: 0,
             target,
             creator,
             report,
@@ -209,15 +208,14 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             finished,
             handed: 0,
             under_way: 0,
-            firsts: HashMap::new(),
-            stripped: HashMap::new(),
+            names: HashMap::new(),
+            doubtful: HashSet::new(),
             early: None,
             unmade: HashSet::new(),
-            names: HashMap::new(),
             parent: (Vec::new(), Ino::ROOT),
         };
         restore.target.is_root(Ino::ROOT);
-        pump(&mut replay, &mut *more, options.follow, report, |next| match next {
+        let end = pump(&mut replay, &mut *more, options.follow, report, |next| match next {
             Next::Item(item) => restore.take(item),
             Next::Nothing(arriving) => {
                 restore.flush(false)?;
@@ -236,56 +234,62 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         for path in options.selection.missed() {
             report.problem(path, "there is no such entry");
         }
+        let Restore { target, .. } = restore;
         if options.sync {
             report.set_stage(Stage::Syncing);
-            for disk in restore.target.disks() {
+            for disk in target.disks() {
                 rustix::fs::syncfs(disk).map_err(|e| Error::Sync(e.into()))?;
             }
         }
         if options.verify {
             report.set_stage(Stage::Verifying);
-            restore.verify()?;
+            let mut bindings = new_bindings();
+            let mut replay = replay_of(&creator.contents, tar, options.strip).map_err(Error::Replay)?;
+            replay.take_all(&end, |item| drop(bindings.take(&item))).map_err(Error::Replay)?;
+            Verify::new(options, creator, bindings, target.anew()).run()?;
         }
         Ok(())
     })
 }
 
-/// What the names mean in the end, where some of what is there by now has come more than once.
-fn first_pass(
+/// The entries from the first one on.
+fn replay_of(contents: &Contents, tar: tarball::Options, strip: usize) -> io::Result<Replay> {
+    Ok(match contents {
+        Contents::Spool { journal, proofs, .. } => {
+            Replay::Journal(Box::new(Journal::new(journal.clone(), proofs.clone(), strip)))
+        }
+        Contents::Archive(archive) => Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?)),
+    })
+}
+
+/// Which of the names that are there by now are replaced, where some are.
+fn first_pass<'a>(
     options: &Options,
     creator: &Creator,
-    replay: &mut Replay,
     more: &mut More,
     tar: tarball::Options,
-    new_index: impl Fn() -> Index,
+    new_bindings: &dyn Fn() -> Bindings<'a>,
 ) -> io::Result<Option<Latest>> {
     let mut progress = more(None, None)?;
     if progress.changed {
         return Err(io::Error::other(contents::Changed));
     }
-    let mut again = match (&*replay, &creator.contents) {
-        (Replay::Archive(_), Contents::Archive(archive)) => {
-            // All of it is there. It costs the daemon no more to look than it would cost us.
-            if options.strip == 0 && !progress.over {
-                progress = more(Some(u64::MAX), None)?;
-            }
-            Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?))
-        }
-        (Replay::Journal(_), Contents::Spool { journal, proofs, .. }) => {
-            let mut journal = Journal::new(journal.clone(), proofs.clone(), options.strip);
-            journal.length = progress.journal;
-            Replay::Journal(Box::new(journal))
-        }
-        _ => return Ok(None),
-    };
+    // Of an archive in place all is there. It costs the daemon no more to look than it would cost us.
+    if matches!(creator.contents, Contents::Archive(_)) && options.strip == 0 && !progress.over {
+        progress = more(Some(u64::MAX), None)?;
+    }
     // Of names that are the same only without their first components the daemon knows nothing.
     if !progress.replaced && options.strip == 0 {
         return Ok(None);
     }
-    let mut latest = Latest::new(new_index());
-    while let Some(item) = again.next_item()? {
-        latest.take(&item, options, |path| creator.key(path));
-    }
+    let mut latest = Latest::new(options.strip);
+    let mut bindings = new_bindings();
+    let so_far = End { journal: progress.journal, over: false };
+    replay_of(&creator.contents, tar, options.strip)?.take_all(&so_far, |item| {
+        for binding in bindings.take(&item) {
+            latest.take(&binding);
+        }
+    })?;
     Ok(Some(latest))
 }
 
@@ -293,6 +297,32 @@ fn first_pass(
 #[derive(Debug, thiserror::Error)]
 #[error("the daemon says that its journal has become shorter")]
 struct Shrunk;
+
+/// How far a stream has been taken.
+struct End {
+    /// Bytes of the journal.
+    journal: u64,
+    /// Whether no more comes: what is not there as a whole has been given too.
+    over: bool,
+}
+
+impl Replay {
+    /// All entries up to an end.
+    fn take_all(&mut self, end: &End, mut take: impl FnMut(Item)) -> io::Result<()> {
+        if let Replay::Journal(journal) = self {
+            journal.length = end.journal;
+        }
+        while let Some(item) = self.next_item()? {
+            take(item);
+        }
+        while end.over
+            && let Some(cut) = self.rest()
+        {
+            take(cut);
+        }
+        Ok(())
+    }
+}
 
 /// What a stream gives.
 enum Next<'a> {
@@ -309,8 +339,8 @@ fn pump(
     follow: bool,
     report: &Report,
     mut take: impl FnMut(Next<'_>) -> Result<(), Error>,
-) -> Result<(), Error> {
-    let mut over = false;
+) -> Result<End, Error> {
+    let mut end = End { journal: 0, over: matches!(replay, Replay::Archive(_)) };
     // When to look again at what is in the spool of something large that is arriving.
     let mut spooled = None;
     loop {
@@ -320,7 +350,7 @@ fn pump(
                 return Err(Error::Replay(io::Error::other(Shrunk)));
             }
             journal.length = progress.journal;
-            over = progress.over;
+            end = End { journal: progress.journal, over: progress.over };
             spooled = Some(progress.spooled.saturating_add(early::STEP));
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
@@ -329,14 +359,13 @@ fn pump(
         }
         report.position.store(replay.position(), Ordering::Relaxed);
         take(Next::Nothing(replay.arriving()))?;
-        if over || matches!(replay, Replay::Archive(_)) {
+        if end.over {
             while let Some(cut) = replay.rest() {
                 take(Next::Item(cut))?;
             }
-            return Ok(());
         }
-        if !follow {
-            return Ok(());
+        if end.over || !follow {
+            return Ok(end);
         }
     }
 }

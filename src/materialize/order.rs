@@ -1,15 +1,17 @@
 //! Entries whose contents come in any order, given so that names mean in the end what they mean in the mount.
 //!
 //! An entry is given when all of its contents are there, but never before an earlier one of the same name, or of one that a
-//! part of its path has; nor a hard link before such an entry of its target; nor anything but a directory before what is in
-//! its place as a directory. What replaces, what is linked to, and what is refused, is what it was in the order of the
-//! journal.
+//! part of its path has; nor a hard link before such an entry of its target; nor anything before an earlier entry that is
+//! in it as in a directory. What replaces, what is linked to, and what is refused, is what it was in the order of the
+//! journal. A name that a hard link has waited for binds that one too: it comes behind all before it, and before all
+//! behind it. Where paths lose their leading components, the same holds for what is left of them.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
+use super::bindings::left;
 use super::replay::Item;
-use crate::entry::{Entry, EntryKind, EntryPath};
+use crate::entry::{Entry, EntryKind};
 use crate::index::Place;
 
 /// Those that have been announced, and not been given.
@@ -25,9 +27,21 @@ pub(super) struct Order {
     ready: VecDeque<Item>,
     /// What names of those that wait are in, by a hash.
     above: HashSet<u64>,
-    /// So many leading components of a path are left away.
+    /// Names that hard links repeat, by a hash.
+    linked: HashSet<u64>,
+    /// What comes later waits for this entry.
+    barrier: Option<u64>,
+    /// Leading components that paths lose.
     strip: usize,
     keys: RandomState,
+}
+
+/// Where a path is a path.
+#[derive(Clone, Copy, Hash)]
+enum Tree {
+    Mount,
+    /// Without its leading components.
+    Target,
 }
 
 struct Announced {
@@ -55,23 +69,30 @@ impl Order {
             EntryKind::HardLink { target } => Some(target),
             _ => None,
         };
-        let hash = |path: &EntryPath| self.keys.hash_one(path.as_bytes());
-        let stripped = (self.strip > 0).then(|| {
-            let left: Vec<&[u8]> = entry.path.components().skip(self.strip).collect();
-            self.keys.hash_one(left)
-        });
-        let keys = [Some(hash(&entry.path)), target.map(hash), stripped];
-        let above: Vec<u64> =
-            [Some(&entry.path), target].into_iter().flatten().flat_map(|path| self.above(path)).collect();
+        let left = if self.strip > 0 { left(&entry.path, self.strip) } else { None };
+        let paths = [
+            Some((Tree::Mount, entry.path.as_bytes())),
+            target.map(|target| (Tree::Mount, target.as_bytes())),
+            left.map(|left| (Tree::Target, left)),
+        ];
+        let keys = paths.map(|path| path.map(|path| self.keys.hash_one(path)));
+        let above: Vec<u64> = paths.into_iter().flatten().flat_map(|(tree, path)| self.above(tree, path)).collect();
         let mut before: Vec<u64> =
             keys.iter().flatten().chain(&above).filter_map(|key| self.last.get(key).copied()).collect();
+        before.extend(self.barrier.filter(|id| self.announced.contains_key(id)));
         before.sort_unstable();
         before.dedup();
-        let last = entry.kind != EntryKind::Directory && keys[0].is_some_and(|key| self.above.contains(&key));
+        let repeated = keys[0].is_some_and(|key| self.linked.contains(&key));
+        self.linked.extend(keys[1]);
+        let is_above = || [keys[0], keys[2]].into_iter().flatten().any(|key| self.above.contains(&key));
+        let last = !self.announced.is_empty() && (repeated || is_above());
         let has_contents = entry.kind.stored_len() > 0;
         if before.is_empty() && !last && !has_contents {
             self.ready.push_back(Item::new(entry, Place::Empty));
             return;
+        }
+        if repeated {
+            self.barrier = Some(id);
         }
         for &other in &before {
             self.waiting.entry(other).or_default().push(id);
@@ -84,10 +105,9 @@ impl Order {
     }
 
     /// The directories that a path is in, by their hashes.
-    fn above<'a>(&'a self, path: &'a EntryPath) -> impl Iterator<Item = u64> + 'a {
-        let bytes = path.as_bytes();
-        let slashes = bytes.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
-        slashes.map(|at| self.keys.hash_one(&bytes[..at]))
+    fn above<'a>(&'a self, tree: Tree, path: &'a [u8]) -> impl Iterator<Item = u64> + 'a {
+        let slashes = path.iter().enumerate().filter(|(_, b)| **b == b'/').map(|(at, _)| at);
+        slashes.map(move |at| self.keys.hash_one((tree, &path[..at])))
     }
 
     /// Where its contents go.
@@ -220,9 +240,9 @@ mod tests {
         order.announce(3, file("f", 2));
         order.announce(4, link("m", "l"));
         order.announce(5, link("l", "f"));
-        assert_eq!(given(&mut order), names(&[("m", 0)]));
+        assert!(given(&mut order).is_empty());
         end(&mut order, 3);
-        assert_eq!(given(&mut order), names(&[("f", 2), ("l", 0)]));
+        assert_eq!(given(&mut order), names(&[("f", 2), ("m", 0), ("l", 0)]));
     }
 
     #[test]
@@ -301,6 +321,41 @@ mod tests {
             end(&mut order, 1);
             assert_eq!(given(&mut order)[0].0, "a/f");
         }
+    }
+
+    #[test]
+    fn a_directory_comes_behind_what_was_refused_before_it_was_one() {
+        for strip in [0, 1] {
+            let mut order = Order::new(strip);
+            order.announce(0, entry("a", EntryKind::Fifo));
+            order.announce(1, file("a/f", 1));
+            order.announce(2, entry("a", EntryKind::Directory));
+            assert_eq!(given(&mut order), names(&[("a", 0)]));
+            end(&mut order, 1);
+            assert_eq!(given(&mut order), names(&[("a/f", 1), ("a", 0)]));
+        }
+        // The same where only the shortened paths meet.
+        let mut order = Order::new(1);
+        order.announce(0, file("x/a", 1));
+        order.announce(1, entry("y/a/b", EntryKind::Fifo));
+        order.announce(2, entry("z/c", EntryKind::Fifo));
+        assert_eq!(given(&mut order), names(&[("z/c", 0)]));
+        end(&mut order, 0);
+        assert_eq!(given(&mut order), names(&[("x/a", 1), ("y/a/b", 0)]));
+    }
+
+    #[test]
+    fn a_name_that_a_link_waits_for_binds_it_at_its_place() {
+        let mut order = Order::default();
+        order.announce(0, link("c", "b"));
+        order.announce(1, file("c/x", 1));
+        order.announce(2, file("b", 1));
+        order.announce(3, entry("c/y", EntryKind::Fifo));
+        end(&mut order, 2);
+        assert_eq!(given(&mut order), names(&[("c", 0)]));
+        end(&mut order, 1);
+        assert_eq!(given(&mut order), names(&[("c/x", 1), ("b", 1), ("c/y", 0)]));
+        assert!(order.announced.is_empty() && order.last.is_empty() && order.waiting.is_empty());
     }
 
     #[test]

@@ -10,8 +10,9 @@ use std::sync::mpsc::{Receiver, SyncSender};
 
 use parking_lot::Mutex;
 
-use super::batch::{Batch, explain};
-use super::create::{Creator, Task, key_of};
+use super::batch::{Batch, Unmade, explain};
+use super::bindings::{Binding, Bindings, Place};
+use super::create::{Creator, Task};
 use super::early::Early;
 use super::latest::Latest;
 use super::links::{Link, What};
@@ -19,38 +20,38 @@ use super::replay::{Bytes, Item};
 use super::report::{self, Report, weight};
 use super::target::Target;
 use super::{Error, Options, metadata};
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
-use crate::index::{Index, Ino, Inserted, Kind};
+use crate::entry::{EntryKind, EntryPath};
+use crate::index::{Arrival, Ino, Kind, Name};
 
 const IN_UNMADE: &str = "the directory that it is in could not be restored";
 
-/// The one that takes entries: into the index, and into batches.
+/// The one that takes entries: into the tree of names, and into batches.
 pub(super) struct Restore<'a> {
     pub(super) options: &'a Options,
-    pub(super) index: Index,
+    pub(super) bindings: Bindings<'a>,
     pub(super) target: Target,
     pub(super) creator: &'a Creator,
     pub(super) report: &'a Report,
     pub(super) fatal: &'a Mutex<Option<(String, io::Error)>>,
     pub(super) batch: Batch,
     pub(super) send: SyncSender<Batch>,
-    pub(super) finished: Receiver<Vec<Link>>,
+    pub(super) finished: Receiver<Vec<(Link, Unmade)>>,
     /// What is superseded, where that is known.
     pub(super) latest: Option<Latest>,
+    /// The number of the binding that is being made.
+    pub(super) now: u64,
     /// Entries that have been put into batches.
     pub(super) handed: u64,
     /// Batches that have been sent and are not finished.
     pub(super) under_way: usize,
-    /// Where the contents of an inode are that was restored by another name than its first.
-    pub(super) firsts: HashMap<Ino, EntryPath>,
-    /// What has the names that are left when leading components are left away, where they are.
-    pub(super) stripped: HashMap<u64, Ino>,
+    /// Of what has several names, those that it was made by; the last is tried first.
+    pub(super) names: HashMap<Ino, Vec<Name>>,
+    /// What has taken the place of another file: what is in the target by its name may be that one, and look the same.
+    pub(super) doubtful: HashSet<Ino>,
     /// What there is already of a file that is arriving.
     pub(super) early: Option<Early>,
     /// Directories that could not be made, and have been named.
     pub(super) unmade: HashSet<Ino>,
-    /// Metadata with the names of owners, which the index does not keep, where these count.
-    pub(super) names: HashMap<Ino, Box<Metadata>>,
     /// Where the entry before went.
     pub(super) parent: (Vec<u8>, Ino),
 }
@@ -72,83 +73,89 @@ impl Restore<'_> {
         if self.batch.is_full(self.target.most_open()) {
             self.flush(false)?;
         }
-        let before = self.index.resolve(item.entry.path.as_bytes());
-        let mut late = Vec::new();
-        // What is refused has been told by the mount.
-        let inserted = self
-            .index
-            .insert(&item.entry, &mut |l| late.extend(l.bound.ok().map(|ino| (l.link.clone(), l.target.clone(), ino))));
-        let Ok(Inserted::Bound(ino)) = inserted else { return Ok(()) };
-        let path = item.entry.path.clone();
-        let replaced = self.takes_place(&path, before, ino)?;
-        if self.creator.owners.by_name.is_some() && !matches!(item.entry.kind, EntryKind::HardLink { .. }) {
-            self.names.insert(ino, Box::new(item.entry.metadata.clone()));
-        }
-        match &item.entry.kind {
-            EntryKind::HardLink { target } => {
-                let target = target.clone();
-                // A link to the same inode again changes nothing.
-                if before != Some(ino) {
-                    self.link(&path, &target, ino, replaced)?;
-                }
-            }
-            EntryKind::Directory => {
-                if self.options.selection.wants(&path) && !self.is_superseded(&path, ino) {
-                    self.directory(&path, replaced)?;
-                }
-            }
-            _ => {
-                if item.entry.kind.stored_len() > 0 {
-                    self.index.set_place(ino, item.place.clone());
-                    self.index.set_arrival(
-                        ino,
-                        match item.lost {
-                            Some(received) => crate::index::Arrival::Truncated { received },
-                            None => crate::index::Arrival::Complete,
-                        },
-                    );
-                }
-                if self.options.selection.wants(&path) && !self.is_superseded(&path, ino) {
-                    if self.options.selection.is_new(item.entry.metadata.mtime) {
-                        self.task(ino, item, replaced)?;
-                    } else {
-                        self.pass_over(&path, replaced);
-                    }
-                }
-            }
-        }
-        for (link, target, ino) in late {
-            // It may take the place of something in this batch.
-            self.flush(true)?;
-            let replaced = self.takes_place(&link, None, ino)?;
-            self.link(&link, &target, ino, replaced)?;
+        // What is refused has been named by the mount.
+        let bindings = self.bindings.take(&item);
+        let mut item = Some(item);
+        for binding in bindings {
+            let own = item.take().filter(|item| !matches!(item.entry.kind, EntryKind::HardLink { .. }));
+            self.make(&binding, own)?;
         }
         Ok(())
     }
 
-    /// Whether what is to be made takes the place of something that we made: `before`, or what has the same name when
-    /// leading components are left away. That has to be there before it can be replaced.
-    fn takes_place(&mut self, path: &EntryPath, before: Option<Ino>, ino: Ino) -> Result<bool, Error> {
-        let mut before = before.filter(|&before| before != ino && !self.is_superseded(path, before));
-        if self.options.strip > 0
-            && let Some(key) = self.creator.key(path)
-            && self.options.selection.wants(path)
+    /// Makes what a binding means: the item that it came with, or another name of what is there.
+    fn make(&mut self, binding: &Binding, item: Option<Item>) -> Result<(), Error> {
+        let &Binding { number, ref path, ino, ref target, place } = binding;
+        self.now = number;
+        if let Some(target) = target
+            && !self.names.contains_key(&ino)
+            && let Some(name) = self.bindings.index.name(target.as_bytes()).filter(|_| self.is_made(target, ino))
         {
-            let directory = |ino| self.index.attributes(ino).is_some_and(|a| a.kind == Kind::Directory);
-            let latest = self.latest.as_ref();
-            let superseded = |other| latest.is_some_and(|latest| latest.supersedes_key(key, other));
-            let other = self.stripped.insert(key, ino).filter(|&other| other != ino && !superseded(other));
-            before = before.or(other.filter(|&other| !directory(other) || !directory(ino)));
+            // The first name that is repeated is the one that it came with.
+            self.names.insert(ino, vec![name]);
         }
-        if before.is_none() {
+        if let Place::Replaces(before) = place
+            && self.bindings.kind(before) == Some(Kind::File)
+        {
+            self.doubtful.insert(ino);
+        }
+        match place {
+            Place::None => return Ok(()),
+            Place::Stripped => {
+                return match item {
+                    // It stands for the root of the target.
+                    Some(item) if item.entry.kind == EntryKind::Directory => self.directory(path, false),
+                    _ => Ok(()),
+                };
+            }
+            Place::Refused(refusal) => {
+                self.report.problem(path.as_bytes(), format!("without its first components, {refusal}"));
+                return Ok(());
+            }
+            // The same name of the same file again changes nothing.
+            Place::Same if target.is_some() => return Ok(()),
+            Place::Free | Place::Same | Place::Replaces(_) => {}
+        }
+        if self.latest.as_ref().is_some_and(|latest| latest.supersedes(path, number)) {
+            return Ok(());
+        }
+        let replaces_ours = self.takes_place(binding)?;
+        let mtime = self.bindings.index.attributes(ino).map(|a| a.mtime);
+        match item {
+            Some(item) if item.entry.kind == EntryKind::Directory => self.directory(path, replaces_ours),
+            _ if mtime.is_some_and(|mtime| !self.options.selection.is_new(mtime)) => {
+                if replaces_ours {
+                    self.report.problem(
+                        path.as_bytes(),
+                        "the version that came last is older than --newer-than; the one before it stays",
+                    );
+                }
+                self.pass_over(path, replaces_ours);
+                Ok(())
+            }
+            Some(item) => self.task(ino, item, replaces_ours),
+            None => self.link(path, ino, replaces_ours),
+        }
+    }
+
+    /// Whether a binding takes the place of something that we made. That has to be there before it can be replaced.
+    fn takes_place(&mut self, binding: &Binding) -> Result<bool, Error> {
+        let &Binding { number, ref path, place, .. } = binding;
+        let Place::Replaces(before) = place else { return Ok(false) };
+        if self.latest.as_ref().is_some_and(|latest| latest.superseded_before(path, number)) {
             return Ok(false);
         }
         self.flush(true)?;
         self.parent = (Vec::new(), Ino::ROOT);
+        if self.options.strip > 0 {
+            // A directory that was replaced can come again, as the same inode.
+            self.target.replaced(binding.ino);
+            self.unmade.remove(&binding.ino);
+        }
         // In a second run it may have met what is about to come, and does not matter any more.
         self.report.forget(path.as_bytes());
         // A directory may have been there before; what was merged into it is not to be lost.
-        let was_there = before.is_some_and(|before| self.target.has(before) && !self.target.is_made(before));
+        let was_there = self.target.has(before) && !self.target.is_made(before);
         Ok(!was_there && !self.creator.has_kept(path))
     }
 
@@ -159,10 +166,17 @@ impl Restore<'_> {
         }
     }
 
-    /// Whether this path means something else in the end.
-    fn is_superseded(&self, path: &EntryPath, ino: Ino) -> bool {
-        let key = || (self.options.strip > 0).then(|| self.creator.key(path)).flatten();
-        self.latest.as_ref().is_some_and(|latest| latest.supersedes(path, key(), ino))
+    /// What this path means did not arrive as a whole.
+    fn cut(&self, path: &EntryPath, received: u64, stored: u64, has_ours: bool) {
+        let stays = if has_ours { "; the version that came before it stays" } else { "" };
+        self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived{stays}"));
+        self.pass_over(path, has_ours);
+    }
+
+    /// Whether this path means this inode by now, and was made so.
+    fn is_made(&self, path: &EntryPath, ino: Ino) -> bool {
+        self.bindings.has_place(path, ino)
+            && self.latest.as_ref().is_none_or(|latest| !latest.supersedes(path, self.now))
     }
 
     /// Something with contents of its own.
@@ -173,8 +187,7 @@ impl Restore<'_> {
                 early.give_up(self.report);
             }
             let stored = item.entry.kind.stored_len();
-            self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived"));
-            self.pass_over(&path, replaces_ours);
+            self.cut(&path, received, stored, replaces_ours);
             return Ok(());
         }
         let Some((dir, name)) = self.place(&path)? else { return Ok(()) };
@@ -184,51 +197,42 @@ impl Restore<'_> {
             self.batch.bytes += len;
         }
         let inherits = self.target.inherits(self.parent.1);
-        let doubtful = self.latest.as_ref().is_some_and(|latest| latest.is_doubtful(ino));
+        let doubtful = self.doubtful.contains(&ino);
         self.handed += 1;
         // Where another file has come since, it is of no use any more.
         let early = self.early.take().filter(|early| early.is_of(&item.place));
-        self.batch.tasks.push(Task { dir, name, item, inherits, replaces_ours, doubtful, early });
+        self.batch.tasks.push(Task { ino, dir, name, item, inherits, replaces_ours, doubtful, early });
         Ok(())
     }
 
-    /// A second name of `ino`, which `target` is the first of.
-    fn link(&mut self, path: &EntryPath, target: &EntryPath, ino: Ino, replaces_ours: bool) -> Result<(), Error> {
-        let selection = &self.options.selection;
-        let Some(attributes) = self.index.attributes(ino) else { return Ok(()) };
-        if !selection.wants(path) || self.is_superseded(path, ino) {
+    /// Another name of `ino`.
+    fn link(&mut self, path: &EntryPath, ino: Ino, replaces_ours: bool) -> Result<(), Error> {
+        let Some(attributes) = self.bindings.index.attributes(ino) else { return Ok(()) };
+        if let Some(Arrival::Truncated { received }) = self.bindings.index.arrival(ino) {
+            self.cut(path, received, attributes.stored, replaces_ours);
             return Ok(());
         }
-        if !selection.is_new(attributes.mtime) {
-            self.pass_over(path, replaces_ours);
-            return Ok(());
-        }
-        if let Some(crate::index::Arrival::Truncated { received }) = self.index.arrival(ino) {
-            self.report
-                .problem(path.as_bytes(), format!("only {received} of its {} bytes have arrived", attributes.stored));
-            self.pass_over(path, replaces_ours);
-            return Ok(());
-        }
-        let first = match (self.batch.firsts.get(&ino), self.firsts.get(&ino)) {
-            (Some(first), _) => Some(first.clone()),
-            (_, Some(first)) if self.is_at(first, ino) => Some(first.clone()),
-            _ if selection.wants(target) && self.is_at(target, ino) => Some(target.clone()),
-            _ => None,
+        let first = match self.batch.firsts.get(&ino) {
+            Some(first) => Some(first.clone()),
+            None => self.first_name(ino, path),
         };
+        if let Some(name) = self.bindings.index.name(path.as_bytes()) {
+            self.names.entry(ino).or_default().push(name);
+        }
         let Some(first) = first else {
-            // Its first name is not restored: this one gets the contents.
-            self.firsts.insert(ino, path.clone());
-            let Some(item) = self.copy_of(ino, path) else { return Ok(()) };
+            // It is there by no other name: this one gets the contents.
+            let Some(item) = self.bindings.copy_of(ino, path) else { return Ok(()) };
             return self.task(ino, item, replaces_ours);
         };
         let Some(from) = self.place(&first)? else { return Ok(()) };
         let Some((dir, name)) = self.place(path)? else { return Ok(()) };
-        let Some(metadata) = self.metadata(ino) else { return Ok(()) };
+        let Some(metadata) = self.bindings.metadata(ino) else { return Ok(()) };
         let what = What {
             kind: attributes.kind,
             size: attributes.size,
             mtime: attributes.mtime,
             owner: self.creator.owners.of(&metadata),
+            doubtful: self.doubtful.contains(&ino).then(|| self.bindings.copy_of(ino, path)).flatten(),
         };
         self.batch.firsts.insert(ino, first.clone());
         self.handed += 1;
@@ -236,40 +240,48 @@ impl Restore<'_> {
         Ok(())
     }
 
-    /// What has the first name is something else. The second gets the contents, and further ones are made from that.
-    fn without_first(&mut self, link: Link) -> Result<(), Error> {
-        let Link { ino, first, path, replaces_ours, .. } = link;
-        match self.firsts.get(&ino) {
-            Some(other) if *other != first => self.link(&path, &first, ino, replaces_ours),
-            _ => {
-                self.firsts.insert(ino, path.clone());
-                let Some(item) = self.copy_of(ino, &path) else { return Ok(()) };
-                self.task(ino, item, replaces_ours)
+    /// A name by which `ino` is in the target, other than `path`. One that was there before us is taken where there is no
+    /// other: it may be somebody else's.
+    fn first_name(&mut self, ino: Ino, path: &EntryPath) -> Option<EntryPath> {
+        let mut kept = None;
+        let mut left = self.names.get(&ino)?.len();
+        while left > 0 {
+            left -= 1;
+            let name = self.names.get(&ino)?[left];
+            let known = self.bindings.index.path(name).and_then(|path| EntryPath::parse(&path).ok());
+            match known {
+                Some(known) if known == *path => {}
+                Some(known) if self.is_made(&known, ino) => {
+                    if !self.creator.has_kept(&known) {
+                        return Some(known);
+                    }
+                    kept.get_or_insert(known);
+                }
+                _ => {
+                    self.names.get_mut(&ino)?.swap_remove(left);
+                }
             }
         }
+        kept
     }
 
-    /// Whether a path, if it is restored at all, is a name of this inode by now.
-    pub(super) fn is_at(&self, path: &EntryPath, ino: Ino) -> bool {
-        self.index.resolve(path.as_bytes()) == Some(ino)
-            && !self.is_superseded(path, ino)
-            && (self.options.strip == 0
-                || self.creator.key(path).is_some_and(|key| self.stripped.get(&key) == Some(&ino)))
-    }
-
-    /// The entry that an inode came from, under another name.
-    fn copy_of(&self, ino: Ino, path: &EntryPath) -> Option<Item> {
-        let kind = kind_of(&self.index, ino)?;
-        let entry = Box::new(Entry { path: path.clone(), kind, metadata: self.metadata(ino)? });
-        Some(Item { entry, place: self.index.place(ino)?, bytes: None, lost: None })
-    }
-
-    /// What the index knows of an inode's metadata.
-    pub(super) fn metadata(&self, ino: Ino) -> Option<Metadata> {
-        if let Some(metadata) = self.names.get(&ino) {
-            return Some((**metadata).clone());
+    /// What the names that these were to be made from have is something else. One of them gets the contents where there is
+    /// no other name, and further ones are made from that.
+    fn without_first(&mut self, links: Vec<(Link, Unmade)>) -> Result<(), Error> {
+        for (link, why) in &links {
+            let gone: Vec<Name> =
+                [&link.first, &link.path].into_iter().filter_map(|p| self.bindings.index.name(p.as_bytes())).collect();
+            if let Some(names) = self.names.get_mut(&link.ino) {
+                match why {
+                    Unmade::OtherFile => names.retain(|name| !gone.contains(name)),
+                    Unmade::NoMoreLinks => names.clear(),
+                }
+            }
         }
-        metadata_of(&self.index, ino)
+        for (Link { ino, path, replaces_ours, .. }, _) in links {
+            self.link(&path, ino, replaces_ours)?;
+        }
+        Ok(())
     }
 
     /// The directory that an entry goes into, and its name there. None where it has no place: it is the root, it is
@@ -301,15 +313,18 @@ impl Restore<'_> {
         for (depth, name) in path.split(|&b| b == b'/').filter(|name| !name.is_empty()).enumerate() {
             length += name.len() + usize::from(length > 0);
             // All of them are in the index, since what is in them is.
-            let Some(ino) = self.index.lookup(at, name) else { break };
+            let Some(ino) = self.bindings.index.lookup(at, name) else { break };
             if !self.target.has(ino) {
                 if depth < self.options.strip {
                     self.target.is_root(ino);
                 } else if !self.unmade.contains(&ino)
                     && let (true, Ok(name)) = (self.target.has(at), CString::new(name))
-                    && let Err(e) = self.target.make(ino, at, name, self.index.is_implied(ino))
+                    && let Err(e) = self.target.make(ino, at, name, self.bindings.index.is_implied(ino))
                 {
                     self.unmade.insert(ino);
+                    if let Ok(path) = EntryPath::parse(&path[..length]) {
+                        self.creator.pass_over(&path);
+                    }
                     self.problem(&path[..length], e)?;
                 }
             }
@@ -321,7 +336,7 @@ impl Restore<'_> {
     /// A directory that is to be there, also when it is empty.
     fn directory(&mut self, path: &EntryPath, replaces_ours: bool) -> Result<(), Error> {
         let Some((_, name)) = path.split() else { return Ok(()) };
-        let Some(ino) = self.index.resolve(path.as_bytes()) else { return Ok(()) };
+        let Some(ino) = self.bindings.index.resolve(path.as_bytes()) else { return Ok(()) };
         if replaces_ours && let Some((dir, name)) = self.place(path)? {
             // Of ours, and no directory, or it would not have been replaced.
             let _ = rustix::fs::unlinkat(&dir, &*name, rustix::fs::AtFlags::empty());
@@ -361,9 +376,7 @@ impl Restore<'_> {
             while self.under_way > 0 && (wait || self.under_way > 1) {
                 let without = self.finished.recv().unwrap_or_default();
                 self.under_way -= 1;
-                for link in without {
-                    self.without_first(link)?;
-                }
+                self.without_first(without)?;
             }
             if let Some((path, cause)) = self.fatal.lock().take() {
                 return Err(Error::Entry { path, cause });
@@ -376,7 +389,6 @@ impl Restore<'_> {
 
     /// The metadata of directories: nothing is made in them any more.
     pub(super) fn finish(&mut self) -> Result<(), Error> {
-        self.index.finish(&mut |_, _| {});
         for (ino, made) in self.target.deepest_first() {
             let path = self.target.path(ino);
             let dir = match self.target.get(ino) {
@@ -388,21 +400,23 @@ impl Restore<'_> {
                     continue;
                 }
             };
-            let is_packed = |name: &[u8]| match self.options.strip {
-                0 => self.index.lookup(ino, name).is_some(),
-                _ => key_of(path.split(|&b| b == b'/').filter(|name| !name.is_empty()).chain([name]))
-                    .is_some_and(|key| self.stripped.contains_key(&key)),
+            let is_packed = |name: &[u8]| {
+                let parts: &[&[u8]] = if path.is_empty() { &[name] } else { &[&path, name] };
+                self.bindings.in_target(&parts.join(&b'/')).is_some()
             };
             if !made && let Err(e) = self.creator.temporary.clean(dir.as_fd(), is_packed) {
                 self.problem(&path, e)?;
             }
             let stands_for_root = ino != Ino::ROOT && self.target.is_stripped(ino);
             let whole = ino != Ino::ROOT || (self.options.strip == 0 && self.options.selection.is_all());
-            if stands_for_root || !whole || (!made && self.index.is_implied(ino)) {
+            // Of several directories that have become one, the last counts.
+            let is_other = ino != Ino::ROOT && self.bindings.in_target(&path) != Some(ino);
+            let implied = self.bindings.index.is_implied(ino);
+            if stands_for_root || !whole || is_other || (!made && implied) {
                 continue;
             }
-            let Some(metadata) = self.metadata(ino) else { continue };
-            let applied = if self.index.is_implied(ino) {
+            let Some(metadata) = self.bindings.metadata(ino) else { continue };
+            let applied = if implied {
                 rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))
                     .and_then(|()| rustix::fs::futimens(&dir, &metadata::times(&metadata)))
                     .map_err(io::Error::from)
@@ -421,34 +435,14 @@ impl Restore<'_> {
         if self.options.strip > 0 {
             return matches!(cause.raw_os_error(), Some(libc::ENOTDIR | libc::ENOENT | libc::ELOOP));
         }
+        let index = &self.bindings.index;
         let mut at = ino;
         while at != Ino::ROOT {
-            match self.index.parent(at) {
-                Some(parent) if self.index.list(parent, 0).any(|(_, _, child)| child == at) => at = parent,
+            match index.parent(at) {
+                Some(parent) if index.list(parent, 0).any(|(_, _, child)| child == at) => at = parent,
                 _ => return true,
             }
         }
         false
     }
-}
-
-/// What an inode is, other than a directory.
-pub(super) fn kind_of(index: &Index, ino: Ino) -> Option<EntryKind> {
-    let a = index.attributes(ino)?;
-    Some(match a.kind {
-        Kind::File => EntryKind::File { size: a.size, sparse: index.sparse(ino).cloned() },
-        Kind::Symlink => EntryKind::Symlink { target: index.target(ino)?.into() },
-        Kind::CharDevice => EntryKind::CharDevice { device: a.device? },
-        Kind::BlockDevice => EntryKind::BlockDevice { device: a.device? },
-        Kind::Fifo => EntryKind::Fifo,
-        Kind::Socket => EntryKind::Socket,
-        Kind::Directory => return None,
-    })
-}
-
-/// What belongs to it.
-pub(super) fn metadata_of(index: &Index, ino: Ino) -> Option<Metadata> {
-    let a = index.attributes(ino)?;
-    let xattrs = index.xattrs(ino)?;
-    Some(Metadata { mode: a.mode, uid: a.uid, gid: a.gid, mtime: a.mtime, xattrs, ..Metadata::default() })
 }

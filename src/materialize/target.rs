@@ -1,7 +1,7 @@
 //! The directories of the target. Each is opened from the one that it is in, by one name, and never through a link:
 //! whatever others do to the names meanwhile, nothing is made outside.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -39,6 +39,8 @@ pub(super) struct Target {
     root_is_made: bool,
     /// One directory on each other file system that is mounted in it.
     disks: HashMap<u64, Arc<OwnedFd>>,
+    /// The directories that we made, by device and number, where several of the archive can become one.
+    ours: Option<HashSet<(u64, u64)>>,
 }
 
 struct Directory {
@@ -51,7 +53,7 @@ struct Directory {
 
 impl Target {
     /// Opens the root, which is made where there is none.
-    pub(super) fn open(path: &Path) -> io::Result<Self> {
+    pub(super) fn open(path: &Path, merges: bool) -> io::Result<Self> {
         let root_is_made = match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -61,8 +63,36 @@ impl Target {
         let root = Arc::new(open(path, FLAGS.difference(OFlags::NOFOLLOW), Mode::empty())?);
         let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX) / OPEN_SHARE;
         let most_open = usize::try_from(limit).unwrap_or(MAX_OPEN).clamp(1, MAX_OPEN);
+        let ours = merges.then(HashSet::new);
         let (directories, open, disks) = Default::default();
-        Ok(Target { directories, open, most_open, root, root_is_made, disks })
+        Ok(Target { directories, open, most_open, root, root_is_made, disks, ours })
+    }
+
+    /// The same root, with nothing known in it yet.
+    pub(super) fn anew(&self) -> Self {
+        Target {
+            directories: HashMap::from([(Ino::ROOT, Directory { at: None, made: false, inherits: false })]),
+            open: HashMap::new(),
+            most_open: self.most_open,
+            root: self.root.clone(),
+            root_is_made: false,
+            disks: HashMap::new(),
+            ours: None,
+        }
+    }
+
+    /// Something is to be made in the place of another: none of the directories is held on to, and `ino` has no place.
+    pub(super) fn replaced(&mut self, ino: Ino) {
+        self.open.clear();
+        self.directories.remove(&ino);
+    }
+
+    /// Opens a directory that is there.
+    pub(super) fn enter(&mut self, ino: Ino, parent: Ino, name: CString) -> io::Result<()> {
+        let dir = self.get(parent)?;
+        self.keep(ino, openat(&dir, &*name, FLAGS, Mode::empty())?);
+        self.directories.insert(ino, Directory { at: Some((parent, name)), made: false, inherits: false });
+        Ok(())
     }
 
     /// So many directories may be held open here, and so many by what is to be made together.
@@ -116,6 +146,14 @@ impl Target {
             }
         }
         let inherits = !made && gives_on(&new);
+        let made = match &mut self.ours {
+            Some(ours) => {
+                let there = fstat(&new)?;
+                let which = (there.st_dev, there.st_ino);
+                if made { ours.insert(which) || made } else { ours.contains(&which) }
+            }
+            None => made,
+        };
         self.directories.insert(ino, Directory { at: Some((parent, name)), made, inherits });
         Ok(())
     }

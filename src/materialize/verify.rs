@@ -1,6 +1,9 @@
 //! Reads back what has been restored, and compares it with what was packed.
+//!
+//! Nothing that the restore knows is used: the whole stream is read once more, and what each of its names means in the end
+//! is what the target must hold.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
 use std::fs::File;
 use std::io;
@@ -8,119 +11,199 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, fstat, openat, readlinkat, statat};
 
-use super::Error;
-use super::create::{file_type, time_of};
+use super::bindings::Bindings;
+use super::create::{Creator, file_type, time_of};
 use super::metadata::Held;
-use super::report::is_of_macos;
-use super::restore::Restore;
+use super::report::{self, is_of_macos};
+use super::target::Target;
+use super::{Error, Options};
 use crate::entry::{EntryPath, Metadata};
 use crate::index::{Arrival, Attributes, Ino, Kind};
 
-impl Restore<'_> {
+/// A file of the target, by device and number.
+type Inode = (u64, u64);
+
+/// Compares the target with the tree that the whole stream makes.
+pub(super) struct Verify<'a> {
+    options: &'a Options,
+    creator: &'a Creator,
+    /// What the names of the stream mean in the end.
+    bindings: Bindings<'a>,
+    target: Target,
+    /// What has several names: the file that it was seen as, and its first name.
+    groups: HashMap<Ino, (Inode, Vec<u8>)>,
+    /// What these files are.
+    entries: HashMap<Inode, Ino>,
+}
+
+impl<'a> Verify<'a> {
+    pub(super) fn new(options: &'a Options, creator: &'a Creator, bindings: Bindings<'a>, target: Target) -> Self {
+        Verify { options, creator, bindings, target, groups: HashMap::new(), entries: HashMap::new() }
+    }
+
     /// Compares everything that was to be restored. What differs is a problem.
-    pub(super) fn verify(&mut self) -> Result<(), Error> {
-        // Where the first name of an inode is on the disk.
-        let mut inodes: HashMap<Ino, (u64, u64)> = HashMap::new();
-        if self.options.strip == 0 && self.options.selection.is_all() && !self.index.is_implied(Ino::ROOT) {
-            let root = self.target.root();
-            let there =
-                fstat(&root).map_err(|e| Error::Target { path: self.options.target.clone(), cause: e.into() })?;
-            if let (Some(a), Some(metadata)) = (self.index.attributes(Ino::ROOT), self.metadata(Ino::ROOT))
-                && let Some(what) = self.compare_stat(root.as_fd(), b".", &a, &metadata, &there)
-            {
-                self.report.problem(b".", format!("verified: {what}"));
-            }
-        }
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        self.root()?;
+        let needed = self.needed();
         let mut directories = vec![(Ino::ROOT, Vec::new())];
         while let Some((directory, path)) = directories.pop() {
             let children: Vec<(Vec<u8>, Ino)> =
-                self.index.list(directory, 0).map(|(_, name, ino)| (name.to_vec(), ino)).collect();
-            for (name, ino) in children {
-                let mut path = path.clone();
-                if !path.is_empty() {
-                    path.push(b'/');
-                }
-                path.extend_from_slice(&name);
-                let Some(attributes) = self.index.attributes(ino) else { continue };
-                if attributes.kind == Kind::Directory && self.target.has(ino) {
-                    directories.push((ino, path.clone()));
-                }
-                if !self.was_wanted(&path, &attributes) || self.target.is_stripped(ino) {
+                self.bindings.target().list(directory, 0).map(|(_, name, child)| (name.to_vec(), child)).collect();
+            for (name, child) in children {
+                let path = if path.is_empty() { name.clone() } else { [&*path, &*name].join(&b'/') };
+                let Some(a) = self.attributes(child) else { continue };
+                if !needed.contains(&child) && !self.is_wanted(&path, child, &a) {
                     continue;
                 }
-                let compared = match (self.target.has(directory), CString::new(name)) {
-                    (true, Ok(name)) => self.compare(directory, &name, &path, &attributes, &mut inodes),
-                    _ => Ok(Some("its directory is missing")),
-                };
-                match compared {
-                    Ok(None) => {}
-                    Ok(Some(what)) => self.report.problem(&path, format!("verified: {what}")),
-                    Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
-                        self.report.problem(&path, format!("it cannot be read back: {e}"));
-                    }
-                    Err(e) => self.problem(&path, e)?,
+                let compared = CString::new(name)
+                    .map_err(io::Error::from)
+                    .and_then(|name| self.compare(directory, child, &name, &path, &a));
+                self.tell(&path, compared)?;
+                if a.kind == Kind::Directory && self.target.has(child) {
+                    directories.push((child, path));
                 }
             }
         }
         self.creator.contents.check().map_err(Error::Replay)
     }
 
-    fn was_wanted(&self, path: &[u8], attributes: &Attributes) -> bool {
-        let Ok(path) = EntryPath::parse(path) else { return false };
-        if path.components().count() <= self.options.strip || self.index.is_implied(attributes.ino) {
-            return false;
+    /// Of a name in the tree of the target, what it is in the mount.
+    fn attributes(&self, child: Ino) -> Option<Attributes> {
+        self.bindings.index.attributes(self.bindings.ino(child)?)
+    }
+
+    fn tell(&self, path: &[u8], compared: io::Result<Option<String>>) -> Result<(), Error> {
+        let report = &self.creator.report;
+        match compared {
+            Ok(None) => {}
+            Ok(Some(what)) => report.problem(path, format!("verified: {what}")),
+            Err(e) if e.raw_os_error() == Some(libc::EACCES) => {
+                report.problem(path, format!("it cannot be read back: {e}"));
+            }
+            Err(cause) if self.creator.is_fatal(&cause) => {
+                return Err(Error::Entry { path: report::told(path), cause });
+            }
+            Err(e) => report.problem(path, e),
         }
-        if attributes.kind == Kind::Directory {
-            return self.target.has(attributes.ino);
+        Ok(())
+    }
+
+    fn root(&self) -> Result<(), Error> {
+        if self.options.strip > 0 || !self.options.selection.is_all() || self.bindings.index.is_implied(Ino::ROOT) {
+            return Ok(());
         }
-        // What has not arrived has been told, and what has been replaced, as leading components are left away, is gone.
-        self.options.selection.wants(&path)
-            && self.is_at(&path, attributes.ino)
-            && self.options.selection.is_new(attributes.mtime)
-            && self.index.arrival(attributes.ino) == Some(Arrival::Complete)
+        let root = self.target.root();
+        let there = fstat(&root).map_err(|e| Error::Target { path: self.options.target.clone(), cause: e.into() })?;
+        if let (Some(a), Some(metadata)) =
+            (self.bindings.index.attributes(Ino::ROOT), self.bindings.metadata(Ino::ROOT))
+            && let Some(what) = self.compare_stat(root.as_fd(), b".", &a, &metadata, &there)
+        {
+            self.creator.report.problem(b".", format!("verified: {what}"));
+        }
+        Ok(())
+    }
+
+    /// The directories that something wanted is in.
+    fn needed(&self) -> HashSet<Ino> {
+        let target = self.bindings.target();
+        let mut needed = HashSet::new();
+        target.walk(&mut |path, child| {
+            if self.attributes(child).is_none_or(|a| !self.is_wanted(path, child, &a)) {
+                return;
+            }
+            let parent = path.iter().rposition(|&b| b == b'/').map_or(&b""[..], |slash| &path[..slash]);
+            let mut at = target.resolve(parent);
+            while let Some(directory) = at
+                && needed.insert(directory)
+            {
+                at = target.parent(directory);
+            }
+        });
+        needed
+    }
+
+    /// Whether a name in the tree of the target was to be restored for its own sake.
+    fn is_wanted(&self, path: &[u8], child: Ino, a: &Attributes) -> bool {
+        let selection = &self.options.selection;
+        // The tree of shortened paths has only what is selected.
+        let selected = self.options.strip > 0 || EntryPath::parse(path).is_ok_and(|path| selection.wants(&path));
+        selected
+            && match a.kind {
+                Kind::Directory => !self.bindings.target().is_implied(child),
+                // What has not arrived has been named.
+                _ => selection.is_new(a.mtime) && self.bindings.index.arrival(a.ino) == Some(Arrival::Complete),
+            }
     }
 
     /// What differs.
     fn compare(
         &mut self,
-        directory: Ino,
+        parent: Ino,
+        child: Ino,
         name: &CString,
         path: &[u8],
         a: &Attributes,
-        inodes: &mut HashMap<Ino, (u64, u64)>,
-    ) -> io::Result<Option<&'static str>> {
-        let dir = self.target.get(directory)?;
+    ) -> io::Result<Option<String>> {
+        let dir = self.target.get(parent)?;
         let there = match statat(&dir, &**name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(there) => there,
-            Err(rustix::io::Errno::NOENT) => return Ok(Some("it is missing")),
+            Err(rustix::io::Errno::NOENT) => return Ok(Some("it is missing".into())),
             Err(e) => return Err(e.into()),
         };
-        let Some(metadata) = self.metadata(a.ino) else { return Ok(None) };
-        if let Some(what) = self.compare_stat(dir.as_fd(), path, a, &metadata, &there) {
-            return Ok(Some(what));
+        if FileType::from_raw_mode(there.st_mode) != file_type(a.kind) {
+            return Ok(Some("it is of another kind".into()));
         }
-        let seen = *inodes.entry(a.ino).or_insert((there.st_dev, there.st_ino));
-        if seen != (there.st_dev, there.st_ino) {
-            return Ok(Some("it is no hard link to its other names"));
+        if a.kind == Kind::Directory {
+            self.target.enter(child, parent, name.clone())?;
+            if self.bindings.index.is_implied(a.ino) {
+                return Ok(None);
+            }
+        }
+        let Some(metadata) = self.bindings.metadata(a.ino) else { return Ok(None) };
+        if let Some(what) = self.compare_stat(dir.as_fd(), path, a, &metadata, &there) {
+            return Ok(Some(what.into()));
+        }
+        if let Some(what) = self.compare_links(path, a, &there) {
+            return Ok(Some(what));
         }
         let held = Held::found(dir.as_fd(), name, &there)?;
         if !metadata.xattrs.iter().all(|(name, value)| held.has(name, value) || is_of_macos(name)) {
-            return Ok(Some("an extended attribute differs"));
+            return Ok(Some("an extended attribute differs".into()));
         }
         if held.has_others(&metadata.xattrs) {
-            return Ok(Some("it has an extended attribute or an ACL that was not packed"));
+            return Ok(Some("it has an extended attribute or an ACL that was not packed".into()));
         }
-        match a.kind {
+        let differs = match a.kind {
             Kind::Symlink => {
                 let target = readlinkat(&dir, &**name, Vec::new())?;
-                Ok((Some(target.as_bytes()) != self.index.target(a.ino)).then_some("its target differs"))
+                (Some(target.as_bytes()) != self.bindings.index.target(a.ino)).then_some("its target differs")
             }
             Kind::File => {
                 let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                self.compare_contents(&File::from(openat(&dir, &**name, flags, Mode::empty())?), a)
+                self.compare_contents(&File::from(openat(&dir, &**name, flags, Mode::empty())?), a)?
             }
-            _ => Ok(None),
+            _ => None,
+        };
+        Ok(differs.map(str::to_owned))
+    }
+
+    /// All names of one entry are one file, and those of two entries are two. That a file has further names, which were not
+    /// restored, is no fault.
+    fn compare_links(&mut self, path: &[u8], a: &Attributes, there: &Stat) -> Option<String> {
+        if a.kind == Kind::Directory || (a.nlink <= 1 && there.st_nlink <= 1) {
+            return None;
         }
+        let inode = (there.st_dev, there.st_ino);
+        let (first, name) = self.groups.entry(a.ino).or_insert_with(|| (inode, path.to_vec()));
+        if *first != inode {
+            return Some(format!("it is no hard link to '{}'", report::told(name)));
+        }
+        let entry = *self.entries.entry(inode).or_insert(a.ino);
+        if entry != a.ino {
+            let (_, name) = self.groups.get(&entry)?;
+            return Some(format!("it is a hard link to '{}', which is another file", report::told(name)));
+        }
+        None
     }
 
     fn compare_stat(
@@ -145,7 +228,7 @@ impl Restore<'_> {
             if !self.creator.is_kept_as(dir, metadata.mtime, there) {
                 return Some("its time differs");
             }
-            self.report.time_left(path);
+            self.creator.report.time_left(path);
         }
         if a.kind == Kind::File && u64::try_from(there.st_size) != Ok(a.size) {
             return Some("its size differs");
@@ -157,8 +240,9 @@ impl Restore<'_> {
     fn compare_contents(&self, file: &File, a: &Attributes) -> io::Result<Option<&'static str>> {
         // From the disk, not from what the kernel remembers of having written.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
-        let Some(place) = self.index.place(a.ino) else { return Ok(None) };
-        let same = self.creator.contents.are_in(file, &place, self.index.sparse(a.ino).map(|map| &**map), a.size)?;
+        let Some(place) = self.bindings.index.place(a.ino) else { return Ok(None) };
+        let same =
+            self.creator.contents.are_in(file, &place, self.bindings.index.sparse(a.ino).map(|map| &**map), a.size)?;
         Ok((!same).then_some("its contents differ"))
     }
 }

@@ -184,9 +184,7 @@ impl Receive {
                 Err(verdict) => {
                     let reason = match &verdict {
                         Verdict::Incomplete { cause, .. } | Verdict::Corrupt { cause, .. } => cause.clone(),
-                        Verdict::Failed { cause } | Verdict::NoArchive { cause } => {
-                            cause.clone()
-                        }
+                        Verdict::Failed { cause } | Verdict::NoArchive { cause } => cause.clone(),
                         Verdict::Complete => String::new(),
                     };
                     if !self.whole {

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use crate::support::compare::same_tree;
+use crate::support::feed::{end, member, whole};
 use crate::support::mount::{Mount, restorefs};
 use crate::support::pack::gnu_tar;
 use crate::support::tree::{self, Features};
@@ -68,6 +69,59 @@ fn what_was_changed_behind_our_back_is_found() {
         }
         mount.unmount();
     }
+}
+
+#[test]
+fn links_and_versions_are_compared_with_the_whole_stream() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    let (archive, dest) = (dir.path().join("x.tar"), dir.path().join("dest"));
+    let hard = |name: &str, target: &str| member(tar::EntryType::Link, name, target, 7, b"");
+    let members = [
+        whole("top/one", b"contents"),
+        hard("top/two", "top/one"),
+        hard("top/three", "top/two"),
+        whole("top/other", b"contents"),
+        whole("top/replaced", b"version 1"),
+        whole("top/replaced", b"version 2"),
+        hard("top/becomes", "top/replaced"),
+    ];
+    fs::write(&archive, [members.concat(), end()].concat()).unwrap();
+    let mount = Mount::file(&archive, &[]);
+    // Each leaves size and time as they are.
+    let faults: &[(&str, &[&str])] = &[
+        ("cp -p one new; mv -f new two", &["'two': verified: it is no hard link to 'one'"]),
+        ("ln -f one other", &["'other': verified: it is a hard link to 'one', which is another file"]),
+        (
+            "echo -n 'version 1' >new; touch -r replaced new; mv -f new replaced",
+            &["'replaced': verified: its contents differ", "'becomes': verified: it is no hard link to 'replaced'"],
+        ),
+    ];
+    for (fault, found) in faults {
+        for (args, below) in [
+            (&[][..], "top"),
+            (&["--include=top/{one,two,other,replaced,becomes}"], "top"),
+            (&["--strip-components=1"], "."),
+        ] {
+            let _ = fs::remove_dir_all(&dest);
+            let (code, text) = materialize(&mount, &dest, &[&["--verify"], args].concat());
+            assert_eq!(code, Some(0), "{text}");
+            // A name elsewhere is no fault.
+            shell(&dest.join(below), "ln one ../further");
+            shell(&dest.join(below), fault);
+            let (code, text) = materialize(&mount, &dest, &[&["--verify", "--overwrite=never"], args].concat());
+            assert_eq!(code, Some(3), "{text}");
+            let prefix = if below == "." { "" } else { "top/" };
+            for what in *found {
+                let what = what
+                    .replace("'one'", &format!("'{prefix}one'"))
+                    .replace("to 'replaced'", &format!("to '{prefix}replaced'"));
+                assert!(text.contains(&what.replacen('\'', &format!("'{prefix}"), 1)), "no {what} in: {text}");
+            }
+            let _ = fs::remove_file(dir.path().join("further"));
+        }
+    }
+    mount.unmount();
 }
 
 #[test]

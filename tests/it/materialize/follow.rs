@@ -161,6 +161,55 @@ fn a_daemon_that_dies_is_an_error_and_another_mount_finishes() {
 }
 
 #[test]
+fn a_link_to_what_was_there_before_it_started() {
+    needs_fuse!();
+    for overwrite in ["never", "if-newer", "if-changed", "always"] {
+        let (mount, mut stdin) = Mount::pipe(&[]);
+        let dest = mount.dir.path().join("dest");
+        // A name that comes twice, before it starts and behind.
+        let begin = [whole("x", b"1"), whole("x", b"2"), whole("a", b"old"), whole("b", b"of b"), whole("c", b"old")];
+        stdin.write_all(&begin.concat()).unwrap();
+        mount.wait_for("c");
+        let running = start(&mount, &dest, &["--verify", "--overwrite", overwrite]);
+        wait_contents(&dest.join("c"), b"old");
+        let hard = |name: &str, target: &str| member(Link, name, target, 7, b"");
+        // `a` becomes `b`, `d` what `a` was by then, and `b` something else; what waits takes the place of `c`.
+        let then =
+            [hard("a", "b"), hard("c", "late"), hard("d", "a"), whole("b", b"new"), whole("late", b"late"), end()];
+        stdin.write_all(&then.concat()).unwrap();
+        wait(running).with(0);
+        let read = |name: &str| fs::read_to_string(dest.join(name)).unwrap();
+        let inode = |name: &str| std::os::unix::fs::MetadataExt::ino(&dest.join(name).metadata().unwrap());
+        assert_eq!(["a", "b", "c", "d", "late", "x"].map(read), ["of b", "new", "late", "of b", "late", "2"]);
+        assert!(inode("a") == inode("d") && inode("c") == inode("late") && inode("a") != inode("b"));
+        drop(stdin);
+        mount.unmount();
+    }
+}
+
+#[test]
+fn an_older_version_that_stays_is_named() {
+    needs_fuse!();
+    let cut = [file("a", 1000), vec![1; 400]].concat();
+    let old = [member(Regular, "a", "", 7, b"old"), end()].concat();
+    for (args, later, code, says) in [
+        (&[][..], cut, 4, "only 400 of its 1000 bytes have arrived; the version that came before it stays"),
+        (&["--newer-than=@1000"], old, 3, "older than --newer-than; the one before it stays"),
+    ] {
+        let (mount, mut stdin) = Mount::pipe(&[]);
+        let dest = mount.dir.path().join("dest");
+        let running = start(&mount, &dest, args);
+        stdin.write_all(&member(Regular, "a", "", 2000, b"first")).unwrap();
+        wait_contents(&dest.join("a"), b"first");
+        stdin.write_all(&later).unwrap();
+        drop(stdin);
+        wait(running).with(code).says(&[says]).names(&["a"]);
+        assert_eq!(fs::read(dest.join("a")).unwrap(), b"first");
+        mount.unmount();
+    }
+}
+
+#[test]
 fn what_was_there_is_never_taken_for_what_was_passed_over() {
     needs_fuse!();
     let (mount, mut stdin) = Mount::pipe(&[]);

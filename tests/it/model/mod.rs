@@ -1,6 +1,7 @@
 //! Random archives against a reference model: thousands through the index, some through a real mount.
 
 mod reference;
+mod restored;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -38,7 +39,7 @@ fn what() -> impl Strategy<Value = What> {
 
 fn members(mtime: impl Strategy<Value = (i64, u32)>, len: usize) -> impl Strategy<Value = Vec<Member>> {
     let member = (path(), what(), 0u16..0o10000, 0u32..2_000_000, 0u32..2_000_000, mtime)
-        .prop_map(|(path, what, mode, uid, gid, mtime)| Member { path, what, mode, uid, gid, mtime });
+        .prop_map(|(path, what, mode, uid, gid, mtime)| Member { path, what, mode, uid, gid, mtime, fill: b'x' });
     prop::collection::vec(member, 0..len)
 }
 
@@ -228,10 +229,10 @@ fn pack(members: &[Member], out: &Path) {
             field[..name.len()].copy_from_slice(name.as_bytes());
         };
         field(&mut header.as_gnu_mut().unwrap().name, &member.path);
-        let mut contents = &b""[..];
+        let mut contents = Vec::new();
         let kind = match &member.what {
             What::File { size } => {
-                contents = &b"xy"[..*size as usize];
+                contents = vec![member.fill; *size as usize];
                 tar::EntryType::Regular
             }
             What::Directory => tar::EntryType::Directory,
@@ -257,7 +258,7 @@ fn pack(members: &[Member], out: &Path) {
         header.set_gid(member.gid.into());
         header.set_mtime(member.mtime.0 as u64);
         header.set_cksum();
-        builder.append(&header, contents).unwrap();
+        builder.append(&header, &contents[..]).unwrap();
     }
     builder.into_inner().unwrap();
 }

@@ -22,6 +22,8 @@ pub struct Member {
     pub uid: u32,
     pub gid: u32,
     pub mtime: (i64, u32),
+    /// Every byte of a file's contents: two that look the same by `stat` differ in it.
+    pub fill: u8,
 }
 
 /// What can be seen of one name.
@@ -63,6 +65,8 @@ pub struct Model {
     bound: BTreeMap<String, usize>,
     /// Paths in the order in which they were bound first.
     order: Vec<String>,
+    /// Each time that a name got its meaning: the name, the node, and whether a member of its own gave it.
+    log: Vec<(String, usize, bool)>,
     waiting: Vec<Waiting>,
     owner: (u32, u32),
     members: usize,
@@ -78,6 +82,7 @@ impl Model {
             nodes: Vec::new(),
             bound: BTreeMap::new(),
             order: Vec::new(),
+            log: Vec::new(),
             waiting: Vec::new(),
             owner: (uid, gid),
             members: 0,
@@ -117,6 +122,7 @@ impl Model {
             self.later_wins(path, self.members);
             let node = &mut self.nodes[self.bound[path]];
             *node = Node { member: member.clone(), announced: true };
+            self.log.push((path.clone(), self.bound[path], true));
             return Ok(());
         }
         self.make_way(path)?;
@@ -174,14 +180,18 @@ impl Model {
 
     fn imply(&mut self, path: &str) {
         let (uid, gid) = self.owner;
-        let member = Member { path: path.into(), what: What::Directory, mode: 0o755, uid, gid, mtime: (0, 0) };
+        let member = Member { path: path.into(), what: What::Directory, mode: 0o755, uid, gid, mtime: (0, 0), fill: 0 };
         self.nodes.push(Node { member, announced: false });
         self.bind(path, self.nodes.len() - 1);
     }
 
     fn bind(&mut self, path: &str, node: usize) {
-        if self.bound.insert(path.into(), node).is_none() {
+        let before = self.bound.insert(path.into(), node);
+        if before.is_none() {
             self.order.push(path.into());
+        }
+        if before != Some(node) {
+            self.log.push((path.into(), node, self.nodes[node].announced));
         }
     }
 
@@ -195,13 +205,27 @@ impl Model {
         below.map(|path| path.rsplit('/').next().unwrap().to_owned()).collect()
     }
 
+    /// The whole tree.
     pub fn view(&self) -> View {
+        let mut view = self.view_of(&self.bound);
+        for (path, seen) in &mut view {
+            if seen.what == What::Directory {
+                seen.names = self.names(path);
+            }
+        }
+        view
+    }
+
+    /// A tree of these names, each with its node; the names in a directory are sorted.
+    pub fn view_of(&self, bound: &BTreeMap<String, usize>) -> View {
+        let is_directory = |n: usize| self.nodes[n].member.what == What::Directory;
         let see = |path: &String, n: usize| {
             let Node { member, announced } = &self.nodes[n];
-            let same: BTreeSet<_> = self.bound.iter().filter(|(_, m)| **m == n).map(|(path, _)| path).collect();
-            let directory = member.what == What::Directory;
-            let inside = |other: &&String| parent(other) == Some(path) && self.is_directory(other);
-            let nlink = if directory { 2 + self.bound.keys().filter(inside).count() } else { same.len() };
+            let same: BTreeSet<_> = bound.iter().filter(|(_, m)| **m == n).map(|(path, _)| path).collect();
+            let inside = || bound.iter().filter(|(other, _)| parent(other) == Some(path));
+            let directory = is_directory(n);
+            let nlink = if directory { 2 + inside().filter(|(_, n)| is_directory(**n)).count() } else { same.len() };
+            let names = inside().map(|(path, _)| path.rsplit('/').next().unwrap().to_owned()).collect();
             Seen {
                 what: member.what.clone(),
                 mode: member.mode,
@@ -209,11 +233,75 @@ impl Model {
                 gid: member.gid,
                 mtime: announced.then_some(member.mtime),
                 nlink: nlink as u64,
-                group: same.first().unwrap().to_string(),
-                names: if directory { self.names(path) } else { Vec::new() },
+                group: if directory { path.clone() } else { same.first().unwrap().to_string() },
+                names: if directory { names } else { Vec::new() },
             }
         };
-        self.bound.iter().map(|(path, &n)| (path.clone(), see(path, n))).collect()
+        bound.iter().map(|(path, &n)| (path.clone(), see(path, n))).collect()
+    }
+
+    /// The names that `wants` says, and the directories that they are in.
+    pub fn selected(&self, wants: impl Fn(&str) -> bool) -> BTreeMap<String, usize> {
+        let mut names = BTreeMap::from([(String::new(), self.bound[""])]);
+        // A directory that nobody announced is there only for what is in it.
+        let stands_alone = |n: usize| self.nodes[n].announced || self.nodes[n].member.what != What::Directory;
+        for (path, _) in self.bound.iter().filter(|(path, n)| wants(path) && stands_alone(**n)) {
+            let mut at = Some(&**path);
+            while let Some(path) = at {
+                names.insert(path.into(), self.bound[path]);
+                at = parent(path);
+            }
+        }
+        names
+    }
+
+    /// The names that are left without the first `strip` components. The later of two wins where it can: what cannot be is
+    /// counted.
+    pub fn stripped(&self, strip: usize, wants: impl Fn(&str) -> bool) -> (BTreeMap<String, usize>, usize) {
+        let is_directory = |n: usize| self.nodes[n].member.what == What::Directory;
+        let mut names = BTreeMap::from([(String::new(), self.bound[""])]);
+        let mut refused = 0;
+        'log: for (path, node, header) in &self.log {
+            let Some((at, _)) = path.match_indices('/').nth(strip - 1).filter(|_| wants(path)) else { continue };
+            let left = &path[at + 1..];
+            for (end, _) in left.match_indices('/') {
+                if names.get(&left[..end]).is_some_and(|&n| !is_directory(n)) {
+                    refused += usize::from(*header);
+                    continue 'log;
+                }
+            }
+            match names.get(left) {
+                // A directory that nobody announced takes nobody's place.
+                Some(_) if !header => continue,
+                Some(&there) if is_directory(there) && is_directory(*node) => {}
+                Some(&there) if is_directory(there) && names.keys().any(|other| parent(other) == Some(left)) => {
+                    refused += 1;
+                    continue;
+                }
+                _ => {}
+            }
+            for (end, _) in left.match_indices('/') {
+                let full = &path[..at + 1 + end];
+                names.entry(left[..end].into()).or_insert(self.bound[full]);
+            }
+            names.insert(left.into(), *node);
+        }
+        (names, refused)
+    }
+
+    /// The member that a name got its meaning from.
+    pub fn member(&self, node: usize) -> &Member {
+        &self.nodes[node].member
+    }
+
+    /// What a name means.
+    pub fn get(&self, path: &str) -> Option<&Member> {
+        self.bound.get(path).map(|&n| self.member(n))
+    }
+
+    /// All names.
+    pub fn paths(&self) -> impl Iterator<Item = &str> {
+        self.bound.keys().map(String::as_str)
     }
 }
 
