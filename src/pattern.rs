@@ -13,7 +13,11 @@ use crate::entry::EntryPath;
 
 /// Some patterns, of which one has to match.
 #[derive(Clone, Debug)]
-pub struct Patterns(GlobSet);
+pub struct Patterns {
+    set: GlobSet,
+    /// The number of the pattern that each glob of the set comes from.
+    numbers: Vec<usize>,
+}
 
 /// A pattern that cannot be understood.
 #[derive(Debug, thiserror::Error)]
@@ -27,7 +31,8 @@ impl Patterns {
             return Ok(None);
         }
         let mut set = GlobSetBuilder::new();
-        for pattern in patterns {
+        let mut numbers = Vec::new();
+        for (number, pattern) in patterns.iter().enumerate() {
             let pattern = pattern.trim_end_matches('/');
             let (anchored, pattern) = match pattern.strip_prefix('/') {
                 Some(rest) => (true, rest),
@@ -37,16 +42,23 @@ impl Patterns {
                 for behind in ["", "/**"] {
                     let glob = Glob::new(&format!("{before}{pattern}{behind}"));
                     set.add(glob.map_err(|e| Error(pattern.into(), e))?);
+                    numbers.push(number);
                 }
             }
         }
         let set = set.build().map_err(|e| Error(patterns.join(" "), e))?;
-        Ok(Some(Patterns(set)))
+        Ok(Some(Patterns { set, numbers }))
     }
 
     /// Whether one of them matches.
     pub fn matches(&self, path: &EntryPath) -> bool {
-        self.0.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
+        self.set.is_match(Path::new(OsStr::from_bytes(path.as_bytes())))
+    }
+
+    /// The numbers of those that match, in the order in which they were given; one may come twice.
+    pub fn which(&self, path: &EntryPath) -> impl Iterator<Item = usize> {
+        let globs = self.set.matches(Path::new(OsStr::from_bytes(path.as_bytes())));
+        globs.into_iter().map(|glob| self.numbers[glob])
     }
 }
 

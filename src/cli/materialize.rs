@@ -45,7 +45,9 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
     let begun = Instant::now();
     let (exit, summary) = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
     let exit = if exit == Exit::Failed { exit } else { exit.worse(stream(&mounted, args.how.no_wait)) };
-    if !args.how.dry_run {
+    if args.how.dry_run {
+        tell_problems(&summary);
+    } else {
         tell_summary(&summary, exit, begun);
     }
     if args.how.json {
@@ -137,7 +139,9 @@ fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summ
     });
     let summary = report.summary();
     let exit = match ended {
-        Ok(Ok(())) if summary.left_out == 0 && summary.attributes.is_empty() => Exit::Complete,
+        Ok(Ok(())) if summary.left_out == 0 && summary.attributes.is_empty() && summary.unmatched.is_empty() => {
+            Exit::Complete
+        }
         Ok(Ok(())) => Exit::Problems,
         Ok(Err(e)) => fail(e),
         Err(_) => fail("restoring ended with a panic"),
@@ -275,16 +279,7 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
     if exit == Exit::Failed && *summary == Summary::default() {
         return;
     }
-    for problem in summary.problems.iter().take(PRINTED) {
-        tell(format_args!("'{}': {}", problem.path, problem.reason));
-    }
-    let more = summary.left_out.saturating_sub(summary.problems.len().min(PRINTED) as u64);
-    if more > 0 {
-        tell(format_args!("… and {} more", HumanCount(more)));
-    }
-    for line in summary.attributes.iter().chain(&summary.notes) {
-        tell(line);
-    }
+    tell_problems(summary);
     if summary.owners > 0 {
         let count = show::entries(summary.owners);
         let (are, them, their) =
@@ -310,4 +305,17 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
         }
     }
     tell(line);
+}
+
+fn tell_problems(summary: &Summary) {
+    for problem in summary.problems.iter().take(PRINTED) {
+        tell(format_args!("'{}': {}", problem.path, problem.reason));
+    }
+    let more = summary.left_out.saturating_sub(summary.problems.len().min(PRINTED) as u64);
+    if more > 0 {
+        tell(format_args!("… and {} more", HumanCount(more)));
+    }
+    for sentence in summary.attributes.iter().chain(&summary.notes).chain(&summary.unmatched) {
+        tell(sentence);
+    }
 }

@@ -158,7 +158,8 @@ struct WaitArgs {
                   --exclude: *, ?, [...] and {a,b}, where * and ? match / too. A pattern matches an entry when it \
                   matches its path from the root or from behind any /, or that of a directory that it is in; with a / \
                   in front, from the root only.\n\nThe exit code is that of the stream, or 3 where something could \
-                  not be restored as it was packed. Run again, it goes on where it was stopped."
+                  not be restored as it was packed, or where a PATH, an --include or --strip-components matches nothing. \
+                  Run again, it goes on where it was stopped."
 )]
 struct MaterializeArgs {
     /// The mount point

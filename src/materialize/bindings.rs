@@ -108,10 +108,13 @@ impl<'a> Bindings<'a> {
         self.next += 1;
         let place = match &mut self.stripped {
             _ if !self.options.selection.wants(&path) => Place::None,
-            Some(stripped) => match left(&path, self.options.strip) {
-                Some(left) => stripped.bind(&self.index, &path, left, ino),
-                None => Place::Stripped,
-            },
+            Some(stripped) => {
+                self.options.selection.saw(path.components().count());
+                match left(&path, self.options.strip) {
+                    Some(left) => stripped.bind(&self.index, &path, left, ino),
+                    None => Place::Stripped,
+                }
+            }
             None => match before {
                 None => Place::Free,
                 Some(before) if before == ino => Place::Same,

@@ -182,6 +182,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
             Next::Item(item) => dry.take(&item),
             Next::Nothing(_) => Ok(()),
         })?;
+        options.selection.tell_missed(options.strip, report);
         return Ok(());
     }
     let failed = |cause| Error::Target { path: options.target.clone(), cause };
@@ -231,9 +232,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         restore.finish()?;
         // Of an archive that is another by now, not even the names are to be believed.
         creator.contents.check().map_err(Error::Replay)?;
-        for path in options.selection.missed() {
-            report.problem(path, "there is no such entry");
-        }
+        options.selection.tell_missed(options.strip, report);
         let Restore { target, .. } = restore;
         if options.sync {
             report.set_stage(Stage::Syncing);

@@ -55,6 +55,7 @@ struct State {
     /// Attributes of macOS that were left out, and where first.
     of_macos: (u64, String),
     owners: u64,
+    unmatched: Vec<String>,
     current: String,
 }
 
@@ -88,6 +89,8 @@ pub struct Summary {
     pub notes: Vec<String>,
     /// Entries that belong to us instead of their owners, since we are not root.
     pub owners: u64,
+    /// Patterns and options that matched no entry: a sentence for each.
+    pub unmatched: Vec<String>,
 }
 
 /// Whether only macOS knows what to do with an attribute. Archives made there are full of them.
@@ -147,6 +150,11 @@ impl Report {
 
     pub(super) fn owner_left(&self, _: &[u8]) {
         self.state.lock().owners += 1;
+    }
+
+    /// What was asked for matched no entry.
+    pub(super) fn unmatched(&self, sentence: String) {
+        self.state.lock().unmatched.push(sentence);
     }
 
     /// Something is done with an entry; of its bytes so many had not been counted.
@@ -229,6 +237,7 @@ impl Report {
                 }
             },
             owners: state.owners,
+            unmatched: state.unmatched.clone(),
             ..self.counts()
         }
     }

@@ -1,19 +1,48 @@
 //! Which entries are restored.
 //!
-//! Paths name entries from the root of the archive; what is below them belongs to them.
+//! Paths name entries from the root of the archive; what is below them belongs to them. What was asked for and is in no
+//! entry is named in the end: a path, a pattern, or a number of components.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::entry::{EntryPath, PathError, Timestamp};
+use super::report::Report;
+use crate::entry::{EntryPath, PathError, Timestamp, escape};
 use crate::pattern::{self, Patterns};
 
 /// What is restored of a tree.
 #[derive(Debug, Default)]
 pub struct Selection {
     paths: Vec<(EntryPath, AtomicBool)>,
-    include: Option<Patterns>,
+    include: Option<Include>,
     exclude: Option<Patterns>,
     newer_than: Option<Timestamp>,
+    /// The most components that a selected entry has.
+    deepest: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Include {
+    patterns: Patterns,
+    /// Each as it was given, and whether an entry matches it.
+    each: Vec<(String, AtomicBool)>,
+    missing: AtomicBool,
+}
+
+impl Include {
+    fn matches(&self, path: &EntryPath) -> bool {
+        if !self.missing.load(Ordering::Relaxed) {
+            return self.patterns.matches(path);
+        }
+        let mut matches = false;
+        for number in self.patterns.which(path) {
+            matches = true;
+            self.each[number].1.store(true, Ordering::Relaxed);
+        }
+        if matches && self.each.iter().all(|(_, seen)| seen.load(Ordering::Relaxed)) {
+            self.missing.store(false, Ordering::Relaxed);
+        }
+        matches
+    }
 }
 
 /// Why nothing can be selected so.
@@ -43,13 +72,18 @@ impl Selection {
         };
         let parse = |path: &Vec<u8>| match below(path) {
             Ok(path) => Ok((path, AtomicBool::new(false))),
-            Err(e) => Err(Error::Path(crate::entry::escape(path), e)),
+            Err(e) => Err(Error::Path(escape(path), e)),
         };
         Ok(Selection {
             paths: paths.iter().map(parse).collect::<Result<_, _>>()?,
-            include: Patterns::new(include)?,
+            include: Patterns::new(include)?.map(|patterns| Include {
+                patterns,
+                each: include.iter().map(|pattern| (pattern.clone(), AtomicBool::new(false))).collect(),
+                missing: AtomicBool::new(true),
+            }),
             exclude: Patterns::new(exclude)?,
             newer_than,
+            deepest: AtomicUsize::new(0),
         })
     }
 
@@ -65,7 +99,7 @@ impl Selection {
             }
         }
         named
-            && self.include.as_ref().is_none_or(|patterns| patterns.matches(path))
+            && self.include.as_ref().is_none_or(|include| include.matches(path))
             && self.exclude.as_ref().is_none_or(|patterns| !patterns.matches(path))
     }
 
@@ -79,9 +113,28 @@ impl Selection {
         self.paths.is_empty() && self.include.is_none()
     }
 
-    /// Paths that no entry had.
-    pub(super) fn missed(&self) -> impl Iterator<Item = &[u8]> {
-        self.paths.iter().filter(|(_, seen)| !seen.load(Ordering::Relaxed)).map(|(path, _)| path.as_bytes())
+    /// An entry is selected that has so many components.
+    pub(super) fn saw(&self, components: usize) {
+        self.deepest.fetch_max(components, Ordering::Relaxed);
+    }
+
+    /// Reports what was asked for in vain: paths and patterns that no entry has, and `strip` components where none of the
+    /// selected entries has more.
+    pub(super) fn tell_missed(&self, strip: usize, report: &Report) {
+        for (path, _) in self.paths.iter().filter(|(_, seen)| !seen.load(Ordering::Relaxed)) {
+            report.problem(path.as_bytes(), "there is no such entry");
+        }
+        for (pattern, _) in
+            self.include.iter().flat_map(|include| &include.each).filter(|(_, seen)| !seen.load(Ordering::Relaxed))
+        {
+            report.unmatched(format!("'--include {}' matched nothing", escape(pattern.as_bytes())));
+        }
+        let deepest = self.deepest.load(Ordering::Relaxed);
+        if (1..=strip).contains(&deepest) {
+            report.unmatched(format!(
+                "'--strip-components {strip}' left nothing: no path that is to be restored has more than {deepest}"
+            ));
+        }
     }
 }
 

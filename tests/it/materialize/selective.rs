@@ -85,6 +85,53 @@ fn paths_and_patterns() {
 }
 
 #[test]
+fn what_matches_nothing_is_named() {
+    needs_fuse!();
+    let members = [dir("etc/"), file("etc/b.conf", b"b"), file("x.o", b"x")];
+    let (_dir, in_place, dest) = archive(&members);
+    let (streamed, mut stdin) = Mount::pipe(&[]);
+    std::io::Write::write_all(&mut stdin, &[members.concat(), crate::support::feed::end()].concat()).unwrap();
+    drop(stdin);
+    streamed.wait_end();
+    let cases: &[(&[&str], &[&str])] = &[
+        (&["--include", "*.conf", "--include", "*.x"], &["'--include *.x' matched nothing"]),
+        (&["--include=nothing", "--include=[n]one"], &["'--include nothing' matched", "'--include [n]one' matched"]),
+        // Only outside of what was asked for.
+        (&["etc", "--include", "*.o"], &["'--include *.o' matched nothing"]),
+        (&["no/such", "x.o"], &["'no/such': there is no such entry"]),
+        (&["no/such", "--include=*.o"], &["'no/such': there is no such entry", "'--include *.o' matched nothing"]),
+        (&["--strip-components=2"], &["'--strip-components 2' left nothing"]),
+        (&["x.o", "--strip-components=1"], &["'--strip-components 1' left nothing"]),
+    ];
+    for mount in [&in_place, &streamed] {
+        for how in [&[][..], &["--no-wait"], &["--verify"], &["--dry-run"]] {
+            for (args, says) in cases {
+                let mut args = [how, args].concat();
+                let ended = if how == ["--dry-run"] {
+                    let mut command = std::process::Command::new(crate::support::mount::RESTOREFS);
+                    super::ended(command.arg("materialize").args([&mount.point, &dest]).args(&args).output().unwrap())
+                } else {
+                    args.push("--overwrite=always");
+                    materialize(mount, &dest, &args)
+                };
+                ended.with(3).says(says);
+            }
+            // An entry that is left out for another reason was there; and nothing has to match what is excluded.
+            for args in [
+                &["--include=*.o", "--exclude=*.o"][..],
+                &["--exclude=*.x"],
+                &["--include=*.o", "--newer-than=@2000000000"],
+            ] {
+                let args = [if how == ["--dry-run"] { &["--no-wait"][..] } else { how }, args].concat();
+                assert_eq!(materialize(mount, &dest, &args).with(0).json["unmatched"], serde_json::json!([]));
+            }
+        }
+    }
+    in_place.unmount();
+    streamed.unmount();
+}
+
+#[test]
 fn only_what_is_newer() {
     needs_fuse!();
     let (dir, mount, dest) = archive(&[

@@ -142,7 +142,12 @@ impl Kept {
             let replaced = true;
             let all = Progress { journal: 0, over: true, replaced, changed: false, spooled: 0 };
             let contents = Contents::archive(File::open(self.archive()).unwrap().into()).unwrap();
-            return Origin { contents, concatenated: false, made: Timestamp::default(), more: Box::new(move |_, _| Ok(all)) };
+            return Origin {
+                contents,
+                concatenated: false,
+                made: Timestamp::default(),
+                more: Box::new(move |_, _| Ok(all)),
+            };
         }
         let journal = File::open(&self.journal).unwrap();
         let length = journal.metadata().unwrap().len();
@@ -330,6 +335,9 @@ fn a_part_of_it_is_that_part_of_the_whole() {
         missed.sort_unstable();
         let in_vain = paths.iter().filter(|dir| !model.paths().any(|path| below(path, dir)));
         prop_assert_eq!(missed, in_vain.map(|&dir| (dir, "there is no such entry")).collect::<Vec<_>>());
+        let in_vain = include.iter().filter(|&&name| !model.paths().any(|path| named(path) && matches(path, &[name])));
+        let sentences: Vec<_> = in_vain.map(|name| format!("'--include {name}' matched nothing")).collect();
+        prop_assert_eq!(summary.unmatched, sentences);
     });
 }
 
