@@ -156,10 +156,6 @@ impl<'a> Bindings<'a> {
         }
     }
 
-    pub(super) fn kind(&self, ino: Ino) -> Option<Kind> {
-        self.index.attributes(ino).map(|a| a.kind)
-    }
-
     /// What belongs to an inode.
     pub(super) fn metadata(&self, ino: Ino) -> Option<Metadata> {
         if let Some(metadata) = self.owners.get(&ino) {

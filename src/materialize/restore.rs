@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Unmade, explain};
-use super::bindings::{Binding, Bindings, Place};
+use super::bindings::{Binding, Bindings, Place, left};
 use super::create::{Creator, Task};
 use super::early::Early;
 use super::latest::Latest;
@@ -19,7 +19,7 @@ use super::links::{Link, What};
 use super::replay::{Bytes, Item};
 use super::report::{self, Report, weight};
 use super::target::Target;
-use super::{Error, Options, metadata};
+use super::{Error, Options, Overwrite, metadata};
 use crate::entry::{EntryKind, EntryPath};
 use crate::index::{Arrival, Ino, Kind, Name};
 
@@ -46,7 +46,8 @@ pub(super) struct Restore<'a> {
     pub(super) under_way: usize,
     /// Of what has several names, those that it was made by; the last is tried first.
     pub(super) names: HashMap<Ino, Vec<Name>>,
-    /// What has taken the place of another file: what is in the target by its name may be that one, and look the same.
+    /// What has taken the place of something: what is in the target by its name may be an earlier version that
+    /// looks the same.
     pub(super) doubtful: HashSet<Ino>,
     /// What there is already of a file that is arriving.
     pub(super) early: Option<Early>,
@@ -89,14 +90,13 @@ impl Restore<'_> {
         self.now = number;
         if let Some(target) = target
             && !self.names.contains_key(&ino)
+            && self.place_of(target) != self.place_of(path)
             && let Some(name) = self.bindings.index.name(target.as_bytes()).filter(|_| self.is_made(target, ino))
         {
             // The first name that is repeated is the one that it came with.
             self.names.insert(ino, vec![name]);
         }
-        if let Place::Replaces(before) = place
-            && self.bindings.kind(before) == Some(Kind::File)
-        {
+        if let Place::Replaces(_) = place {
             self.doubtful.insert(ino);
         }
         match place {
@@ -152,11 +152,40 @@ impl Restore<'_> {
             self.target.replaced(binding.ino);
             self.unmade.remove(&binding.ino);
         }
+        self.check_others(before, path)?;
         // In a second run it may have met what is about to come, and does not matter any more.
         self.report.forget(path.as_bytes());
         // A directory may have been there before; what was merged into it is not to be lost.
         let was_there = self.target.has(before) && !self.target.is_made(before);
         Ok(!was_there && !self.creator.has_kept(path))
+    }
+
+    /// What loses a name here lives on under others. In a second run it was perhaps taken for right by its looks, and was
+    /// the version that is about to come.
+    fn check_others(&mut self, ino: Ino, lost: &EntryPath) -> Result<(), Error> {
+        let index = &self.bindings.index;
+        if self.options.overwrite != Overwrite::IfChanged
+            || index.attributes(ino).is_none_or(|a| a.kind != Kind::File || a.nlink == 0)
+            || index.arrival(ino) != Some(Arrival::Complete)
+        {
+            return Ok(());
+        }
+        let Some(first) = self.first_name(ino, lost) else { return Ok(()) };
+        let Some(item) = self.bindings.copy_of(ino, &first) else { return Ok(()) };
+        let Some((dir, name)) = self.place(&first)? else { return Ok(()) };
+        // What cannot be read has been named already, or will be.
+        if self.creator.holds(dir.as_fd(), &name, &item).unwrap_or(true) {
+            return Ok(());
+        }
+        for name in self.names.remove(&ino).unwrap_or_default() {
+            if let Some(path) = self.bindings.index.path(name).and_then(|path| EntryPath::parse(&path).ok())
+                && self.place_of(&path) != self.place_of(lost)
+                && self.is_made(&path, ino)
+            {
+                self.link(&path, ino, true)?;
+            }
+        }
+        self.flush(true)
     }
 
     /// Nothing is made under this name. Unless something of ours has it, what has it is somebody else's.
@@ -171,6 +200,10 @@ impl Restore<'_> {
         let stays = if has_ours { "; the version that came before it stays" } else { "" };
         self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived{stays}"));
         self.pass_over(path, has_ours);
+    }
+
+    fn place_of<'p>(&self, path: &'p EntryPath) -> Option<&'p [u8]> {
+        left(path, self.options.strip)
     }
 
     /// Whether this path means this inode by now, and was made so.
@@ -244,13 +277,14 @@ impl Restore<'_> {
     /// other: it may be somebody else's.
     fn first_name(&mut self, ino: Ino, path: &EntryPath) -> Option<EntryPath> {
         let mut kept = None;
-        let mut left = self.names.get(&ino)?.len();
-        while left > 0 {
-            left -= 1;
-            let name = self.names.get(&ino)?[left];
+        let mut rest = self.names.get(&ino)?.len();
+        while rest > 0 {
+            rest -= 1;
+            let name = self.names.get(&ino)?[rest];
             let known = self.bindings.index.path(name).and_then(|path| EntryPath::parse(&path).ok());
             match known {
-                Some(known) if known == *path => {}
+                // It stands for the same place.
+                Some(known) if self.place_of(&known) == self.place_of(path) => {}
                 Some(known) if self.is_made(&known, ino) => {
                     if !self.creator.has_kept(&known) {
                         return Some(known);
@@ -258,7 +292,7 @@ impl Restore<'_> {
                     kept.get_or_insert(known);
                 }
                 _ => {
-                    self.names.get_mut(&ino)?.swap_remove(left);
+                    self.names.get_mut(&ino)?.swap_remove(rest);
                 }
             }
         }

@@ -166,6 +166,31 @@ fn versions_that_look_the_same() {
 }
 
 #[test]
+fn what_lives_on_under_another_name_is_not_what_only_looks_like_it() {
+    needs_fuse!();
+    let first = [whole("a", b"first"), member(Link, "b", "a", TIME, b""), member(Link, "c", "b", TIME, b"")];
+    let later = [whole("a", b"later"), end()];
+    let (_dir, whole, dest) = archive(&[first.concat(), later.concat()]);
+    materialize(&whole, &dest, &[]).with(0);
+    whole.unmount();
+    // The same again, where it is not yet known that the name comes twice.
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    let mut send = |bytes: &[u8]| std::io::Write::write_all(&mut stdin, bytes).unwrap();
+    send(&first.concat());
+    mount.wait_for("c");
+    let running = start(&mount, &dest, &["--verify"]);
+    let inode = |name: &str| dest.join(name).metadata().unwrap().ino();
+    // What is in the target is taken for right, and gets its other names.
+    wait_until("it has come so far", || (inode("a") == inode("b") && inode("a") == inode("c")).then_some(()));
+    send(&later.concat());
+    drop(stdin);
+    wait(running).with(0);
+    assert_eq!(["a", "b", "c"].map(|name| fs::read_to_string(dest.join(name)).unwrap()), ["later", "first", "first"]);
+    assert!(inode("b") == inode("c") && inode("a") != inode("b"));
+    mount.unmount();
+}
+
+#[test]
 fn names_that_are_the_same_without_their_first_components() {
     needs_fuse!();
     let (_dir, mount, dest) = archive(&[

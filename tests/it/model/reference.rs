@@ -190,9 +190,7 @@ impl Model {
         if before.is_none() {
             self.order.push(path.into());
         }
-        if before != Some(node) {
-            self.log.push((path.into(), node, self.nodes[node].announced));
-        }
+        self.log.push((path.into(), node, self.nodes[node].announced));
     }
 
     fn is_directory(&self, path: &str) -> bool {

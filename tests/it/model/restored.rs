@@ -382,7 +382,9 @@ fn a_run_that_was_stopped_is_finished_by_another() {
             let is_directory = model.get(path).is_some_and(|member| member.what == What::Directory);
             is_directory && before.get(path).is_some_and(|(_, what)| *what != What::Directory)
         };
-        prop_assume!(!model.paths().any(in_the_way));
+        if model.paths().any(in_the_way) {
+            return Ok(());
+        }
         let changes = matches!(overwrite, Overwrite::IfChanged | Overwrite::Always);
         let summary = restore(&kept, &arrival, &Options { overwrite, verify: changes, ..options(&dest) });
         if changes {
