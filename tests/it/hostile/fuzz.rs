@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::support::pack::{bsdtar, compress, gnu_tar, python_tar};
+use crate::support::random::Random;
 use crate::support::{needs_fuse, small};
 use restorefs::monitor::Verdict;
 
@@ -16,27 +17,6 @@ const ROUNDS: u64 = 600;
 
 /// Of no file more is looked at: one that says it has exabytes of holes is read in a moment all the same.
 const LOOK: usize = 64 << 10;
-
-/// SplitMix64: good enough to choose, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n as u64) as usize
-    }
-
-    fn of<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len())]
-    }
-}
 
 /// Runs a check for each round's seed, and names the seed that failed.
 fn rounds(count: u64, check: impl Fn(&mut Random)) {

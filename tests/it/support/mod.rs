@@ -10,6 +10,7 @@ pub mod network;
 pub mod pack;
 pub mod process;
 pub mod proxy;
+pub mod random;
 pub mod small;
 pub mod tree;
 pub mod users;
