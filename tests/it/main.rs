@@ -12,6 +12,7 @@ mod cuts;
 mod damage;
 mod delivery;
 mod dialects;
+mod differential;
 mod direct;
 mod hostile;
 mod layering;

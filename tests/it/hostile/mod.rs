@@ -84,27 +84,27 @@ fn pax(typeflag: u8, records: &[(&str, &[u8])]) -> Vec<u8> {
 
 /// How the bytes come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum From {
+pub enum From {
     File,
     Pipe,
 }
 
-const BOTH: [From; 2] = [From::File, From::Pipe];
+pub const BOTH: [From; 2] = [From::File, From::Pipe];
 
 /// What has been received.
-struct Received {
-    store: Arc<Store>,
-    status: Status,
+pub struct Received {
+    pub store: Arc<Store>,
+    pub status: Status,
     _dir: TempDir,
 }
 
 /// In memory where that can be: many spools come and go.
-fn scratch() -> TempDir {
+pub fn scratch() -> TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
-fn receive(bytes: &[u8], from: From) -> Received {
+pub fn receive(bytes: &[u8], from: From) -> Received {
     receive_with(bytes, from, |_| {})
 }
 
@@ -152,7 +152,7 @@ fn receive_with(bytes: &[u8], from: From, tweak: impl FnOnce(&mut Job)) -> Recei
 }
 
 impl Received {
-    fn exit(&self) -> u8 {
+    pub fn exit(&self) -> u8 {
         Exit::of(&self.status) as u8
     }
 
