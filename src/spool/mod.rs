@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, mkdirat, openat, unlinkat};
 use rustix::path::Arg;
+use rustix::process::{Resource, getrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::entry::SparseMap;
@@ -45,6 +46,9 @@ const RETRY: Duration = Duration::from_millis(250);
 
 /// Checksums of a blob are recorded while it arrives, whenever there are this many new ones (64 MiB of contents).
 const SUMS_STEP: u64 = 1024;
+
+/// So many blobs are synced one by one. More take less time together.
+const FEW: usize = 32;
 
 /// Magic numbers of filesystems that live in memory, from statfs(2).
 const TMPFS: i64 = 0x0102_1994;
@@ -104,6 +108,9 @@ pub struct Spool {
     blob_bytes: AtomicU64,
     /// The checksums of each blob, by its number.
     blobs: RwLock<Vec<Arc<Mutex<Sums>>>>,
+    /// The blobs as they were written, as long as there are not too many of them to be synced one by one.
+    few: Mutex<Option<Vec<Arc<File>>>>,
+    most_few: usize,
     /// Since when each thread has been waiting for its disk.
     busy: Mutex<HashMap<ThreadId, Instant>>,
     in_memory: bool,
@@ -118,7 +125,7 @@ pub struct Spool {
 #[derive(Debug)]
 pub struct Blob {
     number: u64,
-    file: File,
+    file: Arc<File>,
     /// Where the pages end that are counted already.
     counted: u64,
     sums: Arc<Mutex<Sums>>,
@@ -177,6 +184,7 @@ impl Spool {
         let journal = create_file(&directory, "journal")?;
         mkdirat(&directory, "blobs", Mode::RWXU)?;
         let blobs_directory = open_directory(&directory, "blobs")?;
+        let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let in_memory = matches!(rustix::fs::fstatfs(&journal)?.f_type as i64, TMPFS | RAMFS);
         let spool = Spool {
             path,
@@ -186,6 +194,8 @@ impl Spool {
             written: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
             blobs: RwLock::default(),
+            few: Mutex::new(Some(Vec::new())),
+            most_few: usize::try_from(descriptors / 16).unwrap_or(FEW).min(FEW),
             busy: Mutex::default(),
             in_memory,
             limit: config.limit,
@@ -240,6 +250,11 @@ impl Spool {
             }
             Ok(Some(file))
         })?;
+        let file = Arc::new(file);
+        self.few.lock().take_if(|few| {
+            few.push(file.clone());
+            few.len() > self.most_few
+        });
         Ok(Blob { number, file, counted: 0, sums, recorded: 0 })
     }
 
@@ -255,13 +270,19 @@ impl Spool {
         Ok(())
     }
 
-    /// Brings everything in it to the disk. One syncfs(2): blobs may be many. The journal has been open since before the
-    /// first write, so from Linux 5.8 on this reports the error of any write to this filesystem since then.
+    /// Brings everything in it to the disk: by fsync(2) of each file where these are few, so that nothing waits for what
+    /// others have written; else by syncfs(2). All descriptors have been open since before the first write, so that no
+    /// error of a write is missed; of syncfs, from Linux 5.8 on.
     ///
     /// # Errors
-    /// The disk failed to take something: of this spool, or of another file on the same filesystem.
+    /// The disk failed to take something: of this spool or, as syncfs tells it, of any file on the same filesystem.
     pub fn sync(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(&self.journal)?)
+        let few = self.few.lock().clone();
+        let Some(blobs) = few else { return Ok(rustix::fs::syncfs(&self.journal)?) };
+        let directories = [&self.blobs_directory, &self.directory].map(|dir| Ok(rustix::fs::fsync(dir)?));
+        let files = blobs.iter().map(|blob| blob.sync_data()).chain([self.journal.sync_data()]);
+        // Each is brought as far as it can be.
+        files.chain(directories).fold(Ok(()), |all, one| all.and(one))
     }
 
     /// Whether it lies in memory: then nothing that was written can be lost on the way to a disk.

@@ -86,6 +86,13 @@ fn restores_all_but(mount: &Mount, files: &[(String, Vec<u8>)], damaged: &BTreeS
 #[test]
 fn a_disk_that_loses_writes_is_found_before_complete() {
     needs_fuse!();
+    // With so many blobs that they are synced one by one, and with more.
+    for count in [30, 60] {
+        loses_writes(count);
+    }
+}
+
+fn loses_writes(count: u64) {
     // An ext4 whose device takes its own metadata and some megabytes, and then nothing more, which the kernel notices
     // only when it writes back.
     let store = Disk::new("tmpfs", "size=64M");
@@ -100,7 +107,7 @@ fn a_disk_that_loses_writes_is_found_before_complete() {
     assert!(room > 6 << 20, "{room}");
     filler.write_all(&vec![1; (room - (6 << 20)) as usize]).unwrap();
 
-    let files = files(60);
+    let files = files(count);
     let (mut mount, mut to) = Mount::pipe(&["--spool", disk.path().to_str().unwrap()]);
     for (name, contents) in &files {
         to.write_all(&feed::whole(name, contents)).unwrap();
