@@ -281,8 +281,9 @@ impl Spool {
         let Some(blobs) = few else { return Ok(rustix::fs::syncfs(&self.journal)?) };
         let directories = [&self.blobs_directory, &self.directory].map(|dir| Ok(rustix::fs::fsync(dir)?));
         let files = blobs.iter().map(|blob| blob.sync_data()).chain([self.journal.sync_data()]);
-        // Each is brought as far as it can be.
-        files.chain(directories).fold(Ok(()), |all, one| all.and(one))
+        // All of them, also where one fails.
+        let ended: Vec<io::Result<()>> = files.chain(directories).collect();
+        ended.into_iter().collect()
     }
 
     /// Whether it lies in memory: then nothing that was written can be lost on the way to a disk.

@@ -55,6 +55,23 @@ pub(super) fn is_damage(place: &Place, e: &io::Error) -> bool {
     is_spooled && !matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
 }
 
+/// Whether what has not reached the disk yet is brought there before it is read back. After an error syncfs(2) may return
+/// while writes are in flight, and what is in flight stays in memory.
+#[derive(Clone, Copy)]
+enum Flush {
+    First,
+    No,
+}
+
+impl Flush {
+    fn file(self, file: &File) {
+        if let Flush::First = self {
+            // Whether that fails does not matter: reading back decides.
+            let _ = file.sync_data();
+        }
+    }
+}
+
 /// A file in the spool, as far as it has arrived.
 struct Spooled {
     ino: Ino,
@@ -97,7 +114,7 @@ impl Store {
                 "the disk of the spool '{}' reports an error: {e}; everything is read back",
                 spool.path().display()
             );
-            self.scrub_spool(spool, &mut damaged, |_, _| true);
+            self.scrub_spool(spool, &mut damaged, Flush::First, |_, _| true);
             spool.check_journal().map_err(Unsettled::Spool)?;
         }
         self.damaged.lock().extend(&damaged);
@@ -117,7 +134,7 @@ impl Store {
     pub fn scrub(&self, go_on: impl FnMut(u64, u64) -> bool) -> Option<Scrubbed> {
         let spool = self.spool.get()?;
         let mut damaged = self.absent(spool);
-        let (files, bytes) = self.scrub_spool(spool, &mut damaged, go_on);
+        let (files, bytes) = self.scrub_spool(spool, &mut damaged, Flush::No, go_on);
         self.damaged.lock().extend(&damaged);
         let journal = spool.check_journal().err();
         Some(Scrubbed { files, bytes, damaged: self.paths(damaged), journal })
@@ -144,14 +161,16 @@ impl Store {
         &self,
         spool: &Spool,
         damaged: &mut BTreeSet<Ino>,
+        flush: Flush,
         mut go_on: impl FnMut(u64, u64) -> bool,
     ) -> (u64, u64) {
+        flush.file(spool.journal());
         spool.forget_cached(spool.journal());
         let mut buf = vec![0; PIECE];
         let (mut files, mut bytes) = (0, 0);
         self.each_spooled(|file| {
             if !damaged.contains(&file.ino)
-                && let Err(e) = read_back(spool, &file, &mut buf)
+                && let Err(e) = read_back(spool, &file, flush, &mut buf)
             {
                 log::warn!("inode {} is damaged in the spool: {e}", file.ino.0);
                 damaged.insert(file.ino);
@@ -203,7 +222,7 @@ fn spooled(index: &Index, ino: Ino) -> Option<Spooled> {
     Some(Spooled { ino, place, map: index.sparse(ino).cloned(), size: attributes.size, stored, received })
 }
 
-fn read_back(spool: &Spool, file: &Spooled, buf: &mut [u8]) -> io::Result<()> {
+fn read_back(spool: &Spool, file: &Spooled, flush: Flush, buf: &mut [u8]) -> io::Result<()> {
     let (number, map) = match &file.place {
         Place::Journal(at) => {
             let there = spool.read_data(*at, file.stored)?.len() as u64;
@@ -215,6 +234,7 @@ fn read_back(spool: &Spool, file: &Spooled, buf: &mut [u8]) -> io::Result<()> {
     };
     let sums = spool.sums(number).ok_or(io::ErrorKind::NotFound)?;
     let blob: File = spool.open_blob(number)?;
+    flush.file(&blob);
     spool.forget_cached(&blob);
     let mut reader = Reader::new(&blob, map, &sums);
     let mut at = 0;

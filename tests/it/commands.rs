@@ -223,7 +223,9 @@ fn a_second_mount_on_the_same_place_is_refused() {
 fn a_second_sender_is_refused_and_the_log_says_so() {
     needs_fuse!();
     let (mount, address) = Mount::listen(&[]);
-    let _first = std::net::TcpStream::connect(address).unwrap();
+    let mut first = std::net::TcpStream::connect(address).unwrap();
+    Write::write_all(&mut first, &crate::support::feed::file("f", 5)).unwrap();
+    mount.wait_for("f");
     let mut second = std::net::TcpStream::connect(address).unwrap();
     assert!(matches!(std::io::Read::read(&mut second, &mut [0]), Ok(0) | Err(_)));
     mount.wait_printed("is refused: one sender is connected already");
