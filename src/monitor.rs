@@ -89,6 +89,24 @@ pub enum Verdict {
     },
 }
 
+impl Verdict {
+    /// Afterwards something on our side failed, too.
+    pub fn and_failed(&self, mut cause: String) -> Verdict {
+        if let Verdict::Incomplete { cause: before, .. }
+        | Verdict::Corrupt { cause: before, .. }
+        | Verdict::Failed { cause: before }
+        | Verdict::NoArchive { cause: before } = self
+        {
+            cause.push_str("; the stream had ended: ");
+            cause.push_str(before);
+        }
+        if let Verdict::Incomplete { cut: Some(cut), .. } | Verdict::Corrupt { cut: Some(cut), .. } = self {
+            cause.push_str(&format!(" ('{cut}' was cut)"));
+        }
+        Verdict::Failed { cause }
+    }
+}
+
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

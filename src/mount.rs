@@ -401,6 +401,7 @@ impl Handle {
     /// Receives no more, and lets go whoever waits.
     fn cease(&self) {
         self.unmounted.store(true, Ordering::Release);
+        self.store.abandon();
         self.stop.stop();
         self.closer.close();
         // It may have a copy of the mount.

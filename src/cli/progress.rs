@@ -119,7 +119,7 @@ fn line(status: &Status) -> String {
         return format!("waiting for the first byte from {}", super::show::source(status));
     }
     if status.phase == Phase::Settling {
-        return format!("everything has arrived ({}); syncing the spool to disk", HumanBytes(status.bytes));
+        return format!("the stream is over ({}); syncing the spool to disk", HumanBytes(status.bytes));
     }
     let part = match status.source_size {
         Some(size) if size > 0 => format!("{:3} %  ", status.source_bytes.min(size) * 100 / size),

@@ -58,7 +58,7 @@ pub(super) fn summary(status: &Status) -> String {
             format!("cannot go on: {cause}{cut}{}", stays("What came before stays"))
         }
         Some(Verdict::NoArchive { cause }) => format!("no archive: {cause}"),
-        Some(Verdict::Failed { cause }) => format!("failed: {cause}{cut}{}", stays("What arrived before is whole")),
+        Some(Verdict::Failed { cause }) => format!("failed: {cause}{cut}{}", stays("What arrived before stays")),
         None => format!("receiving: {what}"),
     };
     if status.refused > 0 {
@@ -111,7 +111,7 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         (Phase::Waiting, None) => "waiting for the first byte".into(),
         (Phase::Receiving | Phase::Over, None) => "receiving".into(),
         (Phase::NoSpace, None) => "waiting for room".into(),
-        (Phase::Settling, None) => "everything has arrived; the spool is being synced to disk".into(),
+        (Phase::Settling, None) => "the stream is over; the spool is being synced to disk".into(),
     };
     field("state", phase);
     let (paths, more) = cut(status);

@@ -20,7 +20,7 @@ use crate::monitor::{Chain, Monitor, Verdict};
 use crate::record::{self, Record};
 use crate::source::{Farewell, Source, Stop};
 use crate::spool::{self, BLOB_THRESHOLD, Blob, Form, Spool};
-use crate::store::Store;
+use crate::store::{Store, Unsettled};
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use ahead::Ahead;
 use keeper::{Batch, Fate, Keeper, Last, Link, Op, refuse};
@@ -551,17 +551,14 @@ impl Ingest<'_> {
         }
         refuse(self.monitor, refused);
         said();
-        if verdict != Verdict::Complete {
-            // What is lost already is known at once.
-            self.monitor.end(verdict);
-            if let Err(e) = self.store.settle(self.monitor) {
-                self.monitor.warning(b"", Chain(&e));
-            }
-            return;
-        }
         self.monitor.settling();
-        let settled = self.store.settle(self.monitor);
-        self.monitor.end(settled.map_or_else(|e| Verdict::Failed { cause: Chain(&e).to_string() }, |()| verdict));
+        let verdict = match self.store.settle(self.monitor) {
+            Ok(()) => verdict,
+            // The stream had ended before.
+            Err(Unsettled::Abandoned) if verdict != Verdict::Complete => verdict,
+            Err(e) => verdict.and_failed(Chain(&e).to_string()),
+        };
+        self.monitor.end(verdict);
     }
 }
 

@@ -26,7 +26,7 @@ use crate::monitor::{Chain, MAX_CUT_NAMED, Monitor, SenderStatus, Sending, Verdi
 use crate::record;
 use crate::source::Stop;
 use crate::spool;
-use crate::store::Store;
+use crate::store::{Store, Unsettled};
 use crate::strangers::Told;
 use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
 use sink::{Sink, Stopped, Unfinished};
@@ -473,6 +473,13 @@ impl Receive {
         self.name_cut(&mut verdict);
         self.sink.cut();
         self.tell_status();
+        if matches!(verdict, Verdict::Incomplete { .. } | Verdict::Corrupt { .. }) {
+            self.monitor.settling();
+            match self.store.settle(&self.monitor) {
+                Ok(()) | Err(Unsettled::Abandoned) => {}
+                Err(e) => verdict = verdict.and_failed(Chain(&e).to_string()),
+            }
+        }
         self.monitor.end(verdict);
     }
 }

@@ -40,6 +40,7 @@ pub struct Store {
     over: AtomicBool,
     /// Whether the disk has said that it has everything in the spool.
     settled: AtomicBool,
+    abandoned: AtomicBool,
     /// Files whose stored bytes could not be read back.
     damaged: Mutex<BTreeSet<Ino>>,
     when_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -92,6 +93,7 @@ impl Store {
             wanted: OnceLock::new(),
             over: AtomicBool::new(false),
             settled: AtomicBool::new(false),
+            abandoned: AtomicBool::new(false),
             damaged: Mutex::default(),
             when_over: OnceLock::new(),
         }

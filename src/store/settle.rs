@@ -34,6 +34,9 @@ pub enum Unsettled {
     /// The journal, or the directory itself.
     #[error("the spool does not have everything")]
     Spool(#[source] io::Error),
+    /// The mount was taken away meanwhile, and the spool goes with it.
+    #[error("it was unmounted before everything was on the disk of the spool")]
+    Abandoned,
 }
 
 /// What a scrub found.
@@ -99,25 +102,42 @@ impl Store {
         self.damaged.lock().len()
     }
 
+    /// Nobody will use the spool any more: it is about to be removed.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+    }
+
+    fn check_wanted(&self) -> Result<(), Unsettled> {
+        if self.abandoned.load(Ordering::Acquire) { Err(Unsettled::Abandoned) } else { Ok(()) }
+    }
+
     /// Brings the spool to its disk, and makes sure that all of it is there: by name and length, and by reading it back
-    /// where the disk reported an error. To be called when nothing more is written. The monitor is given the path of
-    /// each file that is damaged.
+    /// where the disk reported an error or anything has been found damaged. To be called when nothing more is written. The
+    /// monitor is given the path of each file that is damaged.
     ///
     /// # Errors
     /// [`Unsettled`] if anything is missing.
     pub fn settle(&self, monitor: &Monitor) -> Result<(), Unsettled> {
         let Some(spool) = self.spool.get() else { return Ok(()) };
+        self.check_wanted()?;
+        let synced = spool.sync();
+        self.check_wanted()?;
+        // Not before the sync, which takes its time.
         spool.check().map_err(Unsettled::Spool)?;
         let mut damaged = self.absent(spool);
-        if let Err(e) = spool.sync() {
+        if let Err(e) = &synced {
             log::warn!(
                 "the disk of the spool '{}' reports an error: {e}; everything is read back",
                 spool.path().display()
             );
-            self.scrub_spool(spool, &mut damaged, Flush::First, |_, _| true);
+        }
+        if synced.is_err() || !damaged.is_empty() || self.damaged() > 0 {
+            self.scrub_spool(spool, &mut damaged, Flush::First, |_, _| self.check_wanted().is_ok());
+            self.check_wanted()?;
             spool.check_journal().map_err(Unsettled::Spool)?;
         }
-        self.damaged.lock().extend(&damaged);
+        // What could not be read only once, and can be now, is not damaged.
+        self.damaged.lock().clone_from(&damaged);
         if damaged.is_empty() {
             self.settled.store(true, Ordering::Release);
             return Ok(());
@@ -131,11 +151,21 @@ impl Store {
 
     /// Reads back everything that has arrived in the spool, from its disk where that is possible, until `go_on`, which is
     /// given the numbers of files and bytes so far, returns false. None where there is no spool.
-    pub fn scrub(&self, go_on: impl FnMut(u64, u64) -> bool) -> Option<Scrubbed> {
+    pub fn scrub(&self, mut go_on: impl FnMut(u64, u64) -> bool) -> Option<Scrubbed> {
         let spool = self.spool.get()?;
         let mut damaged = self.absent(spool);
-        let (files, bytes) = self.scrub_spool(spool, &mut damaged, Flush::No, go_on);
-        self.damaged.lock().extend(&damaged);
+        let mut whole = true;
+        let (files, bytes) = self.scrub_spool(spool, &mut damaged, Flush::No, |files, bytes| {
+            whole = go_on(files, bytes);
+            whole
+        });
+        let mut known = self.damaged.lock();
+        if whole {
+            known.clone_from(&damaged);
+        } else {
+            known.extend(&damaged);
+        }
+        drop(known);
         let journal = spool.check_journal().err();
         Some(Scrubbed { files, bytes, damaged: self.paths(damaged), journal })
     }

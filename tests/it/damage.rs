@@ -251,6 +251,52 @@ fn a_disk_that_hangs_is_named_and_nothing_is_lost_when_it_goes_on() {
     restorefs(&["umount"], &[&mount.point]);
 }
 
+#[test]
+fn damage_that_is_found_while_it_arrives_is_not_complete_and_goes_when_it_is_mended() {
+    needs_fuse!();
+    let files = files(4);
+    for mended in [false, true] {
+        let (mount, mut to) = Mount::pipe(&["--no-passthrough"]);
+        for (name, contents) in &files {
+            to.write_all(&feed::whole(name, contents)).unwrap();
+        }
+        wait_until("the last has come", || (mount.status()["entries"] == 4).then_some(()));
+        let blob = spool_of(&mount).join("blobs/1");
+        flip(&blob, &files[1].1[..64], 200_000);
+        assert_eq!(scrub(&mount), BTreeSet::from(["f1".to_owned()]));
+        if mended {
+            fs::write(&blob, &files[1].1).unwrap();
+        }
+        to.write_all(&feed::end()).unwrap();
+        let status = mount.wait_end();
+        assert_eq!(status["end"]["verdict"], if mended { "complete" } else { "failed" }, "{status:#}");
+        let damaged = if mended { BTreeSet::new() } else { BTreeSet::from(["f1".to_owned()]) };
+        assert_eq!(unreadable(&mount, &files), damaged);
+        assert_eq!(mount.state("f1"), if mended { "complete" } else { "damaged" });
+    }
+}
+
+#[test]
+fn damage_of_a_stream_that_is_cut_is_named_too() {
+    needs_fuse!();
+    let files = files(4);
+    let (mut mount, mut to) = Mount::pipe(&[]);
+    for (name, contents) in &files {
+        to.write_all(&feed::whole(name, contents)).unwrap();
+    }
+    to.write_all(&feed::file("cut", LARGE)).unwrap();
+    to.write_all(&[1; 1000]).unwrap();
+    wait_until("the last has come", || (mount.status()["entries"] == 5).then_some(()));
+    fs::remove_file(spool_of(&mount).join("blobs/1")).unwrap();
+    drop(to);
+    let status = mount.wait_end();
+    assert_eq!(status["end"]["verdict"], "failed", "{status:#}");
+    let cause = status["end"]["cause"].as_str().unwrap();
+    assert!(cause.contains("has lost contents of 1 file") && cause.contains("'cut' was cut"), "{cause}");
+    restorefs(&["umount"], &[&mount.point]);
+    assert_eq!(mount.wait_front(), Some(1), "{}", mount.printed());
+}
+
 /// A filesystem that takes no writes, until this is dropped.
 struct Frozen(PathBuf);
 
