@@ -49,7 +49,8 @@ pub(super) fn summary(status: &Status) -> String {
             format!("cannot mount {}: {cause}", source(status))
         }
         Some(Verdict::Incomplete { cause, .. }) if status.is_nothing() => {
-            format!("nothing was received from {}: {cause}", source(status))
+            let what = if status.bytes == 0 { "nothing" } else { "not even one header" };
+            format!("{what} was received from {}: {cause}", source(status))
         }
         Some(Verdict::Incomplete { cause, .. }) => {
             format!("incomplete: {cause}{cut}{}", stays("What arrived is whole"))

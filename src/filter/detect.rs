@@ -69,7 +69,7 @@ const LZMA_HEADER: usize = 14;
 
 type Pattern = (&'static [u8], Detected);
 
-/// Long enough each that no member's name, with which a plain tar archive begins, is taken for one.
+/// A plain tar archive begins with the name of its first member, which may be any of these: see [`is_tar_header`].
 const PATTERNS: &[Pattern] = &[
     (b"\x1f\x8b\x08", Detected::Known(Compression::Gzip)),
     (b"\x28\xb5\x2f\xfd", Detected::Known(Compression::Zstd)),
@@ -82,6 +82,9 @@ const PATTERNS: &[Pattern] = &[
 
 pub(super) fn detect(bytes: &[u8]) -> Detected {
     let mut more = false;
+    if bytes.first_chunk().is_some_and(is_tar_header) {
+        return Detected::Plain;
+    }
     for (magic, detected) in PATTERNS {
         if bytes.starts_with(magic) {
             return *detected;
@@ -111,6 +114,19 @@ pub(super) fn detect(bytes: &[u8]) -> Detected {
         }
     }
     if more { Detected::More } else { Detected::Plain }
+}
+
+/// Whether a block has the checksum of a tar header, by unsigned or signed bytes. No compressed data does by chance.
+fn is_tar_header(block: &[u8; 512]) -> bool {
+    let digits: Vec<u8> = block[148..156].iter().copied().filter(|b| !matches!(b, b' ' | 0)).collect();
+    let Some(told) = std::str::from_utf8(&digits).ok().and_then(|text| i64::from_str_radix(text, 8).ok()) else {
+        return false;
+    };
+    let sum = |value: fn(u8) -> i64| {
+        let bytes = block.iter().enumerate();
+        bytes.map(|(at, &b)| value(if (148..156).contains(&at) { b' ' } else { b })).sum::<i64>()
+    };
+    told > 256 && (told == sum(i64::from) || told == sum(|b| i64::from(b.cast_signed())))
 }
 
 /// Its version, and the dictionary size: an archive may begin with a member of the name `LZIP`.

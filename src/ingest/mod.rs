@@ -13,7 +13,7 @@ mod walk;
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKind, SparseMap};
+use crate::entry::{Entry, EntryKind, SparseMap, escape};
 use crate::filter::{self, Chunks, Compression, HEAD, NoTar, is_plain_file, recognise};
 use crate::index::{Arrival, Place};
 use crate::monitor::{Chain, Monitor, Verdict};
@@ -24,6 +24,9 @@ use crate::store::{Store, Unsettled};
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use ahead::Ahead;
 use keeper::{Batch, Fate, Keeper, Last, Link, Op, refuse};
+
+/// At most this much of what is no archive is shown.
+const SHOWN: usize = 60;
 
 /// What is to be received.
 pub struct Job {
@@ -494,6 +497,11 @@ impl Ingest<'_> {
             }
             End::Cut(_) if !self.decoder.has_members() && !self.may_be_cut() => {
                 Err(self.no_archive(self.decoder.position()))
+            }
+            // A few bytes may be what a failing command said on its way out.
+            End::Cut(cause) if !self.decoder.has_members() && !self.head.is_empty() => {
+                let begin = &self.head[..self.head.len().min(SHOWN)];
+                Err(incomplete(format!("{cause} (it begins with '{}')", escape(begin))))
             }
             End::Cut(cause) => Err(incomplete(cause)),
         }

@@ -90,8 +90,9 @@ const KINDS: &[Kind] = &[
     ("(echo Last login: Monday; cat x.tar) >x", 1, &["text that begins with 'Last login: Monday'"]),
     ("head -c 600 /dev/zero | tr '\\0' '\\377' >x", 1, &["unknown kind (it begins with ff ff ff ff ff ff ff ff)"]),
     (": >x", 1, &["nothing was received", "before its first byte"]),
+    ("printf 'sudo: no' >x", 1, &["not even one header was received", "it begins with 'sudo: no'"]),
     ("gzip -c /dev/null >x", 1, &["nothing was received"]),
-    ("head -c 300 x.tar >x", 1, &["nothing was received", "inside a header"]),
+    ("head -c 300 x.tar >x", 1, &["not even one header was received", "inside a header"]),
     ("truncate -s 4M x && mkfs.ext4 -q x", 5, &["begins with zeros", "ext4 filesystem", "mount -o loop,ro FILE DIR"]),
     ("bsdtar --format=iso9660 -cf x a", 5, &["begins with zeros", "an ISO 9660 image", "bsdtar -cf - @FILE"]),
     ("(head -c 10240 /dev/zero; echo contents) >x", 5, &["begins with zeros", "text that begins with 'contents'"]),
@@ -336,7 +337,24 @@ fn behind_an_empty_archive_another_one_is_left_out_unless_asked_for() {
 #[test]
 fn a_member_with_the_name_of_a_signature_is_a_member() {
     needs_fuse!();
-    for name in ["LZIP", "LRZI", "BZh9", "BZ3v1x", "Salted__", "]", "PK", "Rar!", "P", "070701"] {
+    let names = [
+        "LZIP",
+        "LRZI",
+        "BZh9",
+        "BZ3v1x",
+        "Salted__",
+        "]",
+        "PK",
+        "Rar!",
+        "P",
+        "070701",
+        "BZh91AY&SY",
+        "\x1f\u{9d}",
+        "P*M\x18",
+        "\x02!L\x18",
+        "\x04\"M\x18",
+    ];
+    for name in names {
         let dir = tempfile::tempdir().unwrap();
         run(Command::new("bash").current_dir(&dir).args(["-ec", "echo 1 >\"$1\"; tar -cf x.tar \"$1\"", "-", name]));
         let archive = fs::read(dir.path().join("x.tar")).unwrap();
