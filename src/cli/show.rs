@@ -198,7 +198,7 @@ mod tests {
     use super::*;
     use crate::monitor::{MAX_CUT_NAMED, Monitor, SenderStatus};
 
-    /// What is told of so many files that were cut.
+    /// The summary and the `cut` lines for `count` files that were cut.
     fn told(count: usize) -> (String, Vec<String>) {
         let monitor = Monitor::new();
         monitor.add_entries(1);
