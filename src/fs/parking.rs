@@ -12,6 +12,10 @@
 //! it. Here a short reply is only a short read, behind which the kernel goes on through its cache, so the pages before a
 //! cut are given.
 //!
+//! A direct read also waits in the request itself. Where its reader is in a pid namespace that we cannot see into, a kill
+//! would go unnoticed; such a read is given the whole pages that are there, and the kernel waits for the rest in its cache,
+//! where a signal ends it.
+//!
 //! For a page that it asks for again the kernel waits in the request itself, and there no signal ends the reader.
 //! So reads whose reader is being killed are looked for, and failed; whoever else waits for the same page asks anew.
 
@@ -77,6 +81,8 @@ enum Verdict {
     Go,
     /// Only its first page can: the kernel shall ask for that.
     AskForLess,
+    /// The pages that are there are the answer; the kernel reads the rest through its cache.
+    ThroughCache,
 }
 
 #[derive(Default)]
@@ -122,7 +128,7 @@ impl Parking {
                     }
                     return (read.reply)(Ok(&buf[..len]));
                 }
-                Ok(Read::Lost) => match self.before_cut(&read) {
+                Ok(Read::Lost) => match self.whole_pages(&read) {
                     0 => return (read.reply)(Err(Errno::IO)),
                     len => read.len = len,
                 },
@@ -149,21 +155,24 @@ impl Parking {
                     drop(lot);
                     return (read.reply)(Err(Errno::IO));
                 }
+                Verdict::ThroughCache => {
+                    drop(lot);
+                    match self.whole_pages(&read) {
+                        0 => return (read.reply)(Ok(&[])),
+                        len => read.len = len,
+                    }
+                }
                 // Between the two looks it has come.
                 Verdict::Go => {}
             }
         }
     }
 
-    /// How much of a direct read lies in whole pages before the place where its file was cut.
-    fn before_cut(&self, read: &Parked) -> usize {
-        match self.store.known(read.ino) {
-            Some((_, known, false)) if read.reader.direct => {
-                let pages = (known / PAGE * PAGE).saturating_sub(read.offset);
-                usize::try_from(pages).map_or(0, |pages| if pages < read.len { pages } else { 0 })
-            }
-            _ => 0,
-        }
+    /// How much of a direct read lies in whole pages that have arrived; 0 where that is all of it.
+    fn whole_pages(&self, read: &Parked) -> usize {
+        let Some((_, known, _)) = self.store.known(read.ino).filter(|_| read.reader.direct) else { return 0 };
+        let pages = (known / PAGE * PAGE).saturating_sub(read.offset);
+        usize::try_from(pages).map_or(0, |pages| if pages < read.len { pages } else { 0 })
     }
 
     /// More of a file is there, or no more will come.
@@ -178,7 +187,7 @@ impl Parking {
         for read in parked {
             match lot.verdict(&self.store, &read) {
                 Verdict::Wait => wait.push(read),
-                Verdict::Go => ready.push((read, Answer::Read)),
+                Verdict::Go | Verdict::ThroughCache => ready.push((read, Answer::Read)),
                 Verdict::AskForLess => ready.push((read, Answer::Fail(Errno::IO))),
             }
         }
@@ -257,7 +266,7 @@ impl Lot {
             return Verdict::Go;
         }
         if read.reader.direct {
-            return Verdict::Wait;
+            return if read.reader.task == 0 { Verdict::ThroughCache } else { Verdict::Wait };
         }
         let first_page = end.min((offset / PAGE + 1) * PAGE);
         if end > first_page && known >= first_page && self.asked_for_less.entry(ino).or_default().insert(offset) {

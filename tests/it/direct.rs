@@ -3,15 +3,18 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::{ChildStdin, Command, Stdio};
 
 use rustix::process::Signal;
 
 use crate::readers::{Reader, wait_state};
 use crate::support::mount::Mount;
+use crate::support::process::Group;
 use crate::support::tree::bytes;
-use crate::support::{feed, needs_fuse};
+use crate::support::{feed, needs_fuse, wait_until};
 
 const PAGE: usize = 4096;
 
@@ -125,6 +128,80 @@ fn a_waiting_direct_reader_can_be_killed() {
     }
     mount.wait_end();
     mount.unmount();
+}
+
+/// A mount whose daemon is in a pid namespace of its own: it cannot see who reads.
+struct Elsewhere {
+    point: PathBuf,
+    _daemon: Group,
+    dir: tempfile::TempDir,
+}
+
+impl Elsewhere {
+    fn start() -> (Elsewhere, ChildStdin) {
+        let dir = tempfile::tempdir().unwrap();
+        let point = dir.path().join("mnt");
+        fs::create_dir(&point).unwrap();
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--kill-child", env!("CARGO_BIN_EXE_restorefs"), "mount", "-f", "--spool"]);
+        command.args([dir.path(), Path::new("-"), &point]).stdin(Stdio::piped()).stderr(Stdio::null());
+        let mut daemon = Group::start(&mut command);
+        let to = daemon.0.stdin.take().unwrap();
+        let mount = Elsewhere { point, _daemon: daemon, dir };
+        let outside = mount.dir.path().metadata().unwrap().dev();
+        wait_until("it is mounted", || (mount.point.metadata().unwrap().dev() != outside).then_some(()));
+        (mount, to)
+    }
+
+    fn wait_state(&self, name: &str, state: &str) {
+        let mut value = [0; 100];
+        wait_until(&format!("{name} is {state}"), || {
+            let n = rustix::fs::lgetxattr(self.point.join(name), "user.restorefs.state", &mut value).ok()?;
+            (&value[..n] == state.as_bytes()).then_some(())
+        });
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        let flags = rustix::mount::UnmountFlags::DETACH | rustix::mount::UnmountFlags::FORCE;
+        let _ = rustix::mount::unmount(&self.point, flags);
+    }
+}
+
+#[test]
+fn a_waiting_direct_reader_that_the_daemon_cannot_see_can_be_killed() {
+    needs_fuse!();
+    let size = 3_000_000;
+    let contents = bytes(5, size);
+    let (mount, mut to) = Elsewhere::start();
+    let path = mount.point.join("file");
+    to.write_all(&feed::file("file", size)).unwrap();
+    mount.wait_state("file", "announced");
+    let mut arrived = 0;
+    let mut spared = Vec::new();
+    for until in [0, 300_000, 2_000_000] {
+        to.write_all(&contents[arrived..until]).unwrap();
+        arrived = until;
+        if until > 0 {
+            mount.wait_state("file", &format!("arriving {until}/{size}"));
+        }
+        let behind = format!("skip={}", until / (1 << 20) + 1);
+        let from = format!("if={}", path.display());
+        let mut reader = Reader::start("dd", &[&from[..], "bs=1M", &behind, "iflag=direct"].map(OsStr::new));
+        reader.process.wait_parked();
+        reader.process.signal(Signal::KILL);
+        assert_eq!(reader.process.wait().signal(), Some(Signal::KILL.as_raw()), "{until} bytes have arrived");
+        spared.extend(BLOCKS.map(|block| dd(&path, block, "direct")));
+        for reader in &spared {
+            reader.process.wait_parked();
+        }
+    }
+    to.write_all(&contents[arrived..]).unwrap();
+    to.write_all(&[feed::padding(size), feed::end()].concat()).unwrap();
+    for mut reader in spared {
+        assert!(reader.contents() == contents);
+    }
 }
 
 /// Opens a file with `O_DIRECT`, maps it, and reads each page of the mapping that has to be there.
