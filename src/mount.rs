@@ -22,6 +22,7 @@ use crate::fuse;
 pub use crate::fuse::Helper;
 use crate::index::{Index, Ino};
 use crate::ingest;
+pub use crate::ingest::opening;
 use crate::monitor::{Monitor, Problem, Severity, Status};
 use crate::mounts;
 use crate::receive;

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell, token};
-use crate::mount::{Feed, Options, check_mountpoint};
+use crate::mount::{Feed, Options, check_mountpoint, opening};
 use crate::source::{Source, Spec};
 use crate::sys::{Fork, Inherited, fork, map_large_memory};
 use crate::wire::{Listener, Token};
@@ -110,7 +110,7 @@ fn addresses(address: SocketAddr) -> Vec<SocketAddr> {
 fn from(args: &MountArgs) -> Result<(From, PathBuf), String> {
     match (&args.listen, &args.paths[..]) {
         (Some(address), [mountpoint]) if args.plain => {
-            Ok((From::Archive(Spec::Listen(listen(address)?)), mountpoint.clone()))
+            Ok((From::Archive(Spec::Listen { address: listen(address)?, opening }), mountpoint.clone()))
         }
         (Some(address), [mountpoint]) => Ok((From::Sender(listen(address)?), mountpoint.clone())),
         (Some(_), _) => Err("with --listen, name the mount point only".into()),

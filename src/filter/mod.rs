@@ -71,6 +71,11 @@ pub fn is_plain_file(source: &Source) -> bool {
     })
 }
 
+/// Whether these are the first bytes of a compressed stream, of a form that is read or not.
+pub fn is_compressed(bytes: &[u8]) -> bool {
+    !matches!(detect(bytes), Detected::Plain | Detected::More)
+}
+
 /// Whether a stream that ends with these bytes may be one whose signature is cut.
 pub fn may_be_cut(bytes: &[u8]) -> bool {
     detect(bytes) == Detected::More

@@ -23,14 +23,33 @@ use tcp::Listener;
 const PIPE: usize = 1 << 20;
 
 /// What to read from.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Spec {
     /// Standard input.
     Stdin,
     /// A file, FIFO or device.
     Path(PathBuf),
-    /// The first connection to this address that sends something.
-    Listen(SocketAddr),
+    /// The first connection to this address that may be the sender of an archive.
+    Listen {
+        /// Where to listen.
+        address: SocketAddr,
+        /// Tells by the first bytes of a connection, at most [`OPENING`] of them.
+        opening: fn(&[u8]) -> Opening,
+    },
+}
+
+/// So many of the first bytes of a connection always tell what it is.
+pub const OPENING: usize = 512;
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Too few to tell. Where they have the signature of something else: what to say of it if no more comes.
+    Short(Option<String>),
+    /// It may be an archive.
+    Archive,
+    /// It is none, and why.
+    Other(String),
 }
 
 /// Why a source cannot be opened.
@@ -129,9 +148,9 @@ impl Source {
                     .map_err(|e| OpenError::Open { path: path.clone(), cause: e.into() })?;
                 Self::from_fd(fd, path.display().to_string(), path)
             }
-            Spec::Listen(address) => {
-                let listener =
-                    Listener::bind(*address).map_err(|cause| OpenError::Listen { address: *address, cause })?;
+            Spec::Listen { address, opening } => {
+                let listener = Listener::bind(*address, *opening)
+                    .map_err(|cause| OpenError::Listen { address: *address, cause })?;
                 let name = format!("tcp {}", listener.address());
                 Ok(Source { input: Input::Listening(listener), name, size: None, farewell: Farewell::default() })
             }
@@ -267,9 +286,47 @@ mod tests {
         assert_eq!(got, b"bytes");
     }
 
+    fn listen() -> Source {
+        let opening: fn(&[u8]) -> Opening = |head| match head[0] {
+            b'x' => Opening::Archive,
+            b'.' => Opening::Short(None),
+            _ => Opening::Other("it is something else".into()),
+        };
+        Source::open(&Spec::Listen { address: "127.0.0.1:0".parse().unwrap(), opening }).unwrap()
+    }
+
+    #[test]
+    fn what_is_no_archive_does_not_keep_the_sender_out() {
+        let mut source = listen();
+        let address = source.local_address().unwrap();
+        let reader = std::thread::spawn(move || {
+            let mut buf = [0; 8];
+            let n = source.read(&mut buf, &Stop::new().unwrap()).unwrap();
+            (buf[..n].to_vec(), source)
+        });
+        let mut buf = [0; 8];
+        let mut undecided = std::net::TcpStream::connect(address).unwrap();
+        undecided.write_all(b".").unwrap();
+        // Something else is refused at once, and what ends before it can be told.
+        for words in [&b"GET / HTTP/1.0\r\n\r\n"[..], b"..."] {
+            let mut other = std::net::TcpStream::connect(address).unwrap();
+            other.write_all(words).unwrap();
+            if words[0] == b'.' {
+                other.shutdown(std::net::Shutdown::Write).unwrap();
+            }
+            assert!(matches!(io::Read::read(&mut other, &mut buf), Ok(0) | Err(_)));
+        }
+        let mut sender = std::net::TcpStream::connect(address).unwrap();
+        sender.write_all(b"xyz").unwrap();
+        let (read, source) = reader.join().unwrap();
+        assert_eq!(read, b"xyz");
+        assert!(matches!(io::Read::read(&mut undecided, &mut buf), Ok(0) | Err(_)));
+        drop(source);
+    }
+
     #[test]
     fn stop_ends_a_wait_and_a_second_connection_is_refused() {
-        let mut source = Source::open(&Spec::Listen("127.0.0.1:0".parse().unwrap())).unwrap();
+        let mut source = listen();
         let address = source.local_address().unwrap();
         let stop = Stop::new().unwrap();
         let mut first = std::net::TcpStream::connect(address).unwrap();
@@ -287,7 +344,7 @@ mod tests {
 
     #[test]
     fn the_first_connection_that_sends_something_is_the_sender() {
-        let mut source = Source::open(&Spec::Listen("127.0.0.1:0".parse().unwrap())).unwrap();
+        let mut source = listen();
         let address = source.local_address().unwrap();
         let reader = std::thread::spawn(move || (source.read(&mut [0; 8], &Stop::new().unwrap()).unwrap(), source));
         let connect = || std::net::TcpStream::connect(address).unwrap();

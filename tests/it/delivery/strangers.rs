@@ -189,6 +189,53 @@ fn a_port_scan_does_not_end_a_plain_reception_and_a_silent_connection_does_not_h
 }
 
 #[test]
+fn what_is_no_archive_does_not_end_a_plain_reception() {
+    needs_fuse!();
+    let (mut mount, address) = Mount::listen_daemon(&[]);
+    // They hold the connection open: it is closed for them.
+    for words in [&b"PK\x03\x04\x14\0\0\0"[..], b"#"] {
+        let mut stranger = TcpStream::connect(address).unwrap();
+        stranger.write_all(&[words, &[b'#'; 512]].concat()).unwrap();
+        assert!(matches!(stranger.read(&mut [0]), Ok(0) | Err(_)));
+    }
+    let mut browser = TcpStream::connect(address).unwrap();
+    browser.write_all(b"GET / HTTP/1.0\r\n\r\n").unwrap();
+    browser.shutdown(std::net::Shutdown::Write).unwrap();
+    assert!(matches!(browser.read(&mut [0]), Ok(0) | Err(_)));
+    mount.wait_printed("is not a tar archive but a ZIP archive");
+    mount.wait_printed("it was closed after 18 bytes; still listening");
+    let mut undecided = TcpStream::connect(address).unwrap();
+    undecided.write_all(b"f").unwrap();
+    assert_eq!(mount.status()["phase"], "waiting");
+    let archive = [feed::whole("file", b"contents"), feed::end()].concat();
+    let mut sender = TcpStream::connect(address).unwrap();
+    // In pieces, the first of which do not tell.
+    for piece in archive.chunks(100) {
+        sender.write_all(piece).unwrap();
+    }
+    assert_eq!(mount.wait_front(), Some(0), "{}", mount.printed());
+    assert_eq!(fs::read(mount.path("file")).unwrap(), b"contents");
+    mount.unmount();
+}
+
+#[test]
+fn a_short_compressed_archive_is_taken_though_its_sender_stays() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    shell(dir.path(), "echo contents >file; tar -cf - file | zstd -q -o x");
+    let archive = fs::read(dir.path().join("x")).unwrap();
+    assert!(archive.len() < 512);
+    let (mut mount, address) = Mount::listen_daemon(&[]);
+    let mut sender = TcpStream::connect(address).unwrap();
+    sender.write_all(&archive).unwrap();
+    assert_eq!(sender.read(&mut [0]).unwrap(), 0);
+    drop(sender);
+    assert_eq!(mount.wait_front(), Some(0), "{}", mount.printed());
+    assert_eq!(fs::read(mount.path("file")).unwrap(), b"contents\n");
+    mount.unmount();
+}
+
+#[test]
 fn a_recorded_session_cannot_be_played_again() {
     needs_fuse!();
     let mut pair = Pair::new(&[], long_file);
