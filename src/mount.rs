@@ -95,6 +95,9 @@ pub struct Options {
 /// Why a mount could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// There is no /proc, as in a chroot.
+    #[error("cannot mount on '{}': /proc is not mounted (mount -t proc proc /proc)", escape_path(.0))]
+    NoProc(PathBuf),
     /// There is no such directory.
     #[error("cannot mount on '{path}': {cause}", path = escape_path(.path))]
     Mountpoint {
@@ -211,7 +214,10 @@ fn open_mountpoint(path: &Path) -> Result<(OwnedFd, PathBuf), Error> {
     let failed = |cause| Error::Mountpoint { path: path.into(), cause };
     let point = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(|e| failed(e.into()))?;
     let kind = FileType::from_raw_mode(fstat(&point).map_err(|e| failed(e.into()))?.st_mode);
-    let absolute = std::fs::read_link(format!("/proc/self/fd/{}", point.as_raw_fd())).map_err(failed)?;
+    let absolute = std::fs::read_link(format!("/proc/self/fd/{}", point.as_raw_fd())).map_err(|cause| {
+        let is_missing = cause.kind() == io::ErrorKind::NotFound && !Path::new("/proc/self").exists();
+        if is_missing { Error::NoProc(path.into()) } else { failed(cause) }
+    })?;
     if absolute == Path::new("/") {
         return Err(Error::Root);
     }

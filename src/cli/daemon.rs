@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::{Exit, show};
@@ -192,7 +192,7 @@ pub(super) fn run(mut options: Options, front: UnixStream, verbose: bool) -> Exi
 
 /// Takes the signals that would end the process and leave a dead mount behind. To be called before mounting.
 pub(super) fn signals() -> io::Result<Signals> {
-    Signals::new([SIGTERM, SIGINT, SIGHUP])
+    Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])
 }
 
 /// SIGTERM and SIGINT to the daemon itself unmount. A terminal that hangs up takes nothing with it.

@@ -9,7 +9,7 @@ use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::{DeliverArgs, Exit, fail, say, show, tell, token};
+use super::{DeliverArgs, Exit, fail, say_json, show, tell, token};
 use crate::monitor::{Monitor, Severity, Status};
 use crate::send::{self, Delivered, Failure};
 use crate::source::Stop;
@@ -62,7 +62,7 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
         Err(failure) => tell(failure),
     }
     if json {
-        say(report(&ended, &status, seconds, exit));
+        say_json(&report(&ended, &status, seconds, exit));
     }
     exit
 }

@@ -66,19 +66,22 @@ pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, Pa
     fail("the daemon is gone: it was killed")
 }
 
-/// The first SIGINT or SIGTERM makes the daemon stop receiving; with the second this process goes at once. The mount
-/// stays in both cases.
+/// The first SIGINT makes the daemon stop receiving; the second, or SIGTERM, ends this process alone. The mount stays in all
+/// cases.
 fn pass_signals_on(daemon: &UnixStream) -> std::io::Result<()> {
     let mut daemon = daemon.try_clone()?;
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for (n, _) in signals.forever().enumerate() {
-            if n > 0 || daemon.write_all(STOP).is_err() {
+        for (n, signal) in signals.forever().enumerate() {
+            if signal == SIGTERM || n > 0 || daemon.write_all(STOP).is_err() {
                 // The bar stands in the line.
                 if std::io::stderr().is_terminal() {
                     let _ = writeln!(std::io::stderr());
                 }
-                tell("the display ends; what arrived stays mounted ('restorefs status' tells more)");
+                tell(match n {
+                    0 => "the display ends; the mount goes on ('restorefs status' tells more)",
+                    _ => "the display ends; what arrived stays mounted ('restorefs status' tells more)",
+                });
                 std::process::exit(i32::from(Exit::Incomplete as u8));
             }
         }

@@ -14,7 +14,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::{Estimate, Progress};
 use super::status::{ask, end, find, other, unexpected};
-use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
+use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, say_json, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
@@ -54,7 +54,7 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         let mut object = serde_json::json!(summary);
         object["exit"] = serde_json::json!(exit as u8);
         object["seconds"] = serde_json::json!(begun.elapsed().as_secs_f64());
-        say(object);
+        say_json(&object);
     }
     exit
 }

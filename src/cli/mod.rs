@@ -354,7 +354,26 @@ fn say(line: impl std::fmt::Display) -> bool {
 fn harmless(line: &str) -> String {
     let mut out = String::with_capacity(line.len());
     for c in line.trim_end().chars() {
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        if is_harmful(c) { out.extend(c.escape_default()) } else { out.push(c) }
+    }
+    out
+}
+
+/// What a terminal would obey, or what changes the order in which the rest of a line is shown.
+fn is_harmful(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// A line of JSON on standard output, safe to show on a terminal. False when nobody reads it any more.
+fn say_json(value: &serde_json::Value) -> bool {
+    say(harmless_json(value))
+}
+
+fn harmless_json(value: &serde_json::Value) -> String {
+    let mut out = String::new();
+    for c in value.to_string().chars() {
+        // Such characters stand in strings only, and all are in the first plane.
+        if is_harmful(c) { out.push_str(&format!("\\u{:04x}", u32::from(c))) } else { out.push(c) }
     }
     out
 }
@@ -402,6 +421,16 @@ mod tests {
     fn the_command_line_is_sound() {
         use clap::CommandFactory;
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn what_a_terminal_would_obey_is_escaped_and_json_stays_json() {
+        let name = "a\u{1b}[2J\u{7f}\u{9b}\u{202e}\u{2066}é\n";
+        let value = serde_json::json!({ "mountpoint": name });
+        let line = harmless_json(&value);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap(), value);
+        assert_eq!(harmless(&line), line);
+        assert!(!harmless(name).contains(is_harmful));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
 use super::status::{find, unexpected};
-use super::{Exit, ScrubArgs, fail, say, show, tell};
+use super::{Exit, ScrubArgs, fail, say, say_json, show, tell};
 use crate::control::{Connection, Request, Response};
 
 pub(super) fn run(args: &ScrubArgs) -> Exit {
@@ -19,7 +19,7 @@ pub(super) fn run(args: &ScrubArgs) -> Exit {
         Err(e) => return fail(e),
     };
     if args.json {
-        say(json!(scrub));
+        say_json(&json!(scrub));
     }
     let Some(scrub) = scrub else {
         if !args.json {

@@ -181,8 +181,9 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
         lines.push(format!("  {word}{whose}: {}", problem.reason));
     }
     let told = status.problems.len() as u64;
-    if status.refused + status.warnings > told {
-        lines.push(format!("  … and {} more", HumanCount(status.refused + status.warnings - told)));
+    let more = status.refused.saturating_add(status.warnings).saturating_sub(told);
+    if more > 0 {
+        lines.push(format!("  … and {} more", HumanCount(more)));
     }
     lines
 }
@@ -228,6 +229,16 @@ mod tests {
         (status.end, status.entries, status.seconds) = (Some(end), entries, seconds);
         (status.bytes, status.rate) = (3 << 20, (3 << 20) as f64 / seconds);
         status
+    }
+
+    #[test]
+    fn a_daemon_may_claim_any_number() {
+        let mut claimed = ended(Verdict::Complete, u64::MAX, f64::NAN);
+        (claimed.refused, claimed.warnings, claimed.bytes, claimed.rate) =
+            (u64::MAX, u64::MAX, u64::MAX, f64::INFINITY);
+        let lines = status(Path::new("/mnt"), &claimed);
+        assert_eq!(lines.last().unwrap(), "  … and 18,446,744,073,709,551,615 more");
+        summary(&claimed);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Exit, StatusArgs, fail, names, say, show, tell};
+use super::{Exit, StatusArgs, fail, names, say, say_json, show, tell};
 use crate::control::{self, Connection, Error, Mounted, Request, Response};
 use crate::entry::{escape, printable};
 use crate::monitor::Status;
@@ -97,7 +97,7 @@ pub(super) fn other(mounted: &Mounted, cause: std::io::Error) -> Error {
 /// Another user's mount, as the kernel tells everybody of it.
 fn print_foreign(mounted: &Mounted, as_json: bool) -> bool {
     if as_json {
-        return say(json!({
+        return say_json(&json!({
             "mountpoint": mounted.mountpoint.to_string_lossy(), "source": mounted.source, "owner": mounted.uid,
         }));
     }
@@ -117,5 +117,5 @@ fn print(mounted: &Mounted, status: &Status, as_json: bool) -> bool {
     }
     let mut object = json!(status);
     object["mountpoint"] = json!(mounted.mountpoint.to_string_lossy());
-    say(object)
+    say_json(&object)
 }

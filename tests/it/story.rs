@@ -262,17 +262,30 @@ fn reset_connection_zstd() {
 fn a_killed_front_hurts_nothing() {
     needs_fuse!();
     let story = Story::new(Packed::Gzip);
-    let (mut mount, address) = Mount::listen_daemon(&[]);
-    let mut sender = TcpStream::connect(address).unwrap();
-    sender.write_all(&story.parts[0]).unwrap();
-    mount.wait_for(CUT);
-    mount.signal(Signal::KILL);
-    mount.wait_front();
-    sender.write_all(&story.parts[1]).unwrap();
-    drop(sender);
-    assert_eq!(mount.wait_end()["end"]["verdict"], "complete");
-    same_but_for_nanoseconds(&story.tree(), &mount.point);
-    mount.unmount();
+    for signal in [Signal::KILL, Signal::TERM, Signal::QUIT] {
+        let (mut mount, address) = Mount::listen_daemon(&[]);
+        let mut sender = TcpStream::connect(address).unwrap();
+        sender.write_all(&story.parts[0]).unwrap();
+        mount.wait_for(CUT);
+        mount.signal(signal);
+        mount.wait_front();
+        sender.write_all(&story.parts[1]).unwrap();
+        drop(sender);
+        assert_eq!(mount.wait_end()["end"]["verdict"], "complete");
+        same_but_for_nanoseconds(&story.tree(), &mount.point);
+        mount.unmount();
+    }
+}
+
+#[test]
+fn in_one_process_the_signals_that_would_end_it_unmount() {
+    needs_fuse!();
+    for signal in [Signal::TERM, Signal::QUIT] {
+        let (mut mount, _to) = Mount::pipe(&[]);
+        mount.signal(signal);
+        mount.wait_front();
+        assert!(!mount.is_mounted(), "{signal:?}");
+    }
 }
 
 #[test]
