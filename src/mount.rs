@@ -6,7 +6,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ use crate::index::{Index, Ino};
 use crate::ingest;
 pub use crate::ingest::opening;
 use crate::monitor::{Monitor, Problem, Severity, Status};
-use crate::mounts;
+use crate::mounts::{self, Mounted};
 use crate::receive;
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
@@ -547,8 +547,13 @@ fn quarter_of_memory() -> u64 {
     info.totalram as u64 * u64::from(info.mem_unit) / 4
 }
 
-/// Whether `path` names the root or something below it, given as it was on a command line: below the mount point,
-/// or relative to it.
-pub fn path_below(mountpoint: &Path, path: &Path) -> Vec<u8> {
-    path.strip_prefix(mountpoint).unwrap_or(path).as_os_str().as_bytes().to_vec()
+/// The path within the filesystem of a path on a command line: below the mount point, or relative to it. A bind mount
+/// may show a part of the filesystem only.
+pub fn path_below(mounted: &Mounted, path: &Path) -> Vec<u8> {
+    let below = path.strip_prefix(&mounted.mountpoint).unwrap_or(path);
+    let path = match mounted.root.strip_prefix("/") {
+        Ok(root) if root != Path::new("") => root.join(below.strip_prefix("/").unwrap_or(below)),
+        _ => below.into(),
+    };
+    path.into_os_string().into_vec()
 }

@@ -31,9 +31,13 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         Ok(mounted) => mounted,
         Err(message) => return fail(message),
     };
-    let paths: Vec<Vec<u8>> = args.paths.iter().map(|path| path_below(&mounted.mountpoint, path)).collect();
+    let mut paths: Vec<Vec<u8>> = args.paths.iter().map(|path| path_below(&mounted, path)).collect();
+    let above = above(&mounted);
+    if paths.is_empty() && above > 0 {
+        paths.push(path_below(&mounted, std::path::Path::new("")));
+    }
     let options = match options(&args.how, &paths, &args.dest) {
-        Ok(options) => options,
+        Ok(options) => Options { strip: options.strip.saturating_add(above), ..options },
         Err(message) => {
             tell(message);
             return Exit::Usage;
@@ -57,6 +61,13 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         say_json(&object);
     }
     exit
+}
+
+/// How many components of a path are above what a mount shows: those of the directory that a bind mount is of, and for one
+/// file those of the directory that it is in.
+fn above(mounted: &Mounted) -> usize {
+    let components = mounted.root.components().count().saturating_sub(1);
+    if mounted.mountpoint.is_dir() { components } else { components.saturating_sub(1) }
 }
 
 /// Restoring beside something else, in a thread of its own.

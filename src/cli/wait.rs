@@ -31,7 +31,7 @@ fn all(mounted: &Mounted) -> Exit {
 }
 
 fn one(mounted: &Mounted, path: &Path) -> Exit {
-    let below = path_below(&mounted.mountpoint, path);
+    let below = path_below(mounted, path);
     match Connection::open(mounted).and_then(|daemon| daemon.ask(&Request::Wait { path: Some(below) })) {
         Ok(Response::State(state)) if state == "complete" => Exit::Complete,
         Ok(Response::State(state)) => {

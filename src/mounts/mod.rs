@@ -17,6 +17,8 @@ pub struct Mounted {
     pub id: u64,
     /// Its device number, as `MAJOR:MINOR`.
     pub device: String,
+    /// The directory of the filesystem that it shows: `/`, except in a bind mount of a part.
+    pub root: PathBuf,
     /// Where it is.
     pub mountpoint: PathBuf,
     /// What is mounted.
@@ -90,6 +92,7 @@ fn parse_line(line: &[u8]) -> Option<Mounted> {
     Some(Mounted {
         id: str::from_utf8(fields.first()?).ok()?.parse().ok()?,
         device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
+        root: OsString::from_vec(unescape(fields.get(3)?)).into(),
         mountpoint: OsString::from_vec(unescape(fields.get(4)?)).into(),
         source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
         uid: options.split(',').find_map(|o| o.strip_prefix("user_id="))?.parse().ok()?,
@@ -120,12 +123,13 @@ mod tests {
     #[test]
     fn lines() {
         let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-            77 22 0:45 / /mnt/a\\040b ro,nosuid,nodev,noatime shared:3 - fuse.restorefs tcp\\040127.0.0.1:9 ro,user_id=1000,group_id=1000\n";
+            77 22 0:45 /s\\040b /mnt/a\\040b ro,nosuid,nodev,noatime shared:3 - fuse.restorefs tcp\\040127.0.0.1:9 ro,user_id=1000,group_id=1000\n";
         assert_eq!(
             parse(text),
             [Mounted {
                 id: 77,
                 device: "0:45".into(),
+                root: "/s b".into(),
                 mountpoint: "/mnt/a b".into(),
                 source: "tcp 127.0.0.1:9".into(),
                 uid: 1000

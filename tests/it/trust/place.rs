@@ -92,6 +92,37 @@ fn a_bind_mount_is_unmounted_itself() {
 }
 
 #[test]
+fn a_bind_mount_of_a_part_stands_for_that_part() {
+    needs_fuse!();
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    stdin
+        .write_all(&[whole("top", b"t"), whole("d/e/file", b"f"), whole("d/e/g/other", b"o"), end()].concat())
+        .unwrap();
+    drop(stdin);
+    mount.wait_clean();
+    let part = Place::new(mount.dir.path().join("part"));
+    mount_bind(mount.path("d/e"), &part.0).unwrap();
+    for path in ["file", "g/other"].map(PathBuf::from).into_iter().chain([part.0.join("file")]) {
+        let output = restorefs(&["wait"], &[&part.0, &path]);
+        assert!(output.status.success(), "{path:?}: {output:?}");
+    }
+    assert_eq!(restorefs(&["wait"], &[&part.0, Path::new("top")]).status.code(), Some(4));
+    let restored = |paths: &[&Path]| {
+        let out = mount.dir.path().join("out");
+        let output = restorefs(&["materialize"], &[&[&*part.0, &out], paths].concat());
+        assert!(output.status.success(), "{output:?}");
+        let mut names: Vec<_> = ["top", "d", "e", "file", "g", "g/other"].to_vec();
+        names.retain(|name| out.join(name).exists());
+        fs::remove_dir_all(&out).unwrap();
+        names
+    };
+    assert_eq!(restored(&[]), ["file", "g", "g/other"]);
+    assert_eq!(restored(&[Path::new("g")]), ["g", "g/other"]);
+    assert_eq!(umount(&[], &part.0), "0");
+    mount.unmount();
+}
+
+#[test]
 fn what_is_mounted_over_it_stays() {
     needs_fuse!();
     let mount = spooled();
