@@ -307,12 +307,16 @@ impl Creator {
         *self.found.lock().entry((there.st_dev, there.st_ino)).or_insert(ino) == ino
     }
 
-    /// Whether the contents of a file are those that were packed.
+    /// Whether what belongs to the kind of an entry is as it was packed: contents, the target of a link, a device number.
     pub(super) fn holds(&self, dir: BorrowedFd<'_>, name: &CStr, item: &Item) -> io::Result<bool> {
-        let EntryKind::File { size, sparse } = &item.entry.kind else { return Ok(true) };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(openat(dir, name, flags, Mode::empty())?);
-        self.contents.are_in(&file, &item.place, sparse.as_deref(), *size)
+        match &item.entry.kind {
+            EntryKind::File { size, sparse } => {
+                let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+                let file = File::from(openat(dir, name, flags, Mode::empty())?);
+                self.contents.are_in(&file, &item.place, sparse.as_deref(), *size)
+            }
+            _ => same(dir, name, &item.entry, &statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?),
+        }
     }
 
     /// Whether the owner or the mode of `there` is not that of `entry`.

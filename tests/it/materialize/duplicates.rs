@@ -210,3 +210,22 @@ fn names_that_are_the_same_without_their_first_components() {
     }
     mount.unmount();
 }
+
+#[test]
+fn a_link_to_what_was_replaced_is_not_made_from_what_a_run_before_left() {
+    needs_fuse!();
+    let soft = |name: &str, target: &str| member(Symlink, name, target, TIME, b"");
+    let (mount, mut to) = Mount::pipe(&[]);
+    let dest = mount.dir.path().join("dest");
+    // Nothing that `stat` tells is different.
+    std::io::Write::write_all(&mut to, &soft("l", "/")).unwrap();
+    mount.wait_for("l");
+    materialize(&mount, &dest, &["--no-wait"]);
+    let rest = [soft("l", "a"), member(Link, "second", "l", TIME, b""), end()].concat();
+    std::io::Write::write_all(&mut to, &rest).unwrap();
+    mount.wait_end();
+    materialize(&mount, &dest, &["--overwrite=never"]);
+    assert_eq!(fs::read_link(dest.join("l")).unwrap(), Path::new("/"));
+    assert_eq!(fs::read_link(dest.join("second")).unwrap(), Path::new("a"));
+    mount.unmount();
+}
