@@ -219,6 +219,24 @@ fn what_is_no_archive_does_not_end_a_plain_reception() {
 }
 
 #[test]
+fn archives_of_every_dialect_are_taken() {
+    needs_fuse!();
+    let dir = tempfile::tempdir().unwrap();
+    shell(dir.path(), "echo contents >file; touch 070701 PK");
+    let gnu = ["v7", "oldgnu", "gnu", "ustar", "pax"].map(|format| format!("tar --format={format} -cf -"));
+    let bsd = ["v7", "ustar", "pax"].map(|format| format!("bsdtar --format={format} -cf -"));
+    let label = ["tar -V label -cf -".to_owned()];
+    for packer in gnu.iter().chain(&bsd).chain(&label) {
+        let (mut mount, address) = Mount::listen_daemon(&[]);
+        // Their names look like signatures.
+        shell(dir.path(), &format!("{packer} 070701 PK file | nc -N 127.0.0.1 {}", address.port()));
+        assert_eq!(mount.wait_front(), Some(0), "{packer}: {}", mount.printed());
+        assert_eq!(fs::read(mount.path("file")).unwrap(), b"contents\n");
+        mount.unmount();
+    }
+}
+
+#[test]
 fn a_short_compressed_archive_is_taken_though_its_sender_stays() {
     needs_fuse!();
     let dir = tempfile::tempdir().unwrap();
