@@ -24,7 +24,7 @@ use crate::index::{Index, Ino};
 use crate::ingest;
 pub use crate::ingest::opening;
 use crate::monitor::{Monitor, Problem, Severity, Status};
-use crate::mounts::{self, Mounted};
+use crate::mounts::{self, Mounted, Others, Table};
 use crate::receive;
 use crate::source::{Source, Stop};
 use crate::spool::{self, Spool};
@@ -191,6 +191,8 @@ pub struct Handle {
     ender: fuse::Ender,
     concatenated: bool,
     unmounted: AtomicBool,
+    /// Whether it was tried before.
+    tried: AtomicBool,
 }
 
 /// What is to be known before a mount is taken away.
@@ -200,7 +202,7 @@ pub enum Leave {
     Receiving,
     /// It is the last one; nothing is received any more.
     Last,
-    /// There are others of the same file system, which stay.
+    /// There are others of the same file system, which stay, or of which nothing would be lost.
     Others,
 }
 
@@ -294,6 +296,7 @@ impl Running {
             ender: session.ender(),
             concatenated: tar.concatenated,
             unmounted: AtomicBool::new(false),
+            tried: AtomicBool::new(false),
         });
         let (monitor, max_index) = (monitor.clone(), max_index.unwrap_or_else(quarter_of_memory));
         let job: Box<dyn FnOnce() + Send> = match feed {
@@ -370,12 +373,19 @@ impl Handle {
     }
 
     /// Takes the mount away at once, wherever it is by now, also while it is in use; open files can be read on. Where
-    /// there is nothing to take away, because it is held by open files or by another mount namespace, it ends.
+    /// there is nothing to take away, because it is held by open files or by another mount namespace, it ends; so it does
+    /// where that fails a second time, because something else is mounted over it.
     pub fn unmount(&self) -> Result<(), mounts::Error> {
         self.cease();
-        let found = mounts::detach_all(&self.device).inspect_err(|_| self.unmounted.store(false, Ordering::Release))?;
-        if !found {
-            self.ender.end();
+        let tried = self.tried.swap(true, Ordering::AcqRel);
+        match mounts::detach_all(&self.device) {
+            Ok(true) => {}
+            Ok(false) => self.ender.end(),
+            Err(_) if tried => self.ender.end(),
+            Err(e) => {
+                self.unmounted.store(false, Ordering::Release);
+                return Err(e);
+            }
         }
         Ok(())
     }
@@ -395,14 +405,21 @@ impl Handle {
     /// Gets ready for the end of the mount of this number. Nothing is done where others stay, or where it still receives,
     /// unless that is to be stopped.
     pub fn leave(&self, id: u64, force: bool) -> io::Result<Leave> {
-        if mounts::of(&self.device)?.iter().any(|mounted| mounted.id != id) {
-            return Ok(Leave::Others);
-        }
-        if !force && self.monitor.verdict().is_none() {
+        let others = Table::read()?.others(&self.device, id);
+        if others != Others::Stay && !force && self.monitor.verdict().is_none() {
             return Ok(Leave::Receiving);
         }
-        self.cease();
-        Ok(Leave::Last)
+        if others == Others::None {
+            self.cease();
+            return Ok(Leave::Last);
+        }
+        // Those that do not go with it are served on.
+        if others == Others::MayGo
+            && let Some(helper) = &self.helper
+        {
+            helper.kill();
+        }
+        Ok(Leave::Others)
     }
 
     /// Receives no more, and lets go whoever waits.

@@ -100,7 +100,8 @@ fn on_signals(handle: Arc<Handle>, mut signals: Signals) -> std::io::Result<()> 
                     _ => "receiving is stopped; what arrived stays mounted (Ctrl-C again unmounts)",
                 });
             } else if let Err(e) = handle.unmount() {
-                tell(format_args!("cannot unmount '{}': {e}", show::path(handle.mountpoint())));
+                let path = show::path(handle.mountpoint());
+                tell(format_args!("cannot unmount '{path}': {e} (the signal once more ends it all the same)"));
             }
         }
     })?;

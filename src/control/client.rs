@@ -1,8 +1,9 @@
 //! The asking side.
 
-use std::fs::File;
+use std::fs::{File, metadata};
 use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
@@ -14,9 +15,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 use serde_json::Value;
 
-use super::{Mounted, Request, Response, Trace, directories, handover, lock, open_private};
+use super::{Mounted, Request, Response, Trace, directories, handover, open_private};
 use crate::entry::{escape_path, printable};
-use crate::mounts::{self, Attached};
+use crate::mounts::{self, Attached, Others, Table};
+use crate::sys;
 
 /// A daemon that runs answers at once; only one that is stopped, or whose disk hangs, takes longer.
 const ANSWERS: Duration = Duration::from_secs(5);
@@ -91,36 +93,48 @@ pub enum Error {
 pub struct Connection {
     stream: UnixStream,
     mountpoint: PathBuf,
-    pid: Pid,
+    pid: Option<Pid>,
 }
 
-/// The process of a daemon.
-#[derive(Debug)]
-pub struct Daemon {
-    process: OwnedFd,
-    pid: Pid,
+/// What is at the place of a socket.
+enum Found {
+    /// Somebody who can be asked.
+    Daemon(Connection),
+    /// A socket whose daemon has ended.
+    Abandoned,
+    /// Nothing.
+    Nothing,
 }
+
+/// The process of a daemon. None where it is in a PID namespace that cannot be seen from here.
+#[derive(Debug)]
+pub struct Daemon(Option<(Pid, OwnedFd)>);
 
 impl Daemon {
-    /// Its number.
-    pub fn pid(&self) -> i32 {
-        self.pid.as_raw_nonzero().get()
+    /// Its number, where it is a process of `uid`: a socket can be anybody's who was given it.
+    pub fn pid_of(&self, uid: u32) -> Option<i32> {
+        let pid = self.0.as_ref()?.0.as_raw_nonzero().get();
+        metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == uid).then_some(pid)
     }
 
     /// Tells it to end, whoever still has its mount. The mount has to be held open until this returns: else another may
     /// have its device number.
     pub fn end(&self, mounted: &Mounted) -> Result<(), Error> {
         match Connection::try_open(mounted)? {
-            Some(connection) if connection.pid == self.pid => connection.ask(&Request::End).map(drop),
+            Found::Daemon(connection) if connection.pid == self.0.as_ref().map(|(pid, _)| *pid) => {
+                connection.ask(&Request::End).map(drop)
+            }
             // It is gone.
             _ => Ok(()),
         }
     }
 
-    /// Waits until it has ended, and with it everything that it cleans up. False when it takes longer than that.
+    /// Waits until it has ended, and with it everything that it cleans up. False when it takes longer than that. One that
+    /// cannot be seen from here is not waited for.
     pub fn wait_gone(&self, timeout: Duration) -> bool {
+        let Some((_, process)) = &self.0 else { return true };
         let timeout = Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
-        matches!(poll(&mut [PollFd::new(&self.process, PollFlags::IN)], Some(&timeout)), Ok(1))
+        matches!(poll(&mut [PollFd::new(process, PollFlags::IN)], Some(&timeout)), Ok(1))
     }
 }
 
@@ -133,15 +147,18 @@ impl Connection {
         }
         let begun = Instant::now();
         loop {
-            if let Some(connection) = Self::try_open(mounted)? {
-                return Ok(connection);
-            }
+            let found = match Self::try_open(mounted)? {
+                Found::Daemon(connection) => return Ok(connection),
+                found => found,
+            };
             let mountpoint = mounted.mountpoint.clone();
-            // The kernel knows best. Only where it does not let us ask, it says nothing.
-            let dead = is_dead(&mountpoint);
+            let dead = is_dead(mounted);
             if dead || begun.elapsed() >= BEGINS {
                 let trace = trace(mounted);
-                let ended = trace.as_ref().is_some_and(|t| !Path::new(&format!("/proc/{}", t.pid)).exists());
+                // A process that cannot be seen from here may run all the same; whose socket refuses does not. But a former
+                // daemon may have left a socket under the same number.
+                let ended = matches!(found, Found::Abandoned)
+                    && trace.as_ref().is_some_and(|t| !Path::new(&format!("/proc/{}", t.pid)).exists());
                 return Err(if dead || ended {
                     Error::Gone { mountpoint, trace }
                 } else {
@@ -152,14 +169,15 @@ impl Connection {
         }
     }
 
-    fn try_open(mounted: &Mounted) -> Result<Option<Self>, Error> {
+    fn try_open(mounted: &Mounted) -> Result<Found, Error> {
+        let mut found = Found::Nothing;
         let mountpoint = mounted.mountpoint.clone();
         for directory in directories(mounted.uid) {
             match connect(&directory.join(format!("{}.sock", mounted.device))) {
                 // In /tmp anybody may listen under this name.
-                Ok(stream) => match rustix::net::sockopt::socket_peercred(&stream) {
-                    Ok(peer) if peer.uid.as_raw() == mounted.uid => {
-                        return Ok(Some(Connection { stream, mountpoint, pid: peer.pid }));
+                Ok(stream) => match sys::peer(stream.as_fd()) {
+                    Ok(peer) if peer.uid == mounted.uid => {
+                        return Ok(Found::Daemon(Connection { stream, mountpoint, pid: peer.pid }));
                     }
                     _ => {}
                 },
@@ -167,15 +185,17 @@ impl Connection {
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
                     return Err(Error::Silent { mountpoint, pid: trace(mounted).map(|trace| trace.pid) });
                 }
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => found = Found::Abandoned,
                 Err(_) => {}
             }
         }
-        Ok(None)
+        Ok(found)
     }
 
     /// Whom it asks.
     pub fn daemon(&self) -> io::Result<Daemon> {
-        Ok(Daemon { process: pidfd_open(self.pid, PidfdFlags::empty())?, pid: self.pid })
+        let open = |pid| Ok::<_, io::Error>((pid, pidfd_open(pid, PidfdFlags::empty())?));
+        Ok(Daemon(self.pid.map(open).transpose()?))
     }
 
     /// Asks, and waits for the answer: as long as it takes where waiting is what is asked for.
@@ -200,7 +220,8 @@ impl Connection {
         });
         answer.map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-                Error::Silent { mountpoint: self.mountpoint, pid: self.pid.as_raw_nonzero().get().try_into().ok() }
+                let pid = self.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+                Error::Silent { mountpoint: self.mountpoint, pid }
             }
             _ => Error::Other { mountpoint: self.mountpoint, cause },
         })
@@ -262,10 +283,14 @@ fn make_printable(answer: &mut Value) {
     }
 }
 
-/// Whether the kernel says that nobody serves a mount. A daemon that lets whoever asks wait for it is alive.
-fn is_dead(mountpoint: &Path) -> bool {
+/// Whether the kernel says that nobody serves a mount. A daemon that lets whoever asks wait for it is alive. Another user's
+/// is not looked at: what waits for it cannot even be killed, and would keep this process with it.
+fn is_dead(mounted: &Mounted) -> bool {
+    if mounted.uid != geteuid().as_raw() {
+        return false;
+    }
     let (send, answer) = channel();
-    let mountpoint = mountpoint.to_owned();
+    let mountpoint = mounted.mountpoint.clone();
     let look = move || send.send(matches!(rustix::fs::statfs(&mountpoint), Err(rustix::io::Errno::NOTCONN)));
     let looking = std::thread::Builder::new().name("statfs".into()).spawn(look);
     looking.is_ok() && answer.recv_timeout(BEGINS).unwrap_or(false)
@@ -297,22 +322,23 @@ fn trace(mounted: &Mounted) -> Option<Trace> {
     })
 }
 
-/// Takes away a mount whose daemon cannot be asked, and what a daemon that is gone left beside its socket. Where
-/// another mount of the same file system stays, so does that.
-pub fn take_away(mounted: &Mounted, attached: &Attached) -> Result<(), mounts::Error> {
-    let others = mounts::of(&mounted.device).map_err(mounts::Error::List)?;
-    if others.iter().any(|other| other.id != mounted.id) {
-        return attached.detach();
+/// Takes away a mount whose daemon cannot be asked, and what a daemon that is gone left beside its socket. By force its
+/// connection is aborted too, so that whoever waits for the daemon is let go. Where another mount of the same file system
+/// stays, so does all that.
+pub fn take_away(mounted: &Mounted, attached: &Attached, force: bool) -> Result<(), mounts::Error> {
+    let others = Table::read().map_err(mounts::Error::List)?.others(&mounted.device, mounted.id);
+    if force && others != Others::Stay {
+        attached.abort()?;
+    } else {
+        attached.detach()?;
     }
-    let directories: Vec<_> =
-        directories(mounted.uid).iter().filter_map(|directory| open_private(directory, mounted.uid).ok()).collect();
-    // As long as they are locked, a new mount that is given the device number makes no socket that would be taken for
-    // the old one.
-    let locked: Vec<_> = directories.iter().filter(|directory| lock(directory).is_ok()).collect();
-    attached.abort()?;
-    for directory in locked {
-        for kind in ["sock", "json"] {
-            let _ = unlinkat(directory, format!("{}.{kind}", mounted.device), AtFlags::empty());
+    if mounts::of(&mounted.device).is_ok_and(|left| left.is_empty()) {
+        // As long as the mount is held open, no new one is given its device number, and makes files of the same names.
+        for directory in directories(mounted.uid) {
+            let Ok(directory) = open_private(&directory, mounted.uid) else { continue };
+            for kind in ["sock", "json"] {
+                let _ = unlinkat(&directory, format!("{}.{kind}", mounted.device), AtFlags::empty());
+            }
         }
     }
     Ok(())

@@ -76,7 +76,7 @@ pub enum Response {
     Done,
     /// The mount may be taken away.
     Ready {
-        /// Whether no other mount of the same file system stays.
+        /// Whether there is no other mount of the same file system.
         last: bool,
     },
     /// The state of a path: as its xattr has it.

@@ -12,9 +12,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use fuser::{BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstat, openat, statx};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstat, statx};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string,
@@ -22,7 +23,7 @@ use rustix::mount::{
 };
 
 use crate::fs::{Filesystem, Span, Window};
-use crate::mounts;
+use crate::mounts::{self, Mounted, Table};
 use adapter::Adapter;
 pub use helper::Helper;
 use lister::{Lister, Readers};
@@ -37,6 +38,9 @@ const TASKS: usize = 4;
 /// (`fs.fuse.max_pages_limit`). Its own 128 KiB make four times as many requests of us as are good for large files; but
 /// a read beyond what has arrived has to be asked for again page by page, so it is too much before.
 const READ_AHEAD_KIB: u32 = 1024;
+
+/// So long another mount that was made at the same time, and has to give way, may be over ours.
+const UNCOVERED: Duration = Duration::from_secs(2);
 
 /// How to mount.
 #[derive(Clone, Copy, Debug)]
@@ -137,6 +141,7 @@ pub fn mount(
     };
     let notifier = session.notifier();
     let begin = || {
+        check_place(point, device)?;
         let read_ahead = ReadAhead::of(device);
         // They end with the adapter, and hold the device no longer than that.
         let managed = filesystem.clone();
@@ -246,6 +251,26 @@ fn device_of(mountpoint: &Path) -> io::Result<(u32, u32)> {
     }
 }
 
+/// Whether the mount is on the directory that was opened for it, and not on another restorefs that was mounted there since
+/// it was looked for one.
+fn check_place(point: BorrowedFd<'_>, device: (u32, u32)) -> io::Result<()> {
+    let found = statx(point, c"", AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID)?;
+    // Before Linux 5.8 the kernel does not tell.
+    if found.stx_mask & StatxFlags::MNT_ID.bits() == 0 {
+        return Ok(());
+    }
+    let table = Table::read()?;
+    let mounts = table.restorefs();
+    let covers = |own: &Mounted| mounts.iter().any(|m| m.id == found.stx_mnt_id && m.mountpoint == own.mountpoint);
+    let is_right = |own: &Mounted| table.parent(own.id) == Some(found.stx_mnt_id) && !covers(own);
+    let mut own = mounts.iter().filter(|m| m.device == number(device)).peekable();
+    if own.peek().is_none() || own.any(is_right) {
+        Ok(())
+    } else {
+        Err(io::Error::other("something else was mounted there at the same time"))
+    }
+}
+
 /// Asks the kernel only: nobody answers requests yet.
 fn device_at(at: BorrowedFd<'_>, path: &Path) -> Result<(u32, u32), Errno> {
     let found = statx(at, path, AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC, StatxFlags::empty())?;
@@ -256,29 +281,10 @@ impl Ender {
     /// Ends it. The kernel does it in good order, where it can be asked to; else whoever waits for the end of the session
     /// is told not to wait any longer, and the kernel notices when the process ends.
     pub fn end(&self) {
-        if let Err(e) = abort(self.device.1) {
+        if let Err(e) = mounts::abort(&number(self.device)) {
             log::debug!("the connection to the kernel cannot be aborted: {e}");
             let _ = self.end.send(End::Abandoned);
         }
-    }
-}
-
-/// Aborts a FUSE connection by its number, the minor one of its device, in the file system that the kernel has for it. It
-/// is the user's whose mount it is; root need not have it mounted anywhere.
-fn abort(connection: u32) -> io::Result<()> {
-    let path = format!("{connection}/abort");
-    match std::fs::write(Path::new("/sys/fs/fuse/connections").join(&path), "1") {
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            fsconfig_create(&control)?;
-            let control = fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
-            match openat(control, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
-                // It has ended already.
-                Err(Errno::NOENT) => Ok(()),
-                file => Ok(rustix::io::write(file?, b"1").map(drop)?),
-            }
-        }
-        written => written,
     }
 }
 
@@ -303,11 +309,17 @@ impl Session {
 
     /// Asks for the root, which is there as soon as somebody serves, and not where nobody can.
     pub fn ask(&self, mountpoint: &Path) -> io::Result<()> {
-        let device = std::fs::metadata(mountpoint)?.dev();
-        if (rustix::fs::major(device), rustix::fs::minor(device)) == self.device {
-            Ok(())
-        } else {
-            Err(io::Error::other("it is gone already"))
+        let deadline = Instant::now() + UNCOVERED;
+        loop {
+            let found = std::fs::metadata(mountpoint).and_then(|found| {
+                let device = (rustix::fs::major(found.dev()), rustix::fs::minor(found.dev()));
+                if device == self.device { Ok(()) } else { Err(io::Error::other("it is gone already")) }
+            });
+            let is_there = || mounts::of(&number(self.device)).is_ok_and(|mounts| !mounts.is_empty());
+            if found.is_ok() || Instant::now() > deadline || !is_there() {
+                return found;
+            }
+            std::thread::sleep(Duration::from_millis(10));
         }
     }
 

@@ -4,6 +4,7 @@
 //! leads to. So the root of the mount is opened first, compared with the number that the kernel gave the mount, and
 //! unmounted through that descriptor.
 
+use std::collections::HashSet;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -12,7 +13,7 @@ use std::process::Command;
 
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, openat2, statx};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsmount, fsopen};
 
 use super::{Mounted, of};
 
@@ -113,11 +114,35 @@ impl Attached {
 
 /// Takes away all mounts of a device that can be seen from here, the last one first. False: there is none.
 pub fn detach_all(device: &str) -> Result<bool, Error> {
-    let mounts = of(device).map_err(Error::List)?;
+    let mut tried = HashSet::new();
     let mut failed = None;
-    for mounted in mounts.iter().rev() {
+    // One that goes takes its copies with it, and others unmount too: what was listed before may be gone.
+    while let Some(mounted) =
+        of(device).map_err(Error::List)?.into_iter().rev().find(|mounted| !tried.contains(&mounted.id))
+    {
+        tried.insert(mounted.id);
         let done = mounted.open().and_then(|attached| attached.detach());
-        failed = failed.or(done.err());
+        failed = failed.or(done.err().filter(|_| !mounted.is_gone()));
     }
-    failed.map_or(Ok(!mounts.is_empty()), Err)
+    failed.map_or(Ok(!tried.is_empty()), Err)
+}
+
+/// Aborts the FUSE connection of a device, in the file system that the kernel has for it. It is the user's whose mount it
+/// is; root need not have it mounted anywhere. The mounts stay, and nobody is served by them any more.
+pub fn abort(device: &str) -> io::Result<()> {
+    let connection = device.rsplit(':').next().unwrap_or_default();
+    let path = format!("{connection}/abort");
+    match std::fs::write(Path::new("/sys/fs/fuse/connections").join(&path), "1") {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {
+            let control = fsopen("fusectl", FsOpenFlags::FSOPEN_CLOEXEC)?;
+            fsconfig_create(&control)?;
+            let control = fsmount(&control, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+            match openat(control, path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()) {
+                // It has ended already.
+                Err(Errno::NOENT) => Ok(()),
+                file => Ok(rustix::io::write(file?, b"1").map(drop)?),
+            }
+        }
+        written => written,
+    }
 }

@@ -1,14 +1,13 @@
-//! The mounts of restorefs that can be seen from here, from /proc/self/mountinfo (proc_pid_mountinfo(5)), and how one is
-//! taken away.
+//! The mounts of restorefs that can be seen from here, and how one is taken away.
 
 mod detach;
+mod table;
 
-use std::ffi::OsString;
 use std::io;
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-pub use detach::{Attached, Error, detach_all};
+pub use detach::{Attached, Error, abort, detach_all};
+pub use table::{Others, Table};
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +26,16 @@ pub struct Mounted {
     pub uid: u32,
 }
 
+impl Mounted {
+    /// Whether the kernel has unmounted it, as far as can be seen from here.
+    pub fn is_gone(&self) -> bool {
+        of(&self.device).is_ok_and(|mounts| mounts.iter().all(|mounted| mounted.id != self.id))
+    }
+}
+
 /// All of them, in the order in which they were mounted.
 pub fn list() -> io::Result<Vec<Mounted>> {
-    Ok(parse(&std::fs::read("/proc/self/mountinfo")?))
+    Ok(Table::read()?.restorefs())
 }
 
 /// Those of one device: the mount that was made, unless it is gone, and bind mounts of it.
@@ -42,98 +48,35 @@ pub fn of(device: &str) -> io::Result<Vec<Mounted>> {
 /// The mount that `path` is the root of, or that it is in. A mount whose daemon is gone cannot be looked into, but
 /// is found all the same.
 pub fn find(path: &Path) -> io::Result<Option<Mounted>> {
-    let mounts = list()?;
-    // One whose daemon is stopped must not be looked at: that would wait for it.
-    let path = match named(path) {
-        Some(path) if mounts.iter().any(|m| m.mountpoint == path) => path,
-        _ => absolute(path)?,
-    };
-    // Of mounts one over the other, the last is the one that is seen.
-    Ok(mounts
-        .into_iter()
-        .rev()
-        .filter(|m| path.starts_with(&m.mountpoint))
-        .max_by_key(|m| m.mountpoint.as_os_str().len()))
+    let table = Table::read()?;
+    let mounts = table.restorefs();
+    let path = resolve(path, &mounts)?;
+    Ok(visible(&table, mounts, &path))
 }
 
-/// The path with all of it resolved but the last name, which is not looked at.
-fn named(path: &Path) -> Option<PathBuf> {
-    let path = std::path::absolute(path).ok()?;
-    Some(path.parent()?.canonicalize().ok()?.join(path.file_name()?))
+/// Of mounts one over the other, the one that is seen.
+fn visible(table: &Table, mounts: Vec<Mounted>, path: &Path) -> Option<Mounted> {
+    let inside = mounts.into_iter().filter(|m| path.starts_with(&m.mountpoint));
+    // Of equal ones the last is returned, which was mounted last.
+    inside.max_by_key(|m| (m.mountpoint.as_os_str().len(), table.depth(m.id)))
 }
 
-fn absolute(path: &Path) -> io::Result<PathBuf> {
-    if let Ok(path) = path.canonicalize() {
-        return Ok(path);
-    }
-    // What cannot be looked at may be the root of a dead mount, or a file in a live one that has not come yet.
-    let path = std::path::absolute(path)?;
-    let mut rest = Vec::new();
-    for ancestor in path.ancestors() {
-        if let Ok(there) = ancestor.canonicalize() {
-            return Ok(rest.iter().rev().fold(there, |at, name| at.join(name)));
+/// Resolves a path up to the first mount on it. What is in there is not looked at: its daemon may be gone, or stopped, and
+/// the file may not have come yet.
+fn resolve(path: &Path, mounts: &[Mounted]) -> io::Result<PathBuf> {
+    let mut at = PathBuf::new();
+    for component in std::path::absolute(path)?.components() {
+        if component == Component::ParentDir {
+            // Up to here it has no links in it.
+            at.pop();
+            continue;
         }
-        rest.extend(ancestor.file_name());
-    }
-    Ok(path)
-}
-
-fn parse(text: &[u8]) -> Vec<Mounted> {
-    text.split(|&b| b == b'\n').filter_map(parse_line).collect()
-}
-
-fn parse_line(line: &[u8]) -> Option<Mounted> {
-    let fields: Vec<&[u8]> = line.split(|&b| b == b' ').collect();
-    let dash = fields.iter().position(|f| *f == b"-")?;
-    if *fields.get(dash + 1)? != b"fuse.restorefs" {
-        return None;
-    }
-    let options = String::from_utf8_lossy(fields.get(dash + 3)?).into_owned();
-    Some(Mounted {
-        id: str::from_utf8(fields.first()?).ok()?.parse().ok()?,
-        device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
-        root: OsString::from_vec(unescape(fields.get(3)?)).into(),
-        mountpoint: OsString::from_vec(unescape(fields.get(4)?)).into(),
-        source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
-        uid: options.split(',').find_map(|o| o.strip_prefix("user_id="))?.parse().ok()?,
-    })
-}
-
-/// `\040` to a blank, and so on.
-fn unescape(field: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&b, after)) = rest.split_first() {
-        let digits = after.get(..3).filter(|d| b == b'\\' && d.iter().all(|d| (b'0'..=b'7').contains(d)));
-        if let Some(digits) = digits {
-            out.push(digits.iter().fold(0u8, |n, d| n.wrapping_mul(8).wrapping_add(d - b'0')));
-            rest = &after[3..];
-        } else {
-            out.push(b);
-            rest = after;
+        at.push(component);
+        if !mounts.iter().any(|m| at.starts_with(&m.mountpoint))
+            && let Ok(resolved) = at.canonicalize()
+        {
+            at = resolved;
         }
     }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines() {
-        let text = b"22 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
-            77 22 0:45 /s\\040b /mnt/a\\040b ro,nosuid,nodev,noatime shared:3 - fuse.restorefs tcp\\040127.0.0.1:9 ro,user_id=1000,group_id=1000\n";
-        assert_eq!(
-            parse(text),
-            [Mounted {
-                id: 77,
-                device: "0:45".into(),
-                root: "/s b".into(),
-                mountpoint: "/mnt/a b".into(),
-                source: "tcp 127.0.0.1:9".into(),
-                uid: 1000
-            }]
-        );
-    }
+    Ok(at)
 }

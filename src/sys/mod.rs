@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 pub use mapped::{Lost, Mapped};
+use rustix::process::Pid;
 
 /// Which of the two processes this is, after [`fork`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +122,39 @@ impl Inherited {
             unsafe { libc::close(fd) };
         }
     }
+}
+
+/// Who is at the other end of a Unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its process. None where that is in a PID namespace that cannot be seen from here.
+    pub pid: Option<Pid>,
+    /// The user that it runs as.
+    pub uid: u32,
+}
+
+/// SO_PEERCRED in unix(7). rustix takes the process number to be never 0, and the kernel does give 0.
+pub fn peer(socket: BorrowedFd<'_>) -> io::Result<Peer> {
+    let mut found = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: the kernel writes a ucred to `found`, no more than `length` bytes, and how many these were to `length`. Both
+    // are valid until the call returns, and any bytes make a ucred.
+    let done = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut found).cast(),
+            &raw mut length,
+        )
+    };
+    if done != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if length as usize != size_of::<libc::ucred>() {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    Ok(Peer { pid: Pid::from_raw(found.pid), uid: found.uid })
 }
 
 /// Lets the kernel take no more than `bytes` of what it cannot send yet (TCP_NOTSENT_LOWAT in tcp(7)): what is given to it

@@ -40,7 +40,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "fs", "fuse",
         ],
     ),
-    ("control", &["entry", "monitor", "mounts", "mount"]),
+    ("control", &["sys", "entry", "monitor", "mounts", "mount"]),
     ("materialize", &["entry", "pattern", "record", "proof", "tarball", "index"]),
     (
         "cli",

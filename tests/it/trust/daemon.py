@@ -52,6 +52,14 @@ def serve(client):
     elif mode == "deep":
         client.sendall(b"[" * 100000 + b"\n")
         return
+    elif mode == "closes":
+        return
+    elif mode in ("receiving", "done"):
+        client.sendall(json.dumps(mode).encode() + b"\n")
+        return
+    elif mode == "failed":
+        client.sendall(b'{"failed":"I do not want to"}\n')
+        return
     answer, files = ask(request)
     contents, progress = answer.get("contents"), answer.get("progress")
     if mode == "escapes" and "status" in answer:

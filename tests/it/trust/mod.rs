@@ -1,6 +1,7 @@
 //! Root restores, asks and unmounts what another user has mounted: that user gains nothing by it, whatever they do to
 //! their spool, their daemon and their mount point. `docs/trust.md` says who trusts whom.
 
+mod others;
 mod place;
 mod strangers;
 

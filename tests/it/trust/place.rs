@@ -15,23 +15,23 @@ use crate::support::process::{Group, is_gone};
 use crate::support::{needs_fuse, run, wait_until};
 
 /// A directory that something is mounted on, and where nothing is any more afterwards.
-struct Place(PathBuf);
+pub(super) struct Place(pub(super) PathBuf);
 
 impl Place {
-    fn new(path: PathBuf) -> Place {
+    pub(super) fn new(path: PathBuf) -> Place {
         fs::create_dir_all(&path).unwrap();
         Place(path)
     }
 
     /// Where anything else is mounted.
-    fn tmpfs(path: PathBuf) -> Place {
+    pub(super) fn tmpfs(path: PathBuf) -> Place {
         let place = Place::new(path);
         run(Command::new("mount").args(["-t", "tmpfs", "stranger"]).arg(&place.0));
         fs::write(place.0.join("strange"), "s").unwrap();
         place
     }
 
-    fn is_strange(&self) -> bool {
+    pub(super) fn is_strange(&self) -> bool {
         self.0.join("strange").exists()
     }
 }
@@ -43,7 +43,7 @@ impl Drop for Place {
 }
 
 /// A mount with all of its archive in the spool.
-fn spooled() -> Mount {
+pub(super) fn spooled() -> Mount {
     let (mount, mut stdin) = Mount::pipe(&[]);
     stdin.write_all(&[whole("small", b"s"), whole("large", &[7; 300_000]), end()].concat()).unwrap();
     drop(stdin);
@@ -51,13 +51,13 @@ fn spooled() -> Mount {
     mount
 }
 
-fn umount(args: &[&str], path: &Path) -> String {
+pub(super) fn umount(args: &[&str], path: &Path) -> String {
     let output = restorefs(&[&["umount"], args].concat(), &[path]);
     let told = String::from_utf8(output.stderr).unwrap();
     format!("{}{told}", output.status.code().unwrap())
 }
 
-fn is_clean(mount: &Mount) {
+pub(super) fn is_clean(mount: &Mount) {
     wait_until("the daemon is gone", || is_gone(mount.daemon()).then_some(()));
     let left: Vec<_> = mount.dir.path().join("spool").read_dir().unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -125,16 +125,27 @@ fn a_bind_mount_of_a_part_stands_for_that_part() {
 #[test]
 fn what_is_mounted_over_it_stays() {
     needs_fuse!();
-    let mount = spooled();
-    let over = Place::tmpfs(mount.point.clone());
-    for force in [&[][..], &["--force"]] {
-        let told = umount(force, &mount.point);
+    for by_signal in [false, true] {
+        let mount = spooled();
+        let over = Place::tmpfs(mount.point.clone());
+        let told = umount(&[], &mount.point);
         assert!(told.starts_with("1") && told.contains("something else is at its path"), "{told}");
+        // Its daemon need not stay with it, where that is asked for.
+        if by_signal {
+            mount.signal(Signal::TERM);
+            mount.wait_printed("something else is at its path");
+            assert!(!is_gone(mount.daemon()));
+            mount.signal(Signal::TERM);
+        } else {
+            let told = umount(&["--force"], &mount.point);
+            assert!(told.starts_with("1") && told.contains("its daemon is ended"), "{told}");
+        }
+        is_clean(&mount);
+        assert!(over.is_strange());
+        rustix::mount::unmount(&over.0, UnmountFlags::DETACH).unwrap();
+        assert_eq!(umount(&[], &mount.point), "0");
+        assert!(!mount.is_mounted());
     }
-    mount.signal(Signal::TERM);
-    mount.wait_printed("something else is at its path");
-    assert!(over.is_strange());
-    drop(over);
 }
 
 #[test]
