@@ -23,7 +23,7 @@ pub use crate::fuse::Helper;
 use crate::index::{Index, Ino};
 use crate::ingest;
 pub use crate::ingest::opening;
-use crate::monitor::{Monitor, Problem, Severity, Status};
+use crate::monitor::{Monitor, Phase, Problem, Severity, Status};
 use crate::mounts::{self, Mounted, Others, Table};
 use crate::receive;
 use crate::source::{Source, Stop};
@@ -200,6 +200,8 @@ pub struct Handle {
 pub enum Leave {
     /// It is the last one, and what has not arrived would be lost.
     Receiving,
+    /// It is the last one; everything has arrived, and the spool is being synced.
+    Settling,
     /// It is the last one; nothing is received any more.
     Last,
     /// There are others of the same file system, which stay, or of which nothing would be lost.
@@ -407,7 +409,8 @@ impl Handle {
     pub fn leave(&self, id: u64, force: bool) -> io::Result<Leave> {
         let others = Table::read()?.others(&self.device, id);
         if others != Others::Stay && !force && self.monitor.verdict().is_none() {
-            return Ok(Leave::Receiving);
+            let settling = self.monitor.status().phase == Phase::Settling;
+            return Ok(if settling { Leave::Settling } else { Leave::Receiving });
         }
         if others == Others::None {
             self.cease();

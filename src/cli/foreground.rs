@@ -11,7 +11,7 @@ use signal_hook::iterator::Signals;
 use super::daemon::{Service, Settled, logger, signals, stdin_to_null};
 use super::progress::Progress;
 use super::{Exit, fail, materialize, show, tell};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Phase};
 use crate::mount::{Handle, Helper, Options};
 
 const TICK: Duration = Duration::from_millis(200);
@@ -88,15 +88,21 @@ fn show_until_over(monitor: &Monitor, settled: &Settled, mountpoint: Option<Stri
     let _ = sd_notify::notify(&[NotifyState::Status(&summary)]);
 }
 
-/// SIGINT stops receiving, and unmounts when that is over; SIGTERM unmounts. When the terminal hangs up, the mount
+/// The first SIGINT stops receiving, where that is not over; the second, and SIGTERM, unmount. When the terminal hangs up, the mount
 /// stays.
 fn on_signals(handle: Arc<Handle>, mut signals: Signals) -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut interrupted = false;
         for signal in signals.forever().filter(|&signal| signal != SIGHUP) {
-            if signal == SIGINT && handle.monitor().verdict().is_none() {
+            let first = signal == SIGINT && !std::mem::replace(&mut interrupted, true);
+            if first && handle.monitor().verdict().is_none() {
                 handle.stop_receiving();
-                tell(match handle.monitor().status().entries {
-                    0 => "receiving is stopped",
+                let status = handle.monitor().status();
+                tell(match (status.phase, status.entries) {
+                    (Phase::Settling, _) => {
+                        "the stream is over, and the spool is being synced to disk (Ctrl-C again unmounts)"
+                    }
+                    (_, 0) => "receiving is stopped",
                     _ => "receiving is stopped; what arrived stays mounted (Ctrl-C again unmounts)",
                 });
             } else if let Err(e) = handle.unmount() {

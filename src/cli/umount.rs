@@ -64,6 +64,12 @@ fn unmount(mounted: &Mounted, force: bool) -> Result<(), String> {
                  stop it with --force"
             ));
         }
+        Ok(Response::Settling) => {
+            return Err(format!(
+                "the stream of '{path}' is over, and its spool is being synced to disk: wait ('restorefs wait {path}'), or \
+                 unmount it with --force"
+            ));
+        }
         Ok(Response::Failed(cause)) => return Err(format!("cannot unmount '{path}': {cause}")),
         Ok(other) => return Err(format!("cannot unmount '{path}': unexpected answer {other:?}")),
         Err(e) => return Err(e.to_string()),

@@ -85,6 +85,8 @@ pub enum Response {
     Absent,
     /// It still receives.
     Receiving,
+    /// It receives no more, and brings its spool to the disk.
+    Settling,
     /// With it come open files: of a spool its journal and the directory of its blobs, else the archive.
     Contents {
         /// Whether it is a spool.

@@ -204,6 +204,7 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
         }
         Ok(Request::Unmount { mount, force }) => match handle.leave(mount, force) {
             Ok(Leave::Receiving) => Response::Receiving,
+            Ok(Leave::Settling) => Response::Settling,
             Ok(Leave::Last) => Response::Ready { last: true },
             Ok(Leave::Others) => Response::Ready { last: false },
             Err(e) => Response::Failed(e.to_string()),
