@@ -309,8 +309,9 @@ struct ScrubArgs {
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
-    /// Also while it receives (what has not arrived is lost), and when its daemon does not answer; ends the daemon, also
-    /// where files in the mount are open or another mount namespace has a copy of it
+    /// Unmount even while it receives (what has not arrived is lost), while something is mounted below it (that is unmounted
+    /// too), or when its daemon does not answer or refuses; end the daemon even if files in the mount are open, another
+    /// mount covers it, or another mount namespace has a copy
     #[arg(short, long)]
     force: bool,
 }
