@@ -398,7 +398,7 @@ impl Handle {
         mounts::detach_all(&self.device)
     }
 
-    /// Ends, whoever still has the mount or a file in it.
+    /// Ends, also where the mount, or a file in it, is still in use.
     pub fn end(&self) {
         self.cease();
         self.ender.end();
@@ -425,7 +425,7 @@ impl Handle {
         Ok(Leave::Others)
     }
 
-    /// Receives no more, and lets go whoever waits.
+    /// Receives no more, and ends every read that waits.
     fn cease(&self) {
         self.unmounted.store(true, Ordering::Release);
         self.store.abandon();

@@ -125,6 +125,16 @@ impl Sums {
     }
 }
 
+/// Fills `buf` with the stored bytes from `at` on, where all of them, proved or never stored, are in memory.
+///
+/// # Errors
+/// There are fewer.
+pub fn copy_from(stored: &[u8], buf: &mut [u8], at: u64) -> io::Result<()> {
+    let bytes = usize::try_from(at).ok().and_then(|at| stored.get(at..at.checked_add(buf.len())?));
+    buf.copy_from_slice(bytes.ok_or(io::ErrorKind::UnexpectedEof)?);
+    Ok(())
+}
+
 /// Reads the stored bytes of one file, and compares them with their checksums.
 pub struct Reader<'a> {
     file: &'a File,

@@ -41,8 +41,7 @@ pub(super) fn run(args: &ScrubArgs) -> Exit {
             1 => "1 is damaged".into(),
             n => format!("{} are damaged", HumanCount(n)),
         };
-        let (count, noun) = (HumanCount(scrub.files), if scrub.files == 1 { "file" } else { "files" });
-        say(format_args!("{count} {noun} in the spool, {}: {damaged}", HumanBytes(scrub.bytes)));
+        say(format_args!("{} in the spool, {}: {damaged}", show::files(scrub.files), HumanBytes(scrub.bytes)));
     }
     if scrub.damaged.is_empty() && scrub.journal.is_none() { Exit::Complete } else { Exit::Failed }
 }

@@ -12,7 +12,8 @@ pub(super) fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
 }
 
-fn files(count: u64) -> String {
+/// How many files, in words.
+pub(super) fn files(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "file" } else { "files" })
 }
 

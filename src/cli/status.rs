@@ -30,7 +30,7 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
     for mounted in &mounts {
         loop {
             match ask(mounted, &Request::Status) {
-                // Whoever asks for all is told of others' mounts what everybody may know of them.
+                // In the list of all mounts, those of others have what the kernel tells everybody.
                 Err(Error::Denied(_)) if args.mountpoint.is_none() => {
                     if !print_foreign(mounted, args.json) {
                         return Exit::Complete;

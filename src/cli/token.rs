@@ -90,7 +90,7 @@ enum Unsafe {
     DirectoryMode { directory: String, mode: u32 },
 }
 
-/// Whoever owns a file or a directory can change it, and so can root.
+/// The owner of a file or directory can change it, and so can root.
 fn is_trusted(owner: u32) -> bool {
     owner == 0 || owner == geteuid().as_raw()
 }

@@ -117,8 +117,8 @@ impl Daemon {
         metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == uid).then_some(pid)
     }
 
-    /// Tells it to end, whoever still has its mount. The mount has to be held open until this returns: else another may
-    /// have its device number.
+    /// Tells it to end, also where its mount is still in use. Keep the mount open until this returns: otherwise another
+    /// may get its device number.
     pub fn end(&self, mounted: &Mounted) -> Result<(), Error> {
         match Connection::try_open(mounted)? {
             Found::Daemon(connection) if connection.pid == self.0.as_ref().map(|(pid, _)| *pid) => {
@@ -283,8 +283,8 @@ fn make_printable(answer: &mut Value) {
     }
 }
 
-/// Whether the kernel says that nobody serves a mount. A daemon that lets whoever asks wait for it is alive. Another user's
-/// is not looked at: what waits for it cannot even be killed, and would keep this process with it.
+/// Whether the kernel says that nobody serves a mount. A daemon that makes its clients wait is alive. Another user's
+/// is not asked: a thread that waits for it cannot be killed, and would keep this process alive.
 fn is_dead(mounted: &Mounted) -> bool {
     if mounted.uid != geteuid().as_raw() {
         return false;
@@ -323,8 +323,8 @@ fn trace(mounted: &Mounted) -> Option<Trace> {
 }
 
 /// Takes away a mount whose daemon cannot be asked, and what a daemon that is gone left beside its socket. By force its
-/// connection is aborted too, so that whoever waits for the daemon is let go. Where another mount of the same file system
-/// stays, so does all that.
+/// connection is aborted too, which ends every request that waits for the daemon. Where another mount of the same file
+/// system stays, nothing of that is done.
 pub fn take_away(mounted: &Mounted, attached: &Attached, force: bool) -> Result<(), mounts::Error> {
     let others = Table::read().map_err(mounts::Error::List)?.others(&mounted.device, mounted.id);
     if force && others != Others::Stay {

@@ -62,7 +62,7 @@ pub enum Request {
         /// Whether receiving is stopped for it.
         force: bool,
     },
-    /// To end, whoever still has the mount or a file in it.
+    /// To end, also where the mount, or a file in it, is still in use.
     End,
 }
 

@@ -58,7 +58,7 @@ impl Drop for Serving {
 }
 
 impl Server {
-    /// Listens for whoever asks about the mount `handle`.
+    /// Listens for the clients of the mount `handle`.
     pub fn start(handle: Arc<Handle>) -> io::Result<Self> {
         let device = handle.device().to_owned();
         let (directory, open) = own_directory()?;

@@ -169,8 +169,8 @@ impl<B> Filesystem<B> {
         self.handles.close(ino, || self.store.let_go(ino));
     }
 
-    /// Reads, now or when the bytes have come. Whoever reads directly gets fewer bytes than they asked for also where
-    /// the file was cut.
+    /// Reads, now or when the bytes have come. A direct read also gives fewer bytes than were asked for where the
+    /// file was cut.
     pub fn read(&self, ino: Ino, offset: u64, len: usize, reader: Reader, reply: Reply) {
         self.parking.read(Parked { ino, offset, len, reader, reply });
     }

@@ -278,8 +278,8 @@ fn device_at(at: BorrowedFd<'_>, path: &Path) -> Result<(u32, u32), Errno> {
 }
 
 impl Ender {
-    /// Ends it. The kernel does it in good order, where it can be asked to; else whoever waits for the end of the session
-    /// is told not to wait any longer, and the kernel notices when the process ends.
+    /// Ends it. The kernel does it in good order, where it can be asked to; otherwise the threads that wait for the end of
+    /// the session are released, and the kernel notices when the process ends.
     pub fn end(&self) {
         if let Err(e) = mounts::abort(&number(self.device)) {
             log::debug!("the connection to the kernel cannot be aborted: {e}");

@@ -93,6 +93,13 @@ pub enum Place {
     Memory(Arc<Vec<u8>>),
 }
 
+impl Place {
+    /// In the blob of this number: one after the other where they are `packed`, else at their offsets.
+    pub fn in_blob(number: u64, packed: bool) -> Place {
+        if packed { Place::Packed(number) } else { Place::Blob(number) }
+    }
+}
+
 const PLACE_EMPTY: u8 = 0;
 const PLACE_ARCHIVE: u8 = 1;
 const PLACE_JOURNAL: u8 = 2;

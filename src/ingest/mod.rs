@@ -8,6 +8,7 @@
 
 mod ahead;
 mod keeper;
+mod opening;
 mod walk;
 
 use std::fs::File;
@@ -18,32 +19,17 @@ use crate::filter::{self, Chunks, Compression, HEAD, NoTar, is_plain_file, recog
 use crate::index::{Arrival, Place};
 use crate::monitor::{Chain, Monitor, Verdict};
 use crate::record::{self, Record};
-use crate::source::{Farewell, Opening, Source, Stop};
+use crate::source::{Farewell, Source, Stop};
 use crate::spool::{self, BLOB_THRESHOLD, Blob, Form, Spool};
 use crate::store::{Store, Unsettled};
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use ahead::Ahead;
 use keeper::{Batch, Fate, Keeper, Last, Link, Op, refuse};
 
+pub use opening::opening;
+
 /// At most this much of what is no archive is shown.
 const SHOWN: usize = 60;
-
-/// Whether a connection that begins with these bytes may be the sender of an archive. One that fails later is told of as any
-/// stream is.
-pub fn opening(head: &[u8]) -> Opening {
-    if filter::is_compressed(head) {
-        return Opening::Archive;
-    }
-    let no_tar = recognise(head, "", &[]);
-    if head.len() < BLOCK {
-        // The name of a first member may look like a signature.
-        return Opening::Short(no_tar.is_certain.then_some(no_tar.cause));
-    }
-    match Decoder::new(Options::default()).step(&mut &head[..BLOCK]) {
-        Err(_) if !no_tar.damaged => Opening::Other(no_tar.cause),
-        _ => Opening::Archive,
-    }
-}
 
 /// What is to be received.
 pub struct Job {
@@ -384,8 +370,7 @@ impl Ingest<'_> {
             Ok(blob) => {
                 let number = blob.number();
                 current.keep = Keep::Blob(blob, map);
-                let place = if packed { Place::Packed(number) } else { Place::Blob(number) };
-                self.batch.ops.push(Op::Contents(Some(place), Arrival::Announced));
+                self.batch.ops.push(Op::Contents(Some(Place::in_blob(number, packed)), Arrival::Announced));
                 self.record(&Record::Blob { id, number, packed }, &[]);
                 Ok(())
             }

@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use super::handed;
 use crate::entry::{Segment, SparseMap};
 use crate::index::Place;
-use crate::proof::{Reader, Sums, Unproved};
+use crate::proof::{Reader, Sums, Unproved, copy_from};
 use crate::record;
 
 /// Below it, copying through memory costs less than asking the kernel to.
@@ -213,12 +213,7 @@ impl Contents {
             }
             (Contents::Spool { journal, .. }, Place::Journal(at)) => {
                 let bytes = record::read_data(journal, *at, stored)?;
-                work(&mut |buf, from| {
-                    let from =
-                        usize::try_from(from).ok().and_then(|from| bytes.get(from..from.checked_add(buf.len())?));
-                    buf.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
-                    Ok(())
-                })
+                work(&mut |buf, from| copy_from(&bytes, buf, from))
             }
             (Contents::Spool { proofs, .. }, Place::Blob(number) | Place::Packed(number)) => {
                 let sums = proofs.get(*number).ok_or(Unproved::NoChecksum { at: 0 })?;

@@ -244,7 +244,7 @@ impl Journal {
                 Item { bytes: Some(Bytes(chunk.clone(), range)), ..Item::new(entry, Place::Journal(frame)) }
             }),
             Record::Blob { id, number, packed } => {
-                let blob = if packed { Place::Packed(number) } else { Place::Blob(number) };
+                let blob = Place::in_blob(number, packed);
                 match &mut self.pending {
                     Pending::One(Some(one)) if one.id == id => one.blob = Some(blob),
                     Pending::One(_) => {}

@@ -1,7 +1,6 @@
 //! Taking a mount away: the one that is meant, whatever has its path by now.
 //!
-//! A path is looked up again by each call that takes one, and whoever may rename a directory above it decides what it
-//! leads to. So the root of the mount is opened first, compared with the number that the kernel gave the mount, and
+//! A path is looked up again by each call that takes one, and a rename of a directory above it changes what it leads to. So the root of the mount is opened first, compared with the number that the kernel gave the mount, and
 //! unmounted through that descriptor.
 
 use std::collections::HashSet;
@@ -81,8 +80,8 @@ impl Attached {
         self.unmount(UnmountFlags::DETACH)
     }
 
-    /// The same, and as root ends its connection too: whoever waits for the daemon is let go, wherever else the file
-    /// system is mounted.
+    /// The same, and as root ends its connection too: every request that waits for the daemon ends, wherever else
+    /// the file system is mounted.
     pub fn abort(&self) -> Result<(), Error> {
         self.unmount(UnmountFlags::DETACH | UnmountFlags::FORCE)
     }

@@ -194,8 +194,7 @@ impl Sink {
             };
             let number = blob.number();
             part.blob = Some((blob, map));
-            let place = if packed { Place::Packed(number) } else { Place::Blob(number) };
-            self.store.index.write().set_place(Ino(ino.into()), place);
+            self.store.index.write().set_place(Ino(ino.into()), Place::in_blob(number, packed));
             let record = Record::Blob { id: self.known[ino as usize].journal.into(), number, packed };
             record::encode(&record, &[], &mut self.frames);
         }

@@ -5,7 +5,7 @@
 //!   spool.json        format version, source, threshold
 //!   lock              held by the daemon while it lives
 //!   journal           records, in order of arrival
-//!   blobs/N           contents of one file each, at their offsets in it
+//!   blobs/N           contents of one file each, at their offsets in it or, where its holes are many, packed
 //! ```
 //!
 //! Nothing is synced while it arrives: the page cache outlives the daemon. [`Spool::sync`] brings all of it to the disk at

@@ -20,7 +20,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::entry::SparseMap;
 use crate::index::{Arrival, Index, Ino, Place};
 use crate::monitor::{Monitor, Verdict};
-use crate::proof::Reader;
+use crate::proof::{Reader, copy_from};
 use crate::spool::Spool;
 
 pub use settle::{Scrubbed, Unsettled};
@@ -279,11 +279,6 @@ impl Store {
         offset: u64,
         buf: &mut [u8],
     ) -> io::Result<()> {
-        let from_memory = |bytes: &[u8], buf: &mut [u8], at: u64| {
-            let from = usize::try_from(at).ok().and_then(|at| bytes.get(at..at.checked_add(buf.len())?));
-            buf.copy_from_slice(from.ok_or_else(|| io::Error::from_raw_os_error(libc::EIO))?);
-            Ok(())
-        };
         match place {
             Place::Empty => {
                 buf.fill(0);
@@ -302,9 +297,9 @@ impl Store {
             }
             Place::Journal(at) => {
                 let bytes = self.spool_or_fail()?.read_data(*at, stored)?;
-                spread(sparse, offset, buf, |buf, at| from_memory(&bytes, buf, at))
+                spread(sparse, offset, buf, |buf, at| copy_from(&bytes, buf, at))
             }
-            Place::Memory(bytes) => spread(sparse, offset, buf, |buf, at| from_memory(bytes, buf, at)),
+            Place::Memory(bytes) => spread(sparse, offset, buf, |buf, at| copy_from(bytes, buf, at)),
             Place::Blob(number) | Place::Packed(number) => {
                 let sums =
                     self.spool_or_fail()?.sums(*number).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;

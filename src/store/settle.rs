@@ -124,6 +124,7 @@ impl Store {
         self.check_wanted()?;
         // Not before the sync, which takes its time.
         spool.check().map_err(Unsettled::Spool)?;
+        let before = self.damaged.lock().clone();
         let mut damaged = self.absent(spool);
         if let Err(e) = &synced {
             log::warn!(
@@ -131,13 +132,12 @@ impl Store {
                 spool.path().display()
             );
         }
-        if synced.is_err() || !damaged.is_empty() || self.damaged() > 0 {
+        if synced.is_err() || !damaged.is_empty() || !before.is_empty() {
             self.scrub_spool(spool, &mut damaged, Flush::First, |_, _| self.check_wanted().is_ok());
             self.check_wanted()?;
             spool.check_journal().map_err(Unsettled::Spool)?;
         }
-        // What could not be read only once, and can be now, is not damaged.
-        self.damaged.lock().clone_from(&damaged);
+        let damaged = self.learn(&before, &damaged);
         if damaged.is_empty() {
             self.settled.store(true, Ordering::Release);
             return Ok(());
@@ -153,21 +153,25 @@ impl Store {
     /// given the numbers of files and bytes so far, returns false. None where there is no spool.
     pub fn scrub(&self, mut go_on: impl FnMut(u64, u64) -> bool) -> Option<Scrubbed> {
         let spool = self.spool.get()?;
+        let before = self.damaged.lock().clone();
         let mut damaged = self.absent(spool);
         let mut whole = true;
         let (files, bytes) = self.scrub_spool(spool, &mut damaged, Flush::No, |files, bytes| {
             whole = go_on(files, bytes);
             whole
         });
-        let mut known = self.damaged.lock();
-        if whole {
-            known.clone_from(&damaged);
-        } else {
-            known.extend(&damaged);
-        }
-        drop(known);
+        self.learn(if whole { &before } else { &damaged }, &damaged);
         let journal = spool.check_journal().err();
         Some(Scrubbed { files, bytes, damaged: self.paths(damaged), journal })
+    }
+
+    /// What of `before` is not in `damaged` could be read: it is not damaged. What readers found meanwhile stays. Returns
+    /// all that is known to be damaged.
+    fn learn(&self, before: &BTreeSet<Ino>, damaged: &BTreeSet<Ino>) -> BTreeSet<Ino> {
+        let mut known = self.damaged.lock();
+        known.retain(|ino| !before.contains(ino) || damaged.contains(ino));
+        known.extend(damaged);
+        known.clone()
     }
 
     /// Complete files whose blobs are gone or cut.
