@@ -33,6 +33,7 @@
 //! | [`entry`] | what an entry is: paths, metadata, times, attributes, maps of holes; each cannot be built wrong |
 //! | [`pattern`] | which paths are meant by `*.o` |
 //! | [`monitor`] | how the library tells of progress and problems; it never prints |
+//! | [`stop`] | the word "stop", said once to everything that waits |
 //! | [`strangers`] | who gives way when many connect to a port, and how much of that is logged |
 //!
 //! | From bytes to entries | |
@@ -91,6 +92,7 @@ pub mod record;
 pub mod send;
 pub mod source;
 pub mod spool;
+pub mod stop;
 pub mod store;
 pub mod strangers;
 pub mod sys;

@@ -12,7 +12,7 @@ use super::progress::Progress;
 use super::{DeliverArgs, Exit, fail, say_json, show, tell, token};
 use crate::monitor::{Monitor, Severity, Status};
 use crate::send::{self, Delivered, Failure};
-use crate::source::Stop;
+use crate::stop::Stop;
 use crate::tree::Walk;
 use crate::wire::{Token, TokenError};
 

@@ -25,7 +25,8 @@ pub use recognise::{HEAD, NoTar, recognise};
 use run::{Feed, Inner, Run};
 
 use crate::monitor::Monitor;
-use crate::source::{ReadError, Source, Stop};
+use crate::source::{ReadError, Source};
+use crate::stop::Stop;
 
 /// So much is read, and handed over, at once at most.
 pub const CHUNK: usize = 256 << 10;

@@ -8,7 +8,8 @@ use super::codec::{Codec, Progress};
 use super::detect::{Compression, Detected, detect};
 use super::{Bytes, CHUNK, Chunk, Error, recognise};
 use crate::monitor::Monitor;
-use crate::source::{Source, Stop};
+use crate::source::Source;
+use crate::stop::Stop;
 
 /// Whoever took the chunks is gone, or an error has been handed over: nothing is left to do.
 struct Over;

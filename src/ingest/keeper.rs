@@ -10,8 +10,8 @@ use std::thread::{Scope, ScopedJoinHandle};
 use crate::entry::{Entry, EntryPath};
 use crate::index::{Arrival, Ino, Inserted, Place, Refusal};
 use crate::monitor::{Monitor, Receiving, Verdict};
-use crate::source::Stop;
 use crate::spool::Spool;
+use crate::stop::Stop;
 use crate::store::Store;
 
 use super::{Outcome, failed};

@@ -19,8 +19,9 @@ use crate::filter::{self, Chunks, Compression, HEAD, NoTar, is_plain_file, recog
 use crate::index::{Arrival, Place};
 use crate::monitor::{Chain, Monitor, Verdict};
 use crate::record::{self, Record};
-use crate::source::{Farewell, Source, Stop};
+use crate::source::{Farewell, Source};
 use crate::spool::{self, BLOB_THRESHOLD, Blob, Form, Spool};
+use crate::stop::Stop;
 use crate::store::{Store, Unsettled};
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use ahead::Ahead;

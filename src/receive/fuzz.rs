@@ -9,8 +9,8 @@ use crate::entry::Timestamp;
 use crate::index::{Arrival, Index, Ino, Kind};
 use crate::monitor::Monitor;
 use crate::record;
-use crate::source::Stop;
 use crate::spool::{Config, Spool};
+use crate::stop::Stop;
 use crate::store::{Read, Store};
 use crate::wire::{Frames, FromReceiver, FromSender};
 

@@ -14,8 +14,8 @@ use crate::entry::{Entry, EntryKind, SparseMap, clipped, escape};
 use crate::index::{Arrival, Ino, Inserted, Place};
 use crate::monitor::{Monitor, Receiving};
 use crate::record::{self, Record};
-use crate::source::Stop;
 use crate::spool::{self, BLOB_THRESHOLD, Blob};
+use crate::stop::Stop;
 use crate::store::{Store, Unsettled};
 use crate::wire::{FromReceiver, FromSender, Position, SMALL, Session, Totals};
 

@@ -18,7 +18,7 @@ use super::shrink::Shrink;
 use crate::entry::{clipped, escape};
 use crate::monitor::Monitor;
 use crate::record;
-use crate::source::Stop;
+use crate::stop::Stop;
 use crate::tree::Walk;
 use crate::wire::{
     self, Batch, Closed, ConnectError, Current, FromReceiver, FromSender, Link, Session, Token, Totals, connect,

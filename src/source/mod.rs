@@ -3,7 +3,6 @@
 //! A read gives what is there, waits only when nothing is, and ends when [`Stop`] is said. What the bytes
 //! mean is not known here.
 
-mod stop;
 mod tcp;
 
 use std::fs::File;
@@ -16,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
-pub use stop::Stop;
+use crate::stop::Stop;
 use tcp::Listener;
 
 /// What a pipe should hold: the most that an ordinary user may ask for.

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{OPENING, Opening, ReadError, Stop, wait_readable};
+use super::{OPENING, Opening, ReadError, wait_readable};
+use crate::stop::Stop;
 use crate::strangers::{Stranger, Told, gives_way};
 
 /// After a connection could not be accepted, for want of descriptors perhaps.

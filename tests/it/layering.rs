@@ -13,22 +13,26 @@ const TABLE: &[(&str, &[&str])] = &[
     ("pattern", &["entry"]),
     ("monitor", &["entry"]),
     ("record", &["entry"]),
+    ("stop", &[]),
     ("strangers", &[]),
     // From bytes to entries.
-    ("source", &["strangers"]),
-    ("filter", &["monitor", "source"]),
+    ("source", &["stop", "strangers"]),
+    ("filter", &["monitor", "source", "stop"]),
     ("tarball", &["entry"]),
     // From a directory to entries, to an archive, and to a receiver.
     ("tree", &["sys", "entry", "pattern"]),
     ("wire", &["sys", "entry", "record", "strangers"]),
-    ("send", &["entry", "monitor", "record", "source", "tarball", "tree", "wire"]),
+    ("send", &["entry", "monitor", "record", "stop", "tarball", "tree", "wire"]),
     // Where they are kept.
     ("proof", &["entry"]),
     ("spool", &["entry", "monitor", "record", "proof"]),
     ("index", &["entry"]),
     ("store", &["entry", "monitor", "proof", "index", "spool"]),
-    ("ingest", &["sys", "entry", "monitor", "record", "source", "filter", "tarball", "spool", "index", "store"]),
-    ("receive", &["entry", "monitor", "record", "source", "spool", "index", "store", "strangers", "wire"]),
+    (
+        "ingest",
+        &["sys", "entry", "monitor", "record", "source", "stop", "filter", "tarball", "spool", "index", "store"],
+    ),
+    ("receive", &["entry", "monitor", "record", "stop", "spool", "index", "store", "strangers", "wire"]),
     // How they are served.
     ("mounts", &[]),
     ("fs", &["index", "store"]),
@@ -36,8 +40,8 @@ const TABLE: &[(&str, &[&str])] = &[
     (
         "mount",
         &[
-            "entry", "monitor", "source", "tarball", "wire", "spool", "index", "store", "ingest", "receive", "mounts",
-            "fs", "fuse",
+            "entry", "monitor", "source", "stop", "tarball", "wire", "spool", "index", "store", "ingest", "receive",
+            "mounts", "fs", "fuse",
         ],
     ),
     ("control", &["sys", "entry", "monitor", "mounts", "mount"]),
@@ -49,6 +53,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "entry",
             "monitor",
             "source",
+            "stop",
             "tarball",
             "tree",
             "wire",

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use restorefs::source::Stop;
+use restorefs::stop::Stop;
 use restorefs::wire::{Token, connect};
 
 use super::{Pair, long_file};
