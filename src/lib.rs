@@ -65,6 +65,7 @@
 //! | [`fuse`] | the thin adapter to the kernel, and the process that lists directories before somebody asks |
 //! | [`mount`] | one mount from beginning to end |
 //! | [`control`] | what can be asked of a running mount, over a Unix socket |
+//! | [`replay`] | what a mount received, once more: the entries of a journal or an archive, and their contents |
 //! | [`materialize`] | the entries of a mount once more, onto a disk: exactly, by several threads, and never outside |
 //! | [`cli`] | the commands; the only part that prints |
 //! | [`sys`] | the few system calls that need `unsafe` |
@@ -89,6 +90,7 @@ pub mod pattern;
 pub mod proof;
 pub mod receive;
 pub mod record;
+pub mod replay;
 pub mod send;
 pub mod source;
 pub mod spool;

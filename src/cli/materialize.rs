@@ -17,8 +17,9 @@ use super::status::{ask, end, find, other, unexpected};
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, say_json, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
-use crate::materialize::{self, Action, Contents, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
+use crate::materialize::{self, Action, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
 use crate::mount::{path_below, raise_open_files};
+use crate::replay::{self, Contents};
 use crate::tarball;
 
 const TICK: Duration = Duration::from_millis(200);
@@ -232,16 +233,17 @@ fn time(text: &str) -> Result<Timestamp, String> {
 
 /// What the daemon hands over.
 fn origin(mounted: &Mounted) -> Result<Origin, Error> {
+    let other = |cause: replay::Error| other(mounted, cause.into());
     let (response, files) = Connection::open(mounted)?.ask_for_files(&Request::Contents)?;
     let mut files = files.into_iter();
     let (contents, concatenated, made) = match (response, files.next(), files.next()) {
         (Response::Contents { spool: true, made, .. }, Some(journal), Some(blobs)) => {
-            (Contents::spool(journal, blobs, mounted.uid).map_err(|e| other(mounted, e))?, false, made)
+            (Contents::spool(journal, blobs, mounted.uid).map_err(other)?, false, made)
         }
         (Response::Contents { spool: false, concatenated, made }, Some(file), None) => {
-            (Contents::archive(file).map_err(|e| other(mounted, e))?, concatenated, made)
+            (Contents::archive(file).map_err(other)?, concatenated, made)
         }
-        (other, ..) => return Err(unexpected(mounted, &other)),
+        (response, ..) => return Err(unexpected(mounted, &response)),
     };
     let mounted = mounted.clone();
     let more =

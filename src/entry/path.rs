@@ -120,6 +120,16 @@ impl EntryPath {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
     }
 
+    /// What is left of it without its first `count` components; none where nothing is.
+    pub fn without_first(&self, count: usize) -> Option<&[u8]> {
+        let mut bytes = self.as_bytes();
+        for _ in 0..count {
+            let slash = bytes.iter().position(|&b| b == b'/')?;
+            bytes = &bytes[slash + 1..];
+        }
+        (!bytes.is_empty()).then_some(bytes)
+    }
+
     /// The path of the directory it is in, and its name there. None for the root.
     pub fn split(&self) -> Option<(&[u8], &[u8])> {
         if self.is_root() {

@@ -6,9 +6,9 @@
 use std::collections::HashMap;
 
 use super::Options;
-use super::replay::Item;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
 use crate::index::{Arrival, Index, Ino, Inserted, Kind, Refusal};
+use crate::replay::Item;
 
 /// A name gets its meaning.
 pub(super) struct Binding {
@@ -56,16 +56,6 @@ struct Stripped {
     inos: Vec<Ino>,
 }
 
-/// What is left of a path without its first components. None where nothing is.
-pub(super) fn left(path: &EntryPath, strip: usize) -> Option<&[u8]> {
-    let mut bytes = path.as_bytes();
-    for _ in 0..strip {
-        let slash = bytes.iter().position(|&b| b == b'/')?;
-        bytes = &bytes[slash + 1..];
-    }
-    (!bytes.is_empty()).then_some(bytes)
-}
-
 impl<'a> Bindings<'a> {
     pub(super) fn new(options: &'a Options, new_index: impl Fn() -> Index) -> Self {
         let stripped = (options.strip > 0).then(|| Stripped { index: new_index(), inos: vec![Ino::ROOT] });
@@ -110,7 +100,7 @@ impl<'a> Bindings<'a> {
             _ if !self.options.selection.wants(&path) => Place::None,
             Some(stripped) => {
                 self.options.selection.saw(path.components().count());
-                match left(&path, self.options.strip) {
+                match path.without_first(self.options.strip) {
                     Some(left) => stripped.bind(&self.index, &path, left, ino),
                     None => Place::Stripped,
                 }
@@ -127,7 +117,7 @@ impl<'a> Bindings<'a> {
     /// Whether a path means this inode by now, and has its place in the target.
     pub(super) fn has_place(&self, path: &EntryPath, ino: Ino) -> bool {
         self.index.resolve(path.as_bytes()) == Some(ino)
-            && match (&self.stripped, left(path, self.options.strip)) {
+            && match (&self.stripped, path.without_first(self.options.strip)) {
                 (_, None) => false,
                 (Some(stripped), Some(left)) => stripped.resolve(left) == Some(ino),
                 (None, Some(_)) => true,

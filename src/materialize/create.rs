@@ -18,15 +18,14 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::contents::Changed;
 use super::early::Early;
 use super::metadata::{Held, Owners, apply, disinherit};
-use super::replay::Item;
 use super::report::Report;
 use super::temporary::TemporaryNames;
-use super::{Contents, Overwrite};
+use super::{Overwrite, copy};
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
 use crate::index::{Ino, Kind};
+use crate::replay::{Contents, Error as ReplayError, Item};
 
 /// What all workers need.
 pub(super) struct Creator {
@@ -313,7 +312,7 @@ impl Creator {
             EntryKind::File { size, sparse } => {
                 let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = File::from(openat(dir, name, flags, Mode::empty())?);
-                self.contents.are_in(&file, &item.place, sparse.as_deref(), *size)
+                copy::are_in(&self.contents, &file, &item.place, sparse.as_deref(), *size)
             }
             _ => same(dir, name, &item.entry, &statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?),
         }
@@ -384,7 +383,7 @@ impl Creator {
                 }
                 self.report.wrote(stored);
             }
-            None => self.contents.copy(&item.place, sparse, stored, file, &|n| self.report.wrote(n))?,
+            None => copy::copy(&self.contents, &item.place, sparse, stored, file, &|n| self.report.wrote(n))?,
         }
         if size > 0 {
             self.contents.check()?;
@@ -450,7 +449,7 @@ fn same(dir: BorrowedFd<'_>, name: &CStr, entry: &Entry, there: &Stat) -> io::Re
 
 /// Whether an error is of more than one entry.
 fn is_fatal(e: &io::Error) -> bool {
-    if e.get_ref().is_some_and(|e| e.is::<Changed>()) {
+    if e.get_ref().is_some_and(|e| matches!(e.downcast_ref(), Some(ReplayError::Changed))) {
         return true;
     }
     let errno = e.raw_os_error().map(Errno::from_raw_os_error);

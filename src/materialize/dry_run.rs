@@ -11,11 +11,11 @@ use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
 use super::bindings::{Binding, Bindings, Place};
 use super::create::Creator;
 use super::latest::Latest;
-use super::replay::Item;
 use super::report::Report;
 use super::{Action, Error, Options};
 use crate::entry::{Entry, EntryPath, escape};
 use crate::index::{Ino, Kind};
+use crate::replay::Item;
 
 /// Looks at the target as it is now.
 pub(super) struct DryRun<'a> {

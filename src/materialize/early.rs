@@ -16,14 +16,15 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::Overwrite;
+use super::copy;
 use super::create::Creator;
 use super::metadata::{apply, disinherit};
-use super::replay::Item;
 use super::report::Report;
 use super::restore::Restore;
 use crate::entry::{Entry, EntryKind};
 use crate::index::Place;
 use crate::proof::{Sums, Unproved};
+use crate::replay::Item;
 
 /// It is looked for more when so much has come.
 pub(super) const STEP: u64 = 4 << 20;
@@ -79,7 +80,7 @@ impl Early {
             self.copied.fetch_add(n, Ordering::Relaxed);
             creator.report.wrote(n);
         };
-        creator.contents.copy_early(self.blob, from..end, file, &mut self.sums.lock(), &wrote)
+        copy::copy_early(&creator.contents, self.blob, from..end, file, &mut self.sums.lock(), &wrote)
     }
 
     /// What was copied is of no use.
@@ -104,6 +105,7 @@ impl Restore<'_> {
             .creator
             .contents
             .blob_length(blob)
+            .map_err(io::Error::from)
             .and_then(|length| early.fill_up(self.creator, length.min(entry.kind.stored_len())));
         if copied.is_err() {
             // A full disk, above all. It is told when the file is made.

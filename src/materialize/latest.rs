@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 
-use super::bindings::{Binding, Place, left};
+use super::bindings::{Binding, Place};
 use crate::entry::EntryPath;
 
 /// The names that have been replaced.
@@ -25,7 +25,7 @@ impl Latest {
     /// The next binding of the first pass.
     pub(super) fn take(&mut self, binding: &Binding) {
         if let Place::Replaces(_) = binding.place
-            && let Some(left) = left(&binding.path, self.strip)
+            && let Some(left) = binding.path.without_first(self.strip)
         {
             self.last.insert(left.into(), binding.number);
         }
@@ -35,7 +35,7 @@ impl Latest {
         if self.last.is_empty() {
             return None;
         }
-        self.last.get(left(path, self.strip)?).copied()
+        self.last.get(path.without_first(self.strip)?).copied()
     }
 
     /// Whether what this path means after the binding of that number is replaced by a later one.

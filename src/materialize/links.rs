@@ -12,9 +12,9 @@ use super::Overwrite;
 use super::batch::Unmade;
 use super::create::{Creator, file_type, time_of};
 use super::metadata::Held;
-use super::replay::Item;
 use crate::entry::{EntryPath, Timestamp, escape};
 use crate::index::{Ino, Kind};
+use crate::replay::Item;
 
 /// A second name for what is there.
 pub(super) struct Link {

@@ -1,6 +1,6 @@
 //! The tree to disk, with all that belongs to it, also while it is still arriving.
 //!
-//! The entries of a mount are replayed (`replay`) into an index of our own, so that names mean here what they mean
+//! The entries of a mount are [replayed](crate::replay) into an index of our own, so that names mean here what they mean
 //! in the mount, and made on disk by several threads (`create`), each by one name in an open directory
 //! (`target`). Symbolic links are made at once, with their real target: safety comes from never walking through one.
 //!
@@ -9,16 +9,13 @@
 
 mod batch;
 mod bindings;
-mod contents;
+mod copy;
 mod create;
 mod dry_run;
 mod early;
-mod handed;
 mod latest;
 mod links;
 mod metadata;
-mod order;
-mod replay;
 mod report;
 mod restore;
 mod select;
@@ -38,6 +35,7 @@ use parking_lot::Mutex;
 
 use crate::entry::{Entry, EntryPath, Timestamp};
 use crate::index::{Index, Ino};
+use crate::replay::{self, Contents, Item, Replay};
 use crate::tarball;
 use batch::{Batch, execute};
 use bindings::Bindings;
@@ -45,13 +43,11 @@ use create::Creator;
 use dry_run::DryRun;
 use latest::Latest;
 use metadata::{Names, Owners};
-use replay::{Archive, Item, Journal, Replay};
 use restore::Restore;
 use target::Target;
 use temporary::TemporaryNames;
 use verify::Verify;
 
-pub use contents::{Archive as ArchiveFile, Contents};
 pub use create::Action;
 pub use report::{Problem, Report, Stage, Summary};
 pub use select::{Error as SelectError, Selection};
@@ -134,6 +130,7 @@ pub enum Error {
         /// Which.
         path: PathBuf,
         /// Why.
+        #[source]
         cause: io::Error,
     },
     /// Something that concerns everything that would follow.
@@ -142,21 +139,28 @@ pub enum Error {
         /// Where it happened.
         path: String,
         /// Why.
+        #[source]
         cause: io::Error,
     },
-    /// The entries cannot be read.
+    /// The entries, or their contents, cannot be read.
     #[error("cannot read what is to be restored: {0}")]
-    Replay(io::Error),
+    Replay(#[source] replay::Error),
+    /// The daemon does not say how far the stream has come.
+    #[error("cannot read what is to be restored: {0}")]
+    More(#[source] io::Error),
+    /// A daemon that says so is not ours, or is broken.
+    #[error("cannot read what is to be restored: the daemon says that its journal has become shorter")]
+    Shrunk,
     /// The last step failed.
     #[error("cannot bring everything to the disk: {0}")]
-    Sync(io::Error),
+    Sync(#[source] io::Error),
 }
 
 /// Restores. What could not be restored is in the report; an error is what ended it.
 pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<(), Error> {
     let Origin { contents, concatenated, made, mut more } = origin;
     let tar = tarball::Options { concatenated, ..options.tar };
-    let mut replay = replay_of(&contents, tar, options.strip).map_err(Error::Replay)?;
+    let mut replay = Replay::new(&contents, tar, options.strip).map_err(Error::Replay)?;
     let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
     let names = Names { user: options.tar.resolve_user, group: options.tar.resolve_group };
     let owners =
@@ -174,7 +178,7 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         temporary: TemporaryNames::new(),
     };
     let new_bindings = || Bindings::new(options, || Index::new(uid.as_raw(), gid.as_raw(), made));
-    let latest = first_pass(options, &creator, &mut *more, tar, &new_bindings).map_err(Error::Replay)?;
+    let latest = first_pass(options, &creator, &mut *more, tar, &new_bindings)?;
     let bindings = new_bindings();
     if let Some(tell) = options.dry_run {
         let mut dry = DryRun { options, creator: &creator, report, bindings, latest, tell, firsts: HashMap::new() };
@@ -243,21 +247,11 @@ pub fn run(options: &Options, origin: Origin, report: &Arc<Report>) -> Result<()
         if options.verify {
             report.set_stage(Stage::Verifying);
             let mut bindings = new_bindings();
-            let mut replay = replay_of(&creator.contents, tar, options.strip).map_err(Error::Replay)?;
-            replay.take_all(&end, |item| drop(bindings.take(&item))).map_err(Error::Replay)?;
+            let mut replay = Replay::new(&creator.contents, tar, options.strip).map_err(Error::Replay)?;
+            take_all(&mut replay, &end, |item| drop(bindings.take(&item))).map_err(Error::Replay)?;
             Verify::new(options, creator, bindings, target.anew()).run()?;
         }
         Ok(())
-    })
-}
-
-/// The entries from the first one on.
-fn replay_of(contents: &Contents, tar: tarball::Options, strip: usize) -> io::Result<Replay> {
-    Ok(match contents {
-        Contents::Spool { journal, proofs, .. } => {
-            Replay::Journal(Box::new(Journal::new(journal.clone(), proofs.clone(), strip)))
-        }
-        Contents::Archive(archive) => Replay::Archive(Box::new(Archive::new(archive.file.clone(), tar)?)),
     })
 }
 
@@ -268,14 +262,14 @@ fn first_pass<'a>(
     more: &mut More,
     tar: tarball::Options,
     new_bindings: &dyn Fn() -> Bindings<'a>,
-) -> io::Result<Option<Latest>> {
-    let mut progress = more(None, None)?;
+) -> Result<Option<Latest>, Error> {
+    let mut progress = more(None, None).map_err(Error::More)?;
     if progress.changed {
-        return Err(io::Error::other(contents::Changed));
+        return Err(Error::Replay(replay::Error::Changed));
     }
     // Of an archive in place all is there. It costs the daemon no more to look than it would cost us.
     if matches!(creator.contents, Contents::Archive(_)) && options.strip == 0 && !progress.over {
-        progress = more(Some(u64::MAX), None)?;
+        progress = more(Some(u64::MAX), None).map_err(Error::More)?;
     }
     // Of names that are the same only without their first components the daemon knows nothing.
     if !progress.replaced && options.strip == 0 {
@@ -284,18 +278,15 @@ fn first_pass<'a>(
     let mut latest = Latest::new(options.strip);
     let mut bindings = new_bindings();
     let so_far = End { journal: progress.journal, over: false };
-    replay_of(&creator.contents, tar, options.strip)?.take_all(&so_far, |item| {
+    let mut replay = Replay::new(&creator.contents, tar, options.strip).map_err(Error::Replay)?;
+    take_all(&mut replay, &so_far, |item| {
         for binding in bindings.take(&item) {
             latest.take(&binding);
         }
-    })?;
+    })
+    .map_err(Error::Replay)?;
     Ok(Some(latest))
 }
-
-/// A daemon that says so is not ours, or is broken.
-#[derive(Debug, thiserror::Error)]
-#[error("the daemon says that its journal has become shorter")]
-struct Shrunk;
 
 /// How far a stream has been taken.
 struct End {
@@ -305,22 +296,18 @@ struct End {
     over: bool,
 }
 
-impl Replay {
-    /// All entries up to an end.
-    fn take_all(&mut self, end: &End, mut take: impl FnMut(Item)) -> io::Result<()> {
-        if let Replay::Journal(journal) = self {
-            journal.length = end.journal;
-        }
-        while let Some(item) = self.next_item()? {
-            take(item);
-        }
-        while end.over
-            && let Some(cut) = self.rest()
-        {
-            take(cut);
-        }
-        Ok(())
+/// All entries up to an end.
+fn take_all(replay: &mut Replay, end: &End, mut take: impl FnMut(Item)) -> Result<(), replay::Error> {
+    replay.set_length(end.journal);
+    while let Some(item) = replay.next_item()? {
+        take(item);
     }
+    while end.over
+        && let Some(cut) = replay.rest()
+    {
+        take(cut);
+    }
+    Ok(())
 }
 
 /// What a stream gives.
@@ -344,11 +331,11 @@ fn pump(
     let mut spooled = None;
     loop {
         if let Replay::Journal(journal) = replay {
-            let progress = more(follow.then_some(journal.length), spooled).map_err(Error::Replay)?;
-            if progress.journal < journal.length {
-                return Err(Error::Replay(io::Error::other(Shrunk)));
+            let progress = more(follow.then_some(journal.length()), spooled).map_err(Error::More)?;
+            if progress.journal < journal.length() {
+                return Err(Error::Shrunk);
             }
-            journal.length = progress.journal;
+            journal.set_length(progress.journal);
             end = End { journal: progress.journal, over: progress.over };
             spooled = Some(progress.spooled.saturating_add(early::STEP));
         }

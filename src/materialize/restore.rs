@@ -11,17 +11,17 @@ use std::sync::mpsc::{Receiver, SyncSender};
 use parking_lot::Mutex;
 
 use super::batch::{Batch, Unmade, explain};
-use super::bindings::{Binding, Bindings, Place, left};
+use super::bindings::{Binding, Bindings, Place};
 use super::create::{Creator, Task};
 use super::early::Early;
 use super::latest::Latest;
 use super::links::{Link, What};
-use super::replay::{Bytes, Item};
 use super::report::{self, Report, weight};
 use super::target::Target;
 use super::{Error, Options, Overwrite, metadata};
 use crate::entry::{EntryKind, EntryPath};
 use crate::index::{Arrival, Ino, Kind, Name};
+use crate::replay::{Bytes, Item};
 
 const IN_UNMADE: &str = "the directory that it is in could not be restored";
 
@@ -203,7 +203,7 @@ impl Restore<'_> {
     }
 
     fn place_of<'p>(&self, path: &'p EntryPath) -> Option<&'p [u8]> {
-        left(path, self.options.strip)
+        path.without_first(self.options.strip)
     }
 
     /// Whether this path means this inode by now, and was made so.

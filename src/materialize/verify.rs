@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{Advice, AtFlags, FileType, Mode, OFlags, Stat, fadvise, fstat, openat, readlinkat, statat};
 
 use super::bindings::Bindings;
+use super::copy;
 use super::create::{Creator, file_type, time_of};
 use super::metadata::Held;
 use super::report::{self, is_of_macos};
@@ -241,8 +242,13 @@ impl<'a> Verify<'a> {
         // From the disk, not from what the kernel remembers of having written.
         let _ = fadvise(file, 0, None, Advice::DontNeed);
         let Some(place) = self.bindings.index.place(a.ino) else { return Ok(None) };
-        let same =
-            self.creator.contents.are_in(file, &place, self.bindings.index.sparse(a.ino).map(|map| &**map), a.size)?;
+        let same = copy::are_in(
+            &self.creator.contents,
+            file,
+            &place,
+            self.bindings.index.sparse(a.ino).map(|map| &**map),
+            a.size,
+        )?;
         Ok((!same).then_some("its contents differ"))
     }
 }

@@ -45,7 +45,8 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["sys", "entry", "monitor", "mounts", "mount"]),
-    ("materialize", &["entry", "pattern", "record", "proof", "tarball", "index"]),
+    ("replay", &["entry", "record", "tarball", "proof", "index"]),
+    ("materialize", &["entry", "pattern", "tarball", "proof", "index", "replay"]),
     (
         "cli",
         &[
@@ -61,6 +62,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "mounts",
             "mount",
             "control",
+            "replay",
             "materialize",
         ],
     ),

@@ -9,8 +9,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
-use super::bindings::left;
-use super::replay::Item;
+use super::items::Item;
 use crate::entry::{Entry, EntryKind};
 use crate::index::Place;
 
@@ -69,7 +68,7 @@ impl Order {
             EntryKind::HardLink { target } => Some(target),
             _ => None,
         };
-        let left = if self.strip > 0 { left(&entry.path, self.strip) } else { None };
+        let left = if self.strip > 0 { entry.path.without_first(self.strip) } else { None };
         let paths = [
             Some((Tree::Mount, entry.path.as_bytes())),
             target.map(|target| (Tree::Mount, target.as_bytes())),

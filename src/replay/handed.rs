@@ -88,13 +88,3 @@ fn regular(what: &'static str, file: OwnedFd, owner: Option<u32>) -> Result<File
         _ => Ok(file.into()),
     }
 }
-
-impl From<Distrust> for std::io::Error {
-    fn from(cause: Distrust) -> Self {
-        match cause {
-            // So that a full table of files, say, is known for what it is.
-            Distrust::Os(errno) => errno.into(),
-            cause => std::io::Error::other(cause),
-        }
-    }
-}
