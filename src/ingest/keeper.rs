@@ -254,7 +254,7 @@ impl Keeping<'_> {
 }
 
 fn write(spool: &Spool, frames: &[u8], stop: &Stop) -> Outcome {
-    spool.append(frames, &|| stop.is_stopped()).map_err(failed)
+    spool.append(frames, &|| stop.is_stopped()).map(drop).map_err(failed)
 }
 
 /// Names what the index did not take.

@@ -584,6 +584,6 @@ fn no_thread(e: std::io::Error) -> Verdict {
 fn failed(e: spool::Error) -> Verdict {
     match e {
         spool::Error::Stopped => incomplete("receiving was stopped while there was no room in the spool"),
-        spool::Error::Write { .. } => Verdict::Failed { cause: e.to_string() },
+        spool::Error::Write { .. } => Verdict::Failed { cause: Chain(&e).to_string() },
     }
 }

@@ -414,7 +414,7 @@ impl Receive {
             Ok(()) => Ok(()),
             Err(Stopped::Violation(what)) => Err(corrupt(&what.to_string())),
             Err(Stopped::Spool(spool::Error::Stopped)) => Err(self.stopped().unwrap_or(Verdict::Complete)),
-            Err(Stopped::Spool(e)) => Err(Verdict::Failed { cause: e.to_string() }),
+            Err(Stopped::Spool(e)) => Err(Verdict::Failed { cause: Chain(&e).to_string() }),
             Err(Stopped::Full(limit)) => Err(Verdict::Corrupt {
                 cause: format!("the index has reached its limit of {} MiB (--max-index)", limit >> 20),
                 cut: None,

@@ -104,6 +104,8 @@ pub struct Spool {
     directory: OwnedFd,
     blobs_directory: OwnedFd,
     journal: File,
+    /// Held by whoever appends to the journal.
+    appending: Mutex<()>,
     written: AtomicU64,
     blob_bytes: AtomicU64,
     /// The checksums of each blob, by its number.
@@ -160,13 +162,21 @@ pub enum Error {
     #[error("stopped while waiting for room in the spool")]
     Stopped,
     /// The disk failed.
-    #[error("cannot write the spool '{path}': {cause}")]
+    #[error("cannot write the spool '{path}'")]
     Write {
         /// Which file.
         path: PathBuf,
         /// Why.
+        #[source]
         cause: io::Error,
     },
+}
+
+impl Error {
+    /// Whether the file is larger than its filesystem, or the limit of the process (RLIMIT_FSIZE), lets it be.
+    pub fn is_too_large(&self) -> bool {
+        matches!(self, Error::Write { cause, .. } if cause.kind() == io::ErrorKind::FileTooLarge)
+    }
 }
 
 impl Spool {
@@ -191,6 +201,7 @@ impl Spool {
             directory,
             blobs_directory,
             journal,
+            appending: Mutex::default(),
             written: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
             blobs: RwLock::default(),
@@ -223,13 +234,17 @@ impl Spool {
         self.written.load(Ordering::Acquire)
     }
 
-    /// Appends whole frames to the journal, waiting for room while `stopped` does not say otherwise.
-    pub fn append(&self, frames: &[u8], stopped: &dyn Fn() -> bool) -> Result<(), Error> {
+    /// Appends whole frames to the journal, waiting for room while `stopped` does not say otherwise. Returns the offset at
+    /// which they begin. Several threads may append: the frames of one call stay together.
+    pub fn append(&self, frames: &[u8], stopped: &dyn Fn() -> bool) -> Result<u64, Error> {
         let len = frames.len() as u64;
-        self.write(&self.journal, &self.path.join("journal"), frames, self.position(), len, stopped)?;
-        self.written.fetch_add(len, Ordering::Release);
+        let appending = self.appending.lock();
+        let at = self.position();
+        self.write(&self.journal, &self.path.join("journal"), frames, at, len, stopped)?;
+        self.written.store(at + len, Ordering::Release);
+        drop(appending);
         self.report();
-        Ok(())
+        Ok(at)
     }
 
     /// Begins a blob, waiting for room. A file with holes gets its `size` now, since holes are never written; any
@@ -501,6 +516,36 @@ mod tests {
         let path = spool.path().to_owned();
         drop(spool);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_one_call_appends_stays_together_where_it_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        let spool = Spool::create(&config, Monitor::new()).unwrap();
+        let append = |byte: u8| {
+            let append = |n: usize| (spool.append(&vec![byte; n], &|| true).unwrap(), vec![byte; n]);
+            (1..200).map(append).collect::<Vec<_>>()
+        };
+        let mut pieces = std::thread::scope(|scope| {
+            let threads = [1, 2, 3].map(|byte| {
+                scope.spawn({
+                    let append = &append;
+                    move || append(byte)
+                })
+            });
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+        });
+        pieces.sort_unstable_by_key(|(at, _)| *at);
+        let mut end = 0;
+        for (at, piece) in pieces {
+            assert_eq!(at, end);
+            end += piece.len() as u64;
+            let mut back = vec![0; piece.len()];
+            spool.journal().read_exact_at(&mut back, at).unwrap();
+            assert!(back == piece);
+        }
+        assert_eq!(spool.position(), end);
     }
 
     #[test]
