@@ -481,7 +481,7 @@ impl Handle {
 
     /// The time of directories that no header announces.
     pub fn made(&self) -> Timestamp {
-        self.store.index.read().made()
+        self.store.index().made()
     }
 
     /// The files that the contents are in, for whoever reads them without the mount.
@@ -515,12 +515,12 @@ impl Handle {
 
     /// Whether a name has come more than once.
     pub fn has_replaced(&self) -> bool {
-        self.store.index.read().has_replaced()
+        self.store.index().has_replaced()
     }
 
     /// Somebody waits for a path below the root: where it can come sooner, it does.
     pub fn want(&self, path: &[u8]) {
-        let ino = self.store.index.read().resolve(path);
+        let ino = self.store.index().resolve(path);
         if let Some(ino) = ino {
             self.store.want(ino);
         }
@@ -529,7 +529,7 @@ impl Handle {
     /// How far a path below the root has arrived: its state, as the xattr has it; `complete` for what has no
     /// contents. None where there is no such entry (yet).
     pub fn state_of(&self, path: &[u8]) -> Option<String> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let ino: Ino = index.resolve(path)?;
         Some(state(&self.store, &index, ino).unwrap_or_else(|| "complete".into()))
     }

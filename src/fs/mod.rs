@@ -121,19 +121,19 @@ impl<B> Filesystem<B> {
 
     /// The entry of this name.
     pub fn lookup(&self, parent: Ino, name: &OsStr) -> Result<Attributes, Errno> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let ino = index.lookup(parent, name.as_bytes()).ok_or(Errno::NOENT)?;
         index.attributes(ino).ok_or(Errno::NOENT)
     }
 
     /// What `stat` tells.
     pub fn attributes(&self, ino: Ino) -> Result<Attributes, Errno> {
-        self.store.index.read().attributes(ino).ok_or(Errno::NOENT)
+        self.store.index().attributes(ino).ok_or(Errno::NOENT)
     }
 
     /// The target of a symbolic link.
     pub fn read_link(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        self.store.index.read().target(ino).map(<[u8]>::to_vec).ok_or(Errno::INVAL)
+        self.store.index().target(ino).map(<[u8]>::to_vec).ok_or(Errno::INVAL)
     }
 
     /// Whether an open can matter: not when every file is read by its number.
@@ -146,7 +146,7 @@ impl<B> Filesystem<B> {
     /// everything: the kernel compares no checksums.
     pub fn open(&self, ino: Ino, give: impl FnOnce(&File) -> Option<B>) -> Result<Opened<B>, Errno> {
         let (arrival, place) = {
-            let index = self.store.index.read();
+            let index = self.store.index();
             index.arrival(ino).zip(index.place(ino)).ok_or(Errno::NOENT)?
         };
         let give = || match (arrival, &place) {
@@ -214,7 +214,7 @@ impl<B> Filesystem<B> {
         if offset > 0 || !self.is_over() {
             return None;
         }
-        let at = self.store.index.read().directory_number(ino)?;
+        let at = self.store.index().directory_number(ino)?;
         self.listings.lock().asked(at as u64)
     }
 
@@ -247,7 +247,7 @@ impl<B> Filesystem<B> {
     /// The path of a directory below the root, and how many entries it has; nothing of one that is not there any more,
     /// has too many, or lies too deep. None behind the last.
     fn directory(&self, number: usize) -> Option<Option<(PathBuf, u64)>> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let ino = index.directory_at(number)?;
         let entries = index.list(ino, 0).take(ahead::ENTRIES as usize).count() as u64;
         let path = index.directory_path(number, libc::PATH_MAX as usize).filter(|_| entries < ahead::ENTRIES);
@@ -260,7 +260,7 @@ impl<B> Filesystem<B> {
         if !self.is_over() {
             return None;
         }
-        let size = self.store.index.read().attributes(ino)?.size;
+        let size = self.store.index().attributes(ino)?.size;
         if size < behind::LEAST {
             return None;
         }
@@ -274,7 +274,7 @@ impl<B> Filesystem<B> {
 
     /// The size of a small file that is complete and read by us; None behind the last inode.
     fn small(&self, ino: Ino) -> Option<Option<u64>> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let attributes = index.attributes(ino)?;
         let small = attributes.kind == Kind::File && (1..=ahead::LARGEST).contains(&attributes.size);
         let ours = || {
@@ -286,7 +286,7 @@ impl<B> Filesystem<B> {
     /// Calls `add` for the entries of a directory behind `cookie`, `.` and `..` first, until it says that
     /// there is no more room.
     pub fn list(&self, ino: Ino, cookie: u64, mut add: impl FnMut(Listed<'_>) -> bool) -> Result<(), Errno> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let parent = index.parent(ino).ok_or(Errno::NOTDIR)?;
         for (own, name, of) in [(1, ".", ino), (2, "..", parent)] {
             let attributes = index.attributes(of).ok_or(Errno::NOENT)?;
@@ -305,7 +305,7 @@ impl<B> Filesystem<B> {
 
     /// The value of an extended attribute.
     pub fn xattr(&self, ino: Ino, name: &OsStr) -> Result<Vec<u8>, Errno> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         if name == STATE_XATTR {
             return state(&self.store, &index, ino).map(String::into_bytes).ok_or(Errno::NODATA);
         }
@@ -315,13 +315,13 @@ impl<B> Filesystem<B> {
 
     /// The names of the extended attributes, each ended by a NUL.
     pub fn xattr_names(&self, ino: Ino) -> Result<Vec<u8>, Errno> {
-        let xattrs = self.store.index.read().xattrs(ino).ok_or(Errno::NOENT)?;
+        let xattrs = self.store.index().xattrs(ino).ok_or(Errno::NOENT)?;
         Ok(xattrs.iter().flat_map(|(name, _)| name.iter().copied().chain([0])).collect())
     }
 
     /// Where data or a hole begins.
     pub fn seek(&self, ino: Ino, offset: u64, seek: Seek) -> Result<u64, Errno> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let size = index.attributes(ino).ok_or(Errno::NOENT)?.size;
         if offset >= size {
             return Err(Errno::NXIO);
@@ -336,7 +336,7 @@ impl<B> Filesystem<B> {
 
     /// Bytes and inodes of the whole, for `df`.
     pub fn totals(&self) -> (u64, u64) {
-        let index = self.store.index.read();
+        let index = self.store.index();
         (index.contents(), index.inodes() as u64)
     }
 }

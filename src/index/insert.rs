@@ -71,6 +71,7 @@ impl Index {
     /// [`Index::set_arrival`] says more. `late` is told of links that waited for this name.
     pub fn insert(&mut self, entry: &Entry, late: &mut dyn FnMut(Late<'_>)) -> Result<Inserted, Refusal> {
         self.order += 1;
+        self.replaced.clear();
         let bound = self.insert_one(entry)?;
         if let Inserted::Bound(_) = bound
             && !self.waiting.is_empty()
@@ -298,7 +299,7 @@ impl Index {
             self.inodes[ino.row()].nlink += 1;
         }
         if let Some(d) = old {
-            self.replaced = true;
+            self.has_replaced = true;
             let before = Ino(u64::from(std::mem::replace(&mut self.dentries[d as usize].ino, ino.0 as u32)));
             if self.inodes[before.row()].kind == Kind::Directory {
                 self.inodes[parent.row()].nlink -= 1;
@@ -306,6 +307,7 @@ impl Index {
                 self.last_parent = (Vec::new(), Ino::ROOT);
             } else {
                 self.inodes[before.row()].nlink -= 1;
+                self.replaced.push(before);
             }
             self.number(ino, d);
             return Ok(());
@@ -355,10 +357,21 @@ impl Index {
         };
     }
 
-    /// Says how far a file has arrived. Never moves back.
+    /// Says how far a file has arrived. What would move it back is ignored: a file of which all is there, or no more comes,
+    /// stays as it is, and of one that is arriving more and more is there.
     pub fn set_arrival(&mut self, ino: Ino, arrival: Arrival) {
         let key = ino.0 as u32;
         if !self.inodes[ino.row()].pending {
+            return;
+        }
+        let goes_back = match (self.arrivals.get(&key), arrival) {
+            (None | Some(Arrival::Announced), _) => false,
+            (Some(Arrival::Complete | Arrival::Truncated { .. }), _) => true,
+            (Some(Arrival::Arriving { .. }), Arrival::Announced) => true,
+            (Some(Arrival::Arriving { received: before }), Arrival::Arriving { received }) => received < *before,
+            (Some(Arrival::Arriving { .. }), Arrival::Complete | Arrival::Truncated { .. }) => false,
+        };
+        if goes_back {
             return;
         }
         if arrival == Arrival::Complete {

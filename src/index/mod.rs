@@ -197,7 +197,9 @@ pub struct Index {
     owner: (u32, u32),
     made: Timestamp,
     /// A name has been bound to something else than before.
-    replaced: bool,
+    has_replaced: bool,
+    /// Inodes that lost a name by the last entry.
+    replaced: Vec<Ino>,
     /// Memory of what has no row of fixed length.
     bytes: u64,
     contents: u64,
@@ -225,7 +227,8 @@ impl Index {
             last_parent: (Vec::new(), Ino::ROOT),
             owner: (uid, gid),
             made,
-            replaced: false,
+            has_replaced: false,
+            replaced: Vec::new(),
             bytes: 0,
             contents: 0,
         };
@@ -260,7 +263,12 @@ impl Index {
 
     /// Whether a name has come more than once, and means something else than before.
     pub fn has_replaced(&self) -> bool {
-        self.replaced
+        self.has_replaced
+    }
+
+    /// What lost a name by the entry that was inserted last: all but directories.
+    pub fn replaced(&self) -> &[Ino] {
+        &self.replaced
     }
 
     /// Stored bytes of all files that ever had a name.

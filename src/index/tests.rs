@@ -103,14 +103,46 @@ fn a_link_that_waits_does_not_take_a_name_from_a_later_entry() {
 }
 
 #[test]
-fn arrival_moves_on() {
+fn arrival_moves_on_and_never_back() {
+    let (announced, complete) = (Arrival::Announced, Arrival::Complete);
+    let arriving = |received| Arrival::Arriving { received };
+    let truncated = |received| Arrival::Truncated { received };
+    let all = [announced, arriving(1), arriving(2), truncated(0), truncated(1), truncated(2), complete];
+    for (before, may_follow) in [
+        (announced, &all[..]),
+        (arriving(1), &all[1..]),
+        (arriving(2), &all[2..]),
+        (truncated(1), &[truncated(1)]),
+        (complete, &[complete]),
+    ] {
+        for now in all {
+            let mut x = new();
+            put(&mut x, "f", file()).unwrap();
+            let f = x.resolve(b"f").unwrap();
+            assert_eq!(x.arrival(f), Some(announced));
+            x.set_arrival(f, before);
+            x.set_arrival(f, now);
+            let expected = if may_follow.contains(&now) { now } else { before };
+            assert_eq!(x.arrival(f), Some(expected), "{now:?} after {before:?}");
+        }
+    }
+}
+
+#[test]
+fn what_loses_a_name_is_known_until_the_next_entry() {
     let mut x = new();
     put(&mut x, "f", file()).unwrap();
     let f = x.resolve(b"f").unwrap();
-    assert_eq!(x.arrival(f), Some(Arrival::Announced));
-    x.set_arrival(f, Arrival::Complete);
-    x.set_arrival(f, Arrival::Arriving { received: 1 });
-    assert_eq!(x.arrival(f), Some(Arrival::Complete));
+    assert!(x.replaced().is_empty());
+    put(&mut x, "f", file()).unwrap();
+    assert_eq!(x.replaced(), [f]);
+    put(&mut x, "g", file()).unwrap();
+    assert!(x.replaced().is_empty());
+    // A link that waited takes a name from another file.
+    put(&mut x, "f", link("late")).unwrap();
+    let f = x.resolve(b"f").unwrap();
+    put(&mut x, "late", file()).unwrap();
+    assert_eq!(x.replaced(), [f]);
 }
 
 #[test]

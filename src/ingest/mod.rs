@@ -14,18 +14,18 @@ mod walk;
 use std::fs::File;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKind, SparseMap, escape};
+use crate::entry::{Entry, EntryKind, EntryPath, escape};
 use crate::filter::{self, Chunks, Compression, HEAD, NoTar, is_plain_file, recognise};
-use crate::index::{Arrival, Place};
+use crate::index::Arrival;
 use crate::monitor::{Chain, Monitor, Verdict};
-use crate::record::{self, Record};
 use crate::source::{Farewell, Source};
-use crate::spool::{self, BLOB_THRESHOLD, Blob, Form, Spool};
+use crate::spool::{self, BLOB_THRESHOLD, Form, Spool};
 use crate::stop::Stop;
+use crate::store::intake::{self, Blob, BlobError, Draft, FileRef, Intake, Layout};
 use crate::store::{Store, Unsettled};
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use ahead::Ahead;
-use keeper::{Batch, Fate, Keeper, Last, Link, Op, refuse};
+use keeper::{Keeper, Link, refuse};
 
 pub use opening::opening;
 
@@ -63,9 +63,7 @@ fn receive(job: Job) {
         stop: &stop,
         decoder: Decoder::new(options),
         spool: store.spool(),
-        position: store.spool().map_or(0, Spool::position),
-        batch: Batch::default(),
-        entries: 0,
+        draft: Draft::new(if store.spool().is_some() { Layout::Stream } else { Layout::InPlace }),
         current: None,
         max_index,
         over: false,
@@ -94,18 +92,14 @@ pub fn needs_spool(source: &Source) -> bool {
 }
 
 struct Ingest<'a> {
-    store: &'a Store,
-    monitor: &'a Monitor,
+    store: &'a Arc<Store>,
+    monitor: &'a Arc<Monitor>,
     stop: &'a Stop,
     decoder: Decoder,
     /// None when the archive is mounted in place.
     spool: Option<&'a Spool>,
-    /// Where in the journal the records of this chunk will be.
-    position: u64,
     /// What this chunk has brought.
-    batch: Batch,
-    /// Entries that the decoder brought.
-    entries: u64,
+    draft: Draft,
     current: Option<Current>,
     max_index: u64,
     over: bool,
@@ -119,7 +113,7 @@ struct Ingest<'a> {
 
 /// The file whose contents are arriving.
 struct Current {
-    id: u64,
+    file: FileRef,
     stored: u64,
     received: u64,
     keep: Keep,
@@ -128,13 +122,15 @@ struct Current {
 enum Keep {
     /// A small file: one record of the journal, once it is whole.
     Memory(Vec<u8>),
-    /// All of it came at once, and is in the records of this chunk already.
-    Journal(Place),
-    Blob(Blob, Option<Arc<SparseMap>>),
+    /// All of it came at once, and is in a record already.
+    Record,
+    Blob(Blob, EntryPath),
     /// In the archive itself.
     Archive,
-    /// The entry was refused.
-    Nowhere,
+    /// Nowhere: the entry was refused.
+    Refused,
+    /// No more of it is kept, and that has been said.
+    LeftOut,
 }
 
 /// How it goes on: a verdict when it does not.
@@ -143,17 +139,19 @@ type Outcome<T = ()> = Result<T, Verdict>;
 impl Ingest<'_> {
     /// Receives all of it in this way, and concludes; `said` as there.
     fn receive(&mut self, all: impl FnOnce(&mut Self, &mut Link<'_>) -> Outcome, said: impl FnOnce()) {
-        let keeper = Keeper { store: self.store, monitor: self.monitor, stop: self.stop, max_index: self.max_index };
-        let (last, outcome) = std::thread::scope(|scope| match keeper.begin(scope) {
+        let (store, monitor, max_index) = (self.store, self.monitor, self.max_index);
+        let intake = || Intake::new(store.clone(), monitor.clone(), max_index);
+        let keeper = Keeper { intake: intake(), monitor, stop: self.stop };
+        let (intake, outcome) = std::thread::scope(|scope| match keeper.begin(scope) {
             Ok(mut link) => {
                 let outcome = all(self, &mut link);
                 let outcome = outcome.and(self.commit(&mut link));
-                let (last, kept) = link.end();
-                (last, kept.and(outcome))
+                let (intake, kept) = link.end();
+                (intake, kept.and(outcome))
             }
-            Err(e) => (Last::default(), Err(no_thread(e))),
+            Err(e) => (intake(), Err(no_thread(e))),
         });
-        self.conclude(last, outcome, said);
+        self.conclude(intake, outcome, said);
     }
 
     /// A plain archive in a regular file: contents are passed over.
@@ -321,66 +319,46 @@ impl Ingest<'_> {
     }
 
     fn entry(&mut self, link: &mut Link<'_>, entry: Box<Entry>, offset: u64) -> Outcome {
-        let id = self.entries;
-        self.entries += 1;
         let stored = entry.kind.stored_len();
-        if self.spool.is_some() {
-            if id == 0 {
-                self.record(&Record::Begin { version: record::VERSION }, &[]);
-            }
-            // The record owns its entry while it is written; nothing is copied.
-            let record = Record::Entry(entry);
-            self.record(&record, &[]);
-            let Record::Entry(entry) = record else { return Ok(()) };
-            self.keep(link, entry, id, stored)
-        } else {
-            let place = (stored > 0).then_some((Place::Archive(offset), Arrival::Announced));
-            self.begin(entry, id, stored, Keep::Archive, place);
-            Ok(())
-        }
-    }
-
-    fn begin(&mut self, entry: Box<Entry>, id: u64, stored: u64, keep: Keep, fate: Fate) {
-        if stored > 0 {
-            self.current = Some(Current { id, stored, received: 0, keep });
-        }
-        self.batch.ops.push(Op::Entry(entry, fate));
-    }
-
-    fn keep(&mut self, link: &mut Link<'_>, entry: Box<Entry>, id: u64, stored: u64) -> Outcome {
         let (size, map) = match &entry.kind {
             EntryKind::File { size, sparse } => (*size, sparse.clone()),
             _ => (0, None),
         };
+        let file = FileRef { entry: self.draft.entry(entry), ino: None };
+        if stored == 0 {
+            return Ok(());
+        }
+        let Some(spool) = self.spool else {
+            self.draft.in_archive(file, offset);
+            self.current = Some(Current { file, stored, received: 0, keep: Keep::Archive });
+            return Ok(());
+        };
         let form = Form::of(stored, map.as_deref());
-        self.begin(entry, id, stored, Keep::Memory(Vec::new()), None);
+        self.current = Some(Current { file, stored, received: 0, keep: Keep::Memory(Vec::new()) });
         if form == Form::Record {
             return Ok(());
         }
-        let packed = form == Form::Packed;
-        let map = map.filter(|_| !packed);
         // Whether it is refused is known first; then it may take room.
-        self.prepare();
-        let last = link.ask(&mut self.batch)?;
-        let (Some(spool), Some(current)) = (self.spool, &mut self.current) else { return Ok(()) };
-        current.keep = Keep::Nowhere;
+        let last = link.ask(&mut self.draft, Some((0, stored)))?;
         if last.ino.is_none() {
+            self.keep(Keep::Refused);
             return Ok(());
         }
-        match spool.create_blob(map.is_some().then_some(size), &|| self.stop.is_stopped()) {
-            Ok(blob) => {
-                let number = blob.number();
-                current.keep = Keep::Blob(blob, map);
-                self.batch.ops.push(Op::Contents(Some(Place::in_blob(number, packed)), Arrival::Announced));
-                self.record(&Record::Blob { id, number, packed }, &[]);
-                Ok(())
+        match self.draft.begin_blob(spool, file, size, map, &|| self.stop.is_stopped()) {
+            Ok(blob) => self.keep(Keep::Blob(blob, last.path)),
+            Err(BlobError::TooLarge(e)) => {
+                self.monitor.refused(last.path.as_bytes(), Chain(&e));
+                self.draft.end(file, 0, false);
+                self.keep(Keep::LeftOut);
             }
-            Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
-                let path = last.path.as_bytes();
-                self.monitor.refused(path, format!("its contents are left out: no file of {size} bytes: {cause}"));
-                Ok(())
-            }
-            Err(e) => Err(failed(e)),
+            Err(BlobError::Spool(e)) => return Err(failed(e.into())),
+        }
+        Ok(())
+    }
+
+    fn keep(&mut self, keep: Keep) {
+        if let Some(current) = &mut self.current {
+            current.keep = keep;
         }
     }
 
@@ -388,9 +366,8 @@ impl Ingest<'_> {
         let Some(current) = &mut self.current else { return Ok(()) };
         match &mut current.keep {
             Keep::Memory(bytes) if bytes.is_empty() && data.len() as u64 == current.stored => {
-                let record = Record::Data { id: current.id, offset: 0 };
-                let at = record::encode(&record, data, &mut self.batch.frames) as u64;
-                current.keep = Keep::Journal(Place::Journal(self.position + at));
+                self.draft.data(current.file, data, Arrival::Arriving { received: current.stored });
+                current.keep = Keep::Record;
             }
             Keep::Memory(bytes) => {
                 if bytes.capacity() == 0 {
@@ -398,22 +375,21 @@ impl Ingest<'_> {
                 }
                 bytes.extend_from_slice(data);
             }
-            Keep::Blob(blob, map) => {
+            Keep::Blob(blob, path) => {
                 let Some(spool) = self.spool else { return Ok(()) };
-                let stopped = || self.stop.is_stopped();
-                match map {
-                    None => spool.write_blob(blob, data, current.received, &stopped).map_err(failed)?,
-                    Some(map) => {
-                        let mut rest = data;
-                        for segment in map.place(current.received, data.len() as u64) {
-                            let (piece, after) = rest.split_at(segment.len as usize);
-                            spool.write_blob(blob, piece, segment.offset, &stopped).map_err(failed)?;
-                            rest = after;
+                match blob.write(spool, data, &|| self.stop.is_stopped()) {
+                    Ok(()) => {}
+                    Err(BlobError::TooLarge(e)) => {
+                        self.monitor.refused(path.as_bytes(), Chain(&e));
+                        if let Keep::Blob(blob, _) = std::mem::replace(&mut current.keep, Keep::LeftOut) {
+                            let received = blob.received();
+                            self.draft.end_blob(blob, received, false);
                         }
                     }
+                    Err(BlobError::Spool(e)) => return Err(failed(e.into())),
                 }
             }
-            Keep::Journal(_) | Keep::Archive | Keep::Nowhere => {}
+            Keep::Record | Keep::Archive | Keep::Refused | Keep::LeftOut => {}
         }
         self.progress(data.len() as u64);
         Ok(())
@@ -426,68 +402,27 @@ impl Ingest<'_> {
     }
 
     fn entry_end(&mut self) {
-        let Some(current) = self.current.take() else { return };
-        let (place, arrival) = match current.keep {
-            Keep::Blob(mut blob, _) => {
-                self.sums(current.id, &mut blob, true);
-                self.record(&Record::End { id: current.id, received: current.stored, complete: true }, &[]);
-                (None, Arrival::Complete)
-            }
-            Keep::Memory(bytes) => (Some(self.journal_data(current.id, &bytes)), Arrival::Complete),
-            Keep::Journal(place) => (Some(place), Arrival::Complete),
-            Keep::Archive => (None, Arrival::Complete),
-            Keep::Nowhere => (None, Arrival::Truncated { received: 0 }),
-        };
-        // Nobody has seen it without.
-        if let Some(Op::Entry(_, fate)) = self.batch.ops.last_mut() {
-            let before = fate.take().map(|(place, _)| place);
-            *fate = place.or(before).map(|place| (place, arrival));
-        } else {
-            self.batch.ops.push(Op::Contents(place, arrival));
+        let Some(Current { file, stored, keep, .. }) = self.current.take() else { return };
+        match keep {
+            Keep::Memory(bytes) => self.draft.data(file, &bytes, Arrival::Complete),
+            Keep::Record | Keep::Archive => self.draft.arrival(file, Arrival::Complete),
+            Keep::Blob(blob, _) => self.draft.end_blob(blob, stored, true),
+            Keep::Refused | Keep::LeftOut => {}
         }
     }
 
-    /// Where the contents of a small file will be when the batch is written.
-    fn journal_data(&mut self, id: u64, bytes: &[u8]) -> Place {
-        let at = record::encode(&Record::Data { id, offset: 0 }, bytes, &mut self.batch.frames) as u64;
-        Place::Journal(self.position + at)
-    }
-
-    fn record(&mut self, record: &Record, bytes: &[u8]) {
-        record::encode(record, bytes, &mut self.batch.frames);
-    }
-
-    /// Records checksums of a blob that the journal does not have.
-    fn sums(&mut self, id: u64, blob: &mut Blob, all: bool) {
-        if let Some((first, sums)) = blob.unrecorded_sums(all) {
-            self.record(&Record::Sums { id, first }, &sums);
-        }
-    }
-
-    /// Hands what is gathered to the keeper.
+    /// Hands what is gathered to the keeper, with what is there of the file that is arriving.
     fn commit(&mut self, link: &mut Link<'_>) -> Outcome {
-        self.prepare();
-        link.send(&mut self.batch)
-    }
-
-    /// The batch is about to be handed over: says what is there of the file that is arriving.
-    fn prepare(&mut self) {
-        if let Some(mut current) = self.current.take() {
-            if let Keep::Blob(blob, _) = &mut current.keep {
-                self.sums(current.id, blob, false);
+        if let Some(Current { file, received: received @ 1.., keep, .. }) = &mut self.current {
+            match keep {
+                Keep::Memory(bytes) => self.draft.in_memory(*file, bytes.clone()),
+                Keep::Blob(blob, _) => self.draft.blob(blob),
+                Keep::Archive => self.draft.arrival(*file, Arrival::Arriving { received: *received }),
+                Keep::Record | Keep::Refused | Keep::LeftOut => {}
             }
-            self.current = Some(current);
         }
-        self.position += self.batch.frames.len() as u64;
-        let current = self.current.as_ref();
-        self.batch.receiving = current.map(|current| (current.received, current.stored));
-        let Some(Current { received: received @ 1.., keep, .. }) = current else { return };
-        let place = match keep {
-            Keep::Memory(bytes) => Some(Place::Memory(Arc::new(bytes.clone()))),
-            Keep::Blob(..) | Keep::Archive => None,
-            Keep::Journal(_) | Keep::Nowhere => return,
-        };
-        self.batch.ops.push(Op::Contents(place, Arrival::Arriving { received: *received }));
+        let receiving = self.current.as_ref().map(|current| (current.received, current.stored));
+        link.send(&mut self.draft, receiving)
     }
 
     /// The bytes are over, or the end marker has come.
@@ -518,48 +453,25 @@ impl Ingest<'_> {
 
     /// Nothing more comes. Readers that wait for the file that was cut are woken. `said` is called as soon as the sender
     /// can go: before the spool is brought to its disk.
-    fn conclude(&mut self, last: Last, outcome: Outcome, said: impl FnOnce()) {
+    fn conclude(&mut self, mut intake: Intake, outcome: Outcome, said: impl FnOnce()) {
         let mut verdict = outcome.err().unwrap_or(Verdict::Complete);
-        // Where something could not be written, the journal ends before it.
-        self.position = self.spool.map_or(0, Spool::position);
-        self.batch = Batch::default();
-        let mut cut = None;
-        if let Some(mut current) = self.current.take() {
-            let ino = last.ino.filter(|_| !matches!(current.keep, Keep::Nowhere));
-            let received = if ino.is_some() { current.received } else { 0 };
-            let place = match &current.keep {
-                Keep::Memory(bytes) if received > 0 => Some(self.journal_data(current.id, bytes)),
-                _ => None,
-            };
-            if let Keep::Blob(blob, _) = &mut current.keep {
-                self.sums(current.id, blob, true);
+        let mut closing = intake.closing(&mut self.draft);
+        if let Some(Current { file, received, keep, .. }) = self.current.take() {
+            match keep {
+                Keep::Memory(bytes) => closing.data(file, &bytes),
+                Keep::Blob(mut blob, _) => closing.blob(&mut blob),
+                Keep::Record | Keep::Archive => closing.file(file, received),
+                Keep::Refused => closing.file(file, 0),
+                Keep::LeftOut => {}
             }
-            self.record(&Record::End { id: current.id, received, complete: false }, &[]);
-            cut = last.ino.map(|ino| (ino, place, received));
+            let path = &intake.last().path;
             match &mut verdict {
-                Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(last.path.to_string()),
-                Verdict::Failed { cause } => cause.push_str(&format!(" ('{}' was cut)", last.path)),
+                Verdict::Incomplete { cut, .. } | Verdict::Corrupt { cut, .. } => *cut = Some(path.to_string()),
+                Verdict::Failed { cause } => cause.push_str(&format!(" ('{path}' was cut)")),
                 Verdict::Complete | Verdict::NoArchive { .. } => {}
             }
         }
-        self.record(&Record::Finish { complete: verdict == Verdict::Complete }, &[]);
-        // No waiting for room any more: what cannot be written now stays in memory.
-        let written = self.spool.is_some_and(|spool| spool.append(&self.batch.frames, &|| true).is_ok());
-        let mut refused = Vec::new();
-        {
-            let mut index = self.store.index.write();
-            if let Some((ino, place, received)) = &cut {
-                if let (Some(place), true) = (place, written) {
-                    index.set_place(*ino, place.clone());
-                }
-                index.set_arrival(*ino, Arrival::Truncated { received: *received });
-            }
-            index.finish(&mut |path, refusal| refused.push((path.clone(), refusal)));
-        }
-        self.store.set_over();
-        if let Some((ino, ..)) = cut {
-            self.store.notify(ino);
-        }
+        let refused = intake.close(closing, verdict == Verdict::Complete);
         refuse(self.monitor, refused);
         said();
         self.monitor.settling();
@@ -581,9 +493,14 @@ fn no_thread(e: std::io::Error) -> Verdict {
     Verdict::Failed { cause: format!("cannot start a thread: {e}") }
 }
 
-fn failed(e: spool::Error) -> Verdict {
+fn failed(e: intake::Error) -> Verdict {
     match e {
-        spool::Error::Stopped => incomplete("receiving was stopped while there was no room in the spool"),
-        spool::Error::Write { .. } => Verdict::Failed { cause: Chain(&e).to_string() },
+        intake::Error::Spool(spool::Error::Stopped) => {
+            incomplete("receiving was stopped while there was no room in the spool")
+        }
+        intake::Error::Full { .. } => Verdict::Corrupt { cause: e.to_string(), cut: None },
+        intake::Error::Spool(spool::Error::Write { .. }) | intake::Error::Lost => {
+            Verdict::Failed { cause: Chain(&e).to_string() }
+        }
     }
 }

@@ -1,14 +1,15 @@
 //! The catalogue into the sink: what entries come to, which of them an earlier session has brought already, and what is
 //! gone since.
 
-use super::sink::{Known, LEFT_OUT, NONE, Op, Outcome, Sink, State, UNNAMED, violation};
+use std::num::NonZeroU64;
+
+use super::sink::{Announced, Became, Known, Number, Outcome, Sink, State, violation};
 use crate::entry::{Checked, Entry, EntryKind, check};
 use crate::index::{Arrival, Ino};
-use crate::record::{self, Record};
 use crate::wire::{FromReceiver, Totals};
 
 /// So many bytes of entries are put into the index at once.
-const OPS_BYTES: usize = 1 << 20;
+const ANNOUNCED_BYTES: usize = 1 << 20;
 
 /// A sender that is started again, after everything had come, with another tree.
 const CHANGED_SINCE: &str = "everything had come already, and its tree has changed since: make another mount for it";
@@ -25,11 +26,9 @@ impl Sink {
 
     pub(super) fn entry(&mut self, entry: Entry, encoded: &[u8]) -> Outcome {
         let id = self.totals.entries;
-        if id >= u64::from(UNNAMED) {
-            return violation("more entries than can be numbered");
-        }
+        let Some(number) = Number::new(id) else { return violation("more entries than can be numbered") };
         self.totals.entries += 1;
-        self.slots.push(NONE);
+        self.slots.push(Became::Nothing.into());
         let stored = entry.kind.stored_len();
         if stored > 0 {
             self.totals.files += 1;
@@ -53,7 +52,7 @@ impl Sink {
         };
         if self.again {
             self.named.insert(self.key(entry.path.as_bytes()));
-            if self.is_known(&entry, digest, id) {
+            if self.is_known(&entry, digest, number) {
                 return Ok(());
             }
         }
@@ -64,13 +63,11 @@ impl Sink {
             }
             return violation(CHANGED_SINCE);
         }
-        let record = Record::Entry(entry.into());
-        record::encode(&record, &[], &mut self.frames);
-        let Record::Entry(entry) = record else { return Ok(()) };
-        self.ops.push(Op { id: id as u32, entry, digest });
+        let journal = self.draft.entry(entry.into()) as u32;
+        self.announced.push(Announced { id: number, digest, journal });
         // Few bytes can name many directories, and the memory that they take is looked at between.
-        self.ops_bytes += encoded.len();
-        if self.again || self.ops_bytes > OPS_BYTES {
+        self.announced_bytes += encoded.len();
+        if self.again || self.announced_bytes > ANNOUNCED_BYTES {
             self.commit()?;
         }
         Ok(())
@@ -81,14 +78,14 @@ impl Sink {
         if stored > 0 {
             self.awaited -= 1;
             self.over_bytes = self.over_bytes.saturating_add(stored);
-            self.slots[id as usize] = LEFT_OUT;
+            self.slots[id as usize] = Became::LeftOut.into();
         }
     }
 
     /// Whether a session before has brought the very same entry.
-    fn is_known(&mut self, entry: &Entry, digest: u64, id: u64) -> bool {
+    fn is_known(&mut self, entry: &Entry, digest: NonZeroU64, id: Number) -> bool {
         let (ino, target, may_be_better) = {
-            let index = self.store.index.read();
+            let index = self.store.index();
             let target = match &entry.kind {
                 EntryKind::HardLink { target } => Some(index.resolve(target.as_bytes())),
                 _ => None,
@@ -102,16 +99,16 @@ impl Sink {
         if let Some(target) = target {
             return target == Some(ino);
         }
-        let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == digest) else {
+        let Some(known) = self.known.get_mut(ino.0 as usize).filter(|known| known.digest == Some(digest)) else {
             return false;
         };
         // Perhaps it can be read whole this time, and as it is. And what a session says twice has contents twice.
-        if (may_be_better || known.id != UNNAMED) && !self.finished {
+        if (may_be_better || known.id.is_some()) && !self.finished {
             return false;
         }
-        known.id = id as u32;
+        known.id = Some(id);
         let over = known.state == State::Over;
-        self.slots[id as usize] = ino.0 as u32;
+        self.slots[id.get() as usize] = Became::Inode(ino.0 as u32).into();
         if entry.kind.stored_len() > 0 && over {
             self.awaited -= 1;
             self.over_bytes = self.over_bytes.saturating_add(entry.kind.stored_len());
@@ -136,15 +133,23 @@ impl Sink {
         let mut parts = Vec::new();
         let (mut whole, mut cut) = (Ranges::default(), Ranges::default());
         {
-            let index = self.store.index.read();
-            for (id, &ino) in self.slots.iter().enumerate() {
-                let id = id as u64;
-                let known = self.known.get(ino as usize).filter(|_| ino != NONE);
-                match known.map(|known| known.state) {
+            let index = self.store.index();
+            for (id, slot) in (0..).zip(&self.slots) {
+                let ino = match slot.get() {
+                    Became::Inode(ino) => ino,
+                    Became::LeftOut => {
+                        cut.add(id);
+                        continue;
+                    }
+                    Became::Nothing => {
+                        whole.add(id);
+                        continue;
+                    }
+                };
+                match self.known.get(ino as usize).map(|known| known.state) {
                     Some(State::Awaited) => {}
                     Some(State::Part) => parts.extend(self.parts.get(&ino).map(|part| part.position(id))),
                     Some(State::Over) if index.arrival(Ino(ino.into())) != Some(Arrival::Complete) => cut.add(id),
-                    None if ino == LEFT_OUT => cut.add(id),
                     // Also what has no contents of its own.
                     Some(State::Over) | None => whole.add(id),
                 }
@@ -160,16 +165,15 @@ impl Sink {
 
     /// What an earlier session brought and this one has not stays, and is named.
     fn name_what_is_gone(&mut self) -> Outcome {
-        let is_cut = |known: &Known| known.id == UNNAMED && known.state != State::Over;
+        let is_cut = |known: &Known| known.id.is_none() && known.state != State::Over;
         let cut: Vec<u32> = (0u32..).zip(&self.known).filter(|(_, known)| is_cut(known)).map(|(ino, _)| ino).collect();
         for ino in cut {
-            let received = self.give_up(ino);
-            self.late.push((Ino(ino.into()), None, Arrival::Truncated { received }));
+            self.give_up(ino);
         }
         self.commit()?;
         let mut is_changed = false;
         let store = self.store.clone();
-        let index = store.index.read();
+        let index = store.index();
         index.walk(&mut |path, ino| {
             let key = self.key(path);
             // One that was gone already when everything else had come is no change.
@@ -197,9 +201,8 @@ impl Ranges {
     }
 }
 
-fn digest(encoded: &[u8]) -> u64 {
+fn digest(encoded: &[u8]) -> NonZeroU64 {
     let hash = blake3::hash(encoded);
     let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
-    // Zero stands for none.
-    u64::from_le_bytes(first) | 1
+    NonZeroU64::new(u64::from_le_bytes(first)).unwrap_or(NonZeroU64::MIN)
 }

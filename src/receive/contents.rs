@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
-use super::sink::{LEFT_OUT, NONE, Outcome, Part, Sink, State, stopped, violation};
+use super::sink::{Became, Outcome, Part, Sink, State, stopped, violation};
 use crate::entry::clipped;
-use crate::index::{Arrival, Ino, Place};
-use crate::record::{self, Record};
-use crate::spool::{self, Form, Spool};
+use crate::index::{Arrival, Ino};
+use crate::monitor::Chain;
+use crate::record;
+use crate::store::intake::{BlobError, TooLarge};
 use crate::wire::{Fate, FromSender, Hash, MAX_DATA, SMALL};
 
 const OTHER_HASH: &str = "its contents have another hash than at the sender";
@@ -38,20 +39,15 @@ impl Sink {
             at += length;
         };
         let right = blake3::hash(&body[..at]) == hash;
-        let base = self.store.spool().map_or(0, Spool::position);
-        let taken =
-            files.into_iter().try_for_each(|file| self.file(file.id, file.fate, &body[file.bytes], right, base));
+        let taken = files.into_iter().try_for_each(|file| self.file(file.id, file.fate, &body[file.bytes], right));
         self.refuse_nameless();
         taken
     }
 
-    fn file(&mut self, id: u64, fate: Fate, bytes: &[u8], right: bool, base: u64) -> Outcome {
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
+    fn file(&mut self, id: u64, fate: Fate, bytes: &[u8], right: bool) -> Outcome {
+        let Some(ino) = self.ino(id)? else { return Ok(()) };
         let (stored, is_sparse) = {
-            let index = self.store.index.read();
+            let index = self.store.index();
             let ino = Ino(ino.into());
             (index.attributes(ino).map_or(0, |a| a.stored), index.sparse(ino).is_some())
         };
@@ -68,21 +64,20 @@ impl Sink {
             State::Over => return violation("contents of a file that is over"),
             State::Part => return violation("all of a file that has begun"),
         }
-        let journal = known.journal.into();
         let complete = self.fate(ino, fate, len == stored, right, None)?;
         let received = if right { len } else { 0 };
-        let mut place = None;
+        let arrival = if complete { Arrival::Complete } else { Arrival::Truncated { received } };
+        let file = self.file_ref(ino);
         // What cannot be trusted is not shown, and not restored.
         if received > 0 {
-            let at = record::encode(&Record::Data { id: journal, offset: 0 }, bytes, &mut self.frames);
-            place = Some(Place::Journal(base + at as u64));
+            self.draft.data(file, bytes, arrival);
         }
         // Of what is whole the journal says enough with its contents.
         if !complete {
-            record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
+            self.draft.end(file, received, false);
         }
         self.monitor.add_bytes(received);
-        self.is_over(ino, stored, place, if complete { Arrival::Complete } else { Arrival::Truncated { received } });
+        self.is_over(ino, stored);
         Ok(())
     }
 
@@ -103,26 +98,22 @@ impl Sink {
             }
             Fate::Whole => {}
             Fate::Changed { path } => {
-                self.store.index.write().set_changed(Ino(ino.into()));
+                self.draft.changed(Ino(ino.into()));
                 self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
             }
         }
         Ok(true)
     }
 
-    fn is_over(&mut self, ino: u32, stored: u64, place: Option<Place>, arrival: Arrival) {
+    fn is_over(&mut self, ino: u32, stored: u64) {
         self.awaited -= 1;
         self.wanted.remove(&ino);
         self.over_bytes = self.over_bytes.saturating_add(stored);
-        self.late.push((Ino(ino.into()), place, arrival));
     }
 
     pub(super) fn begin_file(&mut self, id: u64, path: Vec<u8>) -> Outcome {
         self.commit()?;
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
+        let Some(ino) = self.ino(id)? else { return Ok(()) };
         let known = self.known[ino as usize];
         let stored = self.stored(ino);
         match known.state {
@@ -134,7 +125,6 @@ impl Sink {
                     path: clipped(&path).to_vec(),
                     stored,
                     checked: 0,
-                    received: 0,
                     hasher: blake3::Hasher::new(),
                     differs: false,
                     blob: None,
@@ -151,13 +141,10 @@ impl Sink {
         if bytes.is_empty() || bytes.len() > MAX_DATA {
             return violation(format!("{} bytes of contents at once", bytes.len()));
         }
-        if !self.ops.is_empty() {
+        if !self.announced.is_empty() {
             self.commit()?;
         }
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
+        let Some(ino) = self.ino(id)? else { return Ok(()) };
         let stored = self.stored(ino);
         let len = bytes.len() as u64;
         if offset.checked_add(len).is_none_or(|end| end > stored) {
@@ -173,72 +160,52 @@ impl Sink {
     /// A piece of a file that has a blob.
     fn piece(&mut self, id: u64, ino: u32, offset: u64, bytes: &[u8]) -> Outcome {
         let Some(spool) = self.store.spool() else { return Ok(()) };
+        let file = self.file_ref(ino);
         let Some(part) = self.parts.get_mut(&ino) else { return Ok(()) };
-        if offset != part.received {
-            return violation(format!("contents from {offset} on, where {} bytes are there", part.received));
+        if offset != part.received() {
+            return violation(format!("contents from {offset} on, where {} bytes are there", part.received()));
         }
         let stopped = stopped(&self.stop, &self.waits);
-        if part.blob.is_none() {
-            let (size, map) = {
-                let index = self.store.index.read();
-                (index.attributes(Ino(ino.into())).map_or(0, |a| a.size), index.sparse(Ino(ino.into())).cloned())
-            };
-            let packed = Form::of_blob(map.as_deref()) == Form::Packed;
-            let map = map.filter(|_| !packed);
-            let blob = match spool.create_blob(map.is_some().then_some(size), &stopped) {
-                Ok(blob) => blob,
-                Err(spool::Error::Write { cause, .. }) if cause.kind() == std::io::ErrorKind::FileTooLarge => {
-                    return self.leave_out(id, ino, format!("no file of {size} bytes: {cause}"));
-                }
-                Err(e) => return Err(e.into()),
-            };
-            let number = blob.number();
-            part.blob = Some((blob, map));
-            self.store.index.write().set_place(Ino(ino.into()), Place::in_blob(number, packed));
-            let record = Record::Blob { id: self.known[ino as usize].journal.into(), number, packed };
-            record::encode(&record, &[], &mut self.frames);
-        }
-        if let Some((blob, map)) = &mut part.blob {
-            match map {
-                None => spool.write_blob(blob, bytes, offset, &stopped)?,
-                Some(map) => {
-                    let mut rest = bytes;
-                    for segment in map.place(offset, bytes.len() as u64) {
-                        let (piece, after) = rest.split_at(segment.len as usize);
-                        spool.write_blob(blob, piece, segment.offset, &stopped)?;
-                        rest = after;
-                    }
+        let blob = match &mut part.blob {
+            Some(blob) => blob,
+            none => {
+                let (size, map) = {
+                    let (index, ino) = (self.store.index(), Ino(ino.into()));
+                    (index.attributes(ino).map_or(0, |a| a.size), index.sparse(ino).cloned())
+                };
+                match self.draft.begin_blob(spool, file, size, map, &stopped) {
+                    Ok(blob) => none.insert(blob),
+                    Err(BlobError::TooLarge(e)) => return self.leave_out(id, ino, &e),
+                    Err(BlobError::Spool(e)) => return Err(e.into()),
                 }
             }
+        };
+        match blob.write(spool, bytes, &stopped) {
+            Ok(()) => {}
+            Err(BlobError::TooLarge(e)) => return self.leave_out(id, ino, &e),
+            Err(BlobError::Spool(e)) => return Err(e.into()),
         }
         part.hasher.update(bytes);
-        part.received += bytes.len() as u64;
-        let journal = self.known[ino as usize].journal;
-        part.record_sums(journal, false, &mut self.frames);
-        self.late.push((Ino(ino.into()), None, Arrival::Arriving { received: part.received }));
+        self.draft.blob(blob);
         self.monitor.add_bytes(bytes.len() as u64);
         Ok(())
     }
 
-    /// The spool cannot have a file: what comes of it is dropped.
-    fn leave_out(&mut self, id: u64, ino: u32, reason: String) -> Outcome {
+    /// The spool cannot have a file: what more comes of it is dropped.
+    fn leave_out(&mut self, id: u64, ino: u32, why: &TooLarge) -> Outcome {
         let path = self.parts.get(&ino).map_or_else(Vec::new, |part| part.path.clone());
         self.over_bytes = self.over_bytes.saturating_add(self.stored(ino));
-        self.slots[id as usize] = LEFT_OUT;
+        self.slots[id as usize] = Became::LeftOut.into();
         self.awaited -= 1;
-        let received = self.give_up(ino);
-        self.late.push((Ino(ino.into()), None, Arrival::Truncated { received }));
-        self.refuse(&path, format!("its contents are left out: {reason}"));
+        self.give_up(ino);
+        self.refuse(&path, Chain(why));
         Ok(())
     }
 
     pub(super) fn check(&mut self, id: u64, upto: u64, hash: Hash) -> Outcome {
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
+        let Some(ino) = self.ino(id)? else { return Ok(()) };
         let Some(part) = self.parts.get_mut(&ino) else { return violation("a hash of contents that are not there") };
-        if part.received != upto {
+        if part.received() != upto {
             return violation("a hash of other contents than are there");
         }
         part.differs |= part.hasher.finalize() != hash;
@@ -248,38 +215,34 @@ impl Sink {
     }
 
     pub(super) fn end(&mut self, id: u64, hash: Hash, fate: Fate) -> Outcome {
-        if !self.ops.is_empty() {
+        if !self.announced.is_empty() {
             self.commit()?;
         }
-        let ino = self.ino(id)?;
-        if ino == NONE {
-            return Ok(());
-        }
+        let Some(ino) = self.ino(id)? else { return Ok(()) };
         let stored = self.stored(ino);
         let known = &mut self.known[ino as usize];
         if known.state == State::Over || stored == 0 {
             return violation("the end of a file that is over");
         }
         known.state = State::Over;
-        let journal = u64::from(known.journal);
-        let mut part = self.take_part(ino);
-        if let Some(part) = &mut part {
-            part.record_sums(journal as u32, true, &mut self.frames);
-        }
-        let (mut received, right, checked) = match &part {
-            Some(part) if part.differs => (part.received, false, 0),
-            Some(part) => (part.received, part.hasher.finalize() == hash, part.checked),
-            None => (0, true, 0),
+        let file = self.file_ref(ino);
+        let part = self.take_part(ino);
+        let received = part.as_ref().map_or(0, Part::received);
+        let (right, checked) = match &part {
+            Some(part) if part.differs => (false, 0),
+            Some(part) => (part.hasher.finalize() == hash, part.checked),
+            None => (true, 0),
         };
-        let all = received == stored;
-        let complete = self.fate(ino, fate, all, right, part.as_ref().map(|part| &part.path[..]))?;
-        if !right {
-            // What cannot be trusted is not shown.
-            received = checked;
+        let complete = self.fate(ino, fate, received == stored, right, part.as_ref().map(|part| &part.path[..]));
+        let is_complete = matches!(complete, Ok(true));
+        // What cannot be trusted is not shown.
+        let shown = if right { received } else { checked };
+        match part.and_then(|part| part.blob) {
+            Some(blob) => self.draft.end_blob(blob, shown, is_complete),
+            None => self.draft.end(file, 0, is_complete),
         }
-        let arrival = if complete { Arrival::Complete } else { Arrival::Truncated { received } };
-        record::encode(&Record::End { id: journal, received, complete }, &[], &mut self.frames);
-        self.is_over(ino, stored, None, arrival);
+        complete?;
+        self.is_over(ino, stored);
         Ok(())
     }
 
@@ -290,7 +253,7 @@ impl Sink {
             return;
         }
         let store = self.store.clone();
-        store.index.read().walk(&mut |path, ino| {
+        store.index().walk(&mut |path, ino| {
             if nameless.remove(&(ino.0 as u32)) {
                 self.refuse(path, OTHER_HASH);
             }

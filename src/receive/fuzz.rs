@@ -88,7 +88,7 @@ impl Receiver {
         let mut answers = Vec::new();
         self.sink.body(body, || {}, &mut answers)?;
         // Somebody reads what came last.
-        let last = self.store.index.read().inodes() as u64;
+        let last = self.store.index().inodes() as u64;
         answers.extend(self.sink.want(Ino(last)));
         let entries = self.sink.totals().entries;
         for answer in &answers {
@@ -116,10 +116,10 @@ impl Receiver {
         let FromReceiver::Commit { refused, .. } = self.sink.commit_message() else { unreachable!() };
         // What another sender says then changes nothing.
         assert!(self.finished || refused == self.monitor.refused_count(), "what is left out is named");
-        let inodes = self.store.index.read().inodes() as u64;
+        let inodes = self.store.index().inodes() as u64;
         for ino in (1..=inodes).map(Ino) {
             let (attributes, arrival) = {
-                let index = self.store.index.read();
+                let index = self.store.index();
                 (index.attributes(ino), index.arrival(ino))
             };
             let attributes = attributes.expect("it has attributes");

@@ -26,6 +26,7 @@ use crate::monitor::{Chain, MAX_CUT_NAMED, Monitor, SenderStatus, Sending, Verdi
 use crate::record;
 use crate::spool;
 use crate::stop::Stop;
+use crate::store::intake;
 use crate::store::{Store, Unsettled};
 use crate::strangers::Told;
 use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
@@ -413,12 +414,13 @@ impl Receive {
         match taken {
             Ok(()) => Ok(()),
             Err(Stopped::Violation(what)) => Err(corrupt(&what.to_string())),
-            Err(Stopped::Spool(spool::Error::Stopped)) => Err(self.stopped().unwrap_or(Verdict::Complete)),
-            Err(Stopped::Spool(e)) => Err(Verdict::Failed { cause: Chain(&e).to_string() }),
-            Err(Stopped::Full(limit)) => Err(Verdict::Corrupt {
-                cause: format!("the index has reached its limit of {} MiB (--max-index)", limit >> 20),
-                cut: None,
-            }),
+            Err(Stopped::Intake(intake::Error::Spool(spool::Error::Stopped))) => {
+                Err(self.stopped().unwrap_or(Verdict::Complete))
+            }
+            Err(Stopped::Intake(e @ intake::Error::Full { .. })) => {
+                Err(Verdict::Corrupt { cause: e.to_string(), cut: None })
+            }
+            Err(Stopped::Intake(e)) => Err(Verdict::Failed { cause: Chain(&e).to_string() }),
         }
     }
 
@@ -432,11 +434,12 @@ impl Receive {
             return Ok(());
         }
         let commit = self.sink.finish().map_err(|e| match e {
-            Unfinished::Spool(spool::Error::Stopped) => self.stopped().unwrap_or(Verdict::Complete),
+            Unfinished::Intake(intake::Error::Spool(spool::Error::Stopped)) => {
+                self.stopped().unwrap_or(Verdict::Complete)
+            }
             e => Verdict::Failed { cause: Chain(&e).to_string() },
         })?;
         self.whole = true;
-        self.store.set_over();
         self.tell_status();
         self.monitor.end(Verdict::Complete);
         answers.push(commit);
@@ -459,7 +462,7 @@ impl Receive {
 
     /// Names the files of which a part has come: there may be several, since what somebody waits for is sent ahead.
     fn name_cut(&mut self, verdict: &mut Verdict) {
-        let parts = self.sink.parts.values().filter(|part| part.received > 0);
+        let parts = self.sink.parts.values().filter(|part| part.received() > 0);
         let mut paths: Vec<&[u8]> = parts.map(|part| &part.path[..]).collect();
         paths.sort_unstable();
         self.status.cut_files = paths.len() as u64;

@@ -7,15 +7,17 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::entry::{Entry, EntryKind, SparseMap, clipped, escape};
-use crate::index::{Arrival, Ino, Inserted, Place};
+use crate::entry::{EntryKind, clipped, escape};
+use crate::index::{Ino, Inserted};
 use crate::monitor::{Monitor, Receiving};
-use crate::record::{self, Record};
-use crate::spool::{self, BLOB_THRESHOLD, Blob};
+use crate::record;
+use crate::spool::{self, BLOB_THRESHOLD};
 use crate::stop::Stop;
+use crate::store::intake::{self, Blob, Draft, FileRef, Intake, Layout, Refused};
 use crate::store::{Store, Unsettled};
 use crate::wire::{FromReceiver, FromSender, Position, SMALL, Session, Totals};
 
@@ -34,10 +36,8 @@ impl fmt::Display for Violation {
 pub(super) enum Stopped {
     /// The sender is to blame.
     Violation(Violation),
-    /// The spool is.
-    Spool(spool::Error),
-    /// The index has no more room.
-    Full(u64),
+    /// The store takes no more.
+    Intake(intake::Error),
 }
 
 /// Why what has come as a whole is not confirmed.
@@ -45,7 +45,7 @@ pub(super) enum Stopped {
 pub(super) enum Unfinished {
     /// The end of the journal cannot be written.
     #[error(transparent)]
-    Spool(#[from] spool::Error),
+    Intake(#[from] intake::Error),
     /// The disk does not have everything.
     #[error(transparent)]
     Unsettled(#[from] Unsettled),
@@ -57,9 +57,15 @@ impl From<Violation> for Stopped {
     }
 }
 
+impl From<intake::Error> for Stopped {
+    fn from(e: intake::Error) -> Self {
+        Stopped::Intake(e)
+    }
+}
+
 impl From<spool::Error> for Stopped {
     fn from(e: spool::Error) -> Self {
-        Stopped::Spool(e)
+        Stopped::Intake(e.into())
     }
 }
 
@@ -69,14 +75,55 @@ pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
     Err(Stopped::Violation(Violation(what.into())))
 }
 
-/// No inode: of a hard link.
-pub(super) const NONE: u32 = 0;
+/// What became of an entry of the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Became {
+    /// Nothing that has contents: a hard link, or what is not in the index yet.
+    Nothing,
+    /// A file that is refused or left out.
+    LeftOut,
+    /// This inode.
+    Inode(u32),
+}
 
-/// No inode: of a file that was refused.
-pub(super) const LEFT_OUT: u32 = u32::MAX;
+/// A [`Became`] in four bytes: a session has one for each of its entries.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Slot(u32);
 
-/// No number in this session.
-pub(super) const UNNAMED: u32 = u32::MAX;
+impl Slot {
+    pub(super) fn get(self) -> Became {
+        match self.0 {
+            0 => Became::Nothing,
+            u32::MAX => Became::LeftOut,
+            ino => Became::Inode(ino),
+        }
+    }
+}
+
+impl From<Became> for Slot {
+    fn from(became: Became) -> Slot {
+        match became {
+            Became::Nothing => Slot(0),
+            Became::LeftOut => Slot(u32::MAX),
+            Became::Inode(ino) => Slot(ino),
+        }
+    }
+}
+
+/// The number of an entry in the session: none takes no memory of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Number(NonZeroU32);
+
+impl Number {
+    /// None where there are more than can be numbered.
+    pub(super) fn new(number: u64) -> Option<Number> {
+        u32::try_from(number).ok()?.checked_add(1).and_then(NonZeroU32::new).map(Number)
+    }
+
+    pub(super) fn get(self) -> u32 {
+        self.0.get() - 1
+    }
+}
 
 /// How far an entry's contents are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,12 +139,12 @@ pub(super) enum State {
 /// What is known of an inode beside the index.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    /// Of its entry, as it was encoded.
-    pub(super) digest: u64,
+    /// Of its entry, as it was encoded. None where no entry of a session is behind it.
+    pub(super) digest: Option<NonZeroU64>,
     /// Number of its entry in the journal.
     pub(super) journal: u32,
     /// Number of its entry in this session.
-    pub(super) id: u32,
+    pub(super) id: Option<Number>,
     pub(super) state: State,
 }
 
@@ -106,21 +153,21 @@ pub(super) struct Part {
     pub(super) path: Vec<u8>,
     pub(super) stored: u64,
     pub(super) checked: u64,
-    pub(super) received: u64,
     pub(super) hasher: blake3::Hasher,
     /// What was hashed so far was not what the sender hashed.
     pub(super) differs: bool,
-    pub(super) blob: Option<(Blob, Option<Arc<SparseMap>>)>,
+    pub(super) blob: Option<Blob>,
 }
 
 /// Whom to tell that there is no room.
 pub(super) type Waits = Arc<dyn Fn() + Send + Sync>;
 
 /// An entry that is to go into the index.
-pub(super) struct Op {
-    pub(super) id: u32,
-    pub(super) entry: Box<Entry>,
-    pub(super) digest: u64,
+pub(super) struct Announced {
+    pub(super) id: Number,
+    pub(super) digest: NonZeroU64,
+    /// Its number in the journal.
+    pub(super) journal: u32,
 }
 
 /// The store, as a sender fills it.
@@ -128,27 +175,24 @@ pub(super) struct Sink {
     pub(super) store: Arc<Store>,
     pub(super) monitor: Arc<Monitor>,
     pub(super) stop: Stop,
-    max_index: u64,
+    intake: Intake,
     /// Told again and again while there is no room.
     pub(super) waits: Option<Waits>,
-    /// Records for the journal.
-    pub(super) frames: Vec<u8>,
-    /// Entries in the journal.
-    journaled: u32,
+    /// What is not in the store yet.
+    pub(super) draft: Draft,
     session: Option<Session>,
     /// There was another session before: what it brought may be named again.
     pub(super) again: bool,
-    /// The inode of each entry of this session.
-    pub(super) slots: Vec<u32>,
+    /// What became of each entry of this session.
+    pub(super) slots: Vec<Slot>,
     /// By inode.
     pub(super) known: Vec<Known>,
     pub(super) parts: HashMap<u32, Part>,
     /// Bytes of their paths.
     pub(super) path_bytes: usize,
-    /// Entries of this body that are not in the index yet.
-    pub(super) ops: Vec<Op>,
-    pub(super) ops_bytes: usize,
-    pub(super) late: Vec<(Ino, Option<Place>, Arrival)>,
+    /// Entries of this body that are not in the index yet, and their length.
+    pub(super) announced: Vec<Announced>,
+    pub(super) announced_bytes: usize,
     pub(super) hasher: blake3::Hasher,
     pub(super) totals: Totals,
     pub(super) complete: bool,
@@ -173,26 +217,21 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(store: Arc<Store>, monitor: Arc<Monitor>, stop: Stop, max_index: u64) -> Self {
-        let mut frames = Vec::new();
-        record::encode(&Record::Begin { version: record::VERSION }, &[], &mut frames);
-        record::encode(&Record::Catalogue, &[], &mut frames);
         Sink {
+            intake: Intake::new(store.clone(), monitor.clone(), max_index),
             store,
             monitor,
             stop,
-            max_index,
             waits: None,
-            frames,
-            journaled: 0,
+            draft: Draft::new(Layout::Catalogue),
             session: None,
             again: false,
             slots: Vec::new(),
             known: Vec::new(),
             parts: HashMap::new(),
             path_bytes: 0,
-            ops: Vec::new(),
-            ops_bytes: 0,
-            late: Vec::new(),
+            announced: Vec::new(),
+            announced_bytes: 0,
             hasher: blake3::Hasher::new(),
             totals: Totals::default(),
             complete: false,
@@ -215,7 +254,7 @@ impl Sink {
             self.again = self.session.replace(session).is_some();
             self.slots.clear();
             for known in &mut self.known {
-                known.id = UNNAMED;
+                known.id = None;
             }
             self.hasher = blake3::Hasher::new();
             self.totals = Totals::default();
@@ -248,7 +287,7 @@ impl Sink {
 
     /// Files whose contents are not over, and the bytes that have not come of them.
     pub(super) fn missing(&self) -> (u64, u64) {
-        let parts: u64 = self.parts.values().map(|part| part.received).sum();
+        let parts: u64 = self.parts.values().map(Part::received).sum();
         (self.awaited, self.totals.bytes.saturating_sub(self.over_bytes.saturating_add(parts)))
     }
 
@@ -323,7 +362,7 @@ impl Sink {
                 self.catalogue()?;
                 self.entry(*entry, encoded)?;
                 if self.again
-                    && let Some(&ino) = self.slots.last()
+                    && let Some(Became::Inode(ino)) = self.slots.last().map(|slot| slot.get())
                     && self.wanted.contains(&ino)
                 {
                     answers.extend(self.want_message(ino));
@@ -361,16 +400,21 @@ impl Sink {
     }
 
     /// Nothing more comes of a file: what was waited for it, in memory and by readers, and what the journal says of it.
-    pub(super) fn give_up(&mut self, ino: u32) -> u64 {
-        let received = self.take_part(ino).map_or(0, |mut part| {
-            part.record_sums(self.known[ino as usize].journal, true, &mut self.frames);
-            part.received
-        });
-        let known = &mut self.known[ino as usize];
-        known.state = State::Over;
+    pub(super) fn give_up(&mut self, ino: u32) {
+        let file = self.file_ref(ino);
+        match self.take_part(ino).and_then(|part| part.blob) {
+            Some(blob) => {
+                let received = blob.received();
+                self.draft.end_blob(blob, received, false);
+            }
+            None => self.draft.end(file, 0, false),
+        }
+        self.known[ino as usize].state = State::Over;
         self.wanted.remove(&ino);
-        record::encode(&Record::End { id: known.journal.into(), received, complete: false }, &[], &mut self.frames);
-        received
+    }
+
+    pub(super) fn file_ref(&self, ino: u32) -> FileRef {
+        FileRef { entry: self.known[ino as usize].journal.into(), ino: Some(Ino(ino.into())) }
     }
 
     pub(super) fn take_part(&mut self, ino: u32) -> Option<Part> {
@@ -388,23 +432,23 @@ impl Sink {
     fn check_memory(&self) -> Outcome {
         let parts = self.parts.len() * size_of::<Part>() + self.path_bytes;
         let beside = self.known.len() * size_of::<Known>()
-            + self.slots.len() * 4
+            + self.slots.len() * size_of::<Slot>()
             + (self.named.capacity() + self.left_out.capacity()) * 9
             + parts;
-        let memory = self.store.index.read().memory() + beside as u64;
-        if memory > self.max_index { Err(Stopped::Full(self.max_index)) } else { Ok(()) }
+        Ok(self.intake.check_memory(beside as u64)?)
     }
 
-    pub(super) fn ino(&self, id: u64) -> Outcome<u32> {
-        match usize::try_from(id).ok().and_then(|id| self.slots.get(id)) {
-            Some(&LEFT_OUT) => Ok(NONE),
-            Some(&ino) => Ok(ino),
+    /// The inode of an entry. None where nothing is kept of its contents.
+    pub(super) fn ino(&self, id: u64) -> Outcome<Option<u32>> {
+        match usize::try_from(id).ok().and_then(|id| self.slots.get(id)).map(|slot| slot.get()) {
+            Some(Became::Inode(ino)) => Ok(Some(ino)),
+            Some(Became::Nothing | Became::LeftOut) => Ok(None),
             None => violation("contents of an entry that was not announced"),
         }
     }
 
     pub(super) fn stored(&self, ino: u32) -> u64 {
-        self.store.index.read().attributes(Ino(ino.into())).map_or(0, |a| a.stored)
+        self.store.index().attributes(Ino(ino.into())).map_or(0, |a| a.stored)
     }
 
     /// Somebody waits for a file. What is to be said to the sender.
@@ -420,10 +464,10 @@ impl Sink {
 
     pub(super) fn want_message(&self, ino: u32) -> Option<FromReceiver> {
         let known = self.known.get(ino as usize)?;
-        if known.id == UNNAMED || known.state == State::Over {
+        if known.state == State::Over {
             return None;
         }
-        let id = known.id.into();
+        let id = known.id?.get().into();
         let nothing = Position { id, checked: 0, received: 0 };
         Some(FromReceiver::Want(self.parts.get(&ino).map_or(nothing, |part| part.position(id))))
     }
@@ -442,111 +486,76 @@ impl Sink {
         (self.wanted.len() + new.len()) as u64
     }
 
-    /// Writes what is gathered, then makes it visible, then tells who waits.
+    /// Brings what is gathered into the store.
     pub(super) fn commit(&mut self) -> Outcome {
-        if let (Some(spool), false) = (self.store.spool(), self.frames.is_empty()) {
-            spool.append(&self.frames, &stopped(&self.stop, &self.waits))?;
-        }
-        self.frames.clear();
-        self.ops_bytes = 0;
-        if self.ops.is_empty() && self.late.is_empty() {
-            return self.check_memory();
-        }
-        let mut refused = Vec::new();
-        let mut told = Vec::new();
+        self.announced_bytes = 0;
         let mut superseded = Vec::new();
-        let taken = self.ops.len() as u64;
-        let store = self.store.clone();
-        {
-            let mut index = store.index.write();
-            for Op { id, entry, digest } in self.ops.drain(..) {
-                let is_link = matches!(entry.kind, EntryKind::HardLink { .. });
-                let before = self.again.then(|| index.resolve(entry.path.as_bytes())).flatten();
-                let inserted = index.insert(&entry, &mut |late| {
-                    if let Err(refusal) = late.bound {
-                        refused.push((late.link.as_bytes().to_vec(), refusal));
-                    }
-                });
-                let journal = self.journaled;
-                self.journaled += 1;
-                let has_contents = entry.kind.stored_len() > 0;
-                match inserted {
-                    Ok(Inserted::Bound(ino)) if !is_link => {
+        while !self.draft.is_empty() {
+            let mut announced = self.announced.drain(..);
+            let stopped = stopped(&self.stop, &self.waits);
+            let committed = self.intake.commit(self.draft.take(), &stopped, |came| {
+                // There is one for each entry of the draft.
+                let Some(Announced { id, digest, journal }) = announced.next() else { return };
+                let slot = &mut self.slots[id.get() as usize];
+                let has_contents = came.entry.kind.stored_len() > 0;
+                match came.inserted {
+                    Ok(Inserted::Bound(ino)) if !matches!(came.entry.kind, EntryKind::HardLink { .. }) => {
                         let state = if has_contents { State::Awaited } else { State::Over };
-                        let nobody = Known { digest: 0, journal: 0, id: UNNAMED, state: State::Over };
+                        let nobody = Known { digest: None, journal: 0, id: None, state: State::Over };
                         let row = ino.0 as usize;
                         if self.known.len() <= row {
                             self.known.resize(row + 1, nobody);
                         }
-                        self.known[row] = Known { digest, journal, id, state };
-                        self.slots[id as usize] = ino.0 as u32;
+                        self.known[row] = Known { digest: Some(digest), journal, id: Some(id), state };
+                        *slot = Became::Inode(ino.0 as u32).into();
                     }
                     Ok(_) => {}
-                    Err(refusal) => {
-                        if has_contents {
-                            self.slots[id as usize] = LEFT_OUT;
-                            self.awaited -= 1;
-                            self.over_bytes = self.over_bytes.saturating_add(entry.kind.stored_len());
-                            let end = Record::End { id: journal.into(), received: 0, complete: false };
-                            record::encode(&end, &[], &mut self.frames);
-                        }
-                        refused.push((entry.path.as_bytes().to_vec(), refusal));
+                    Err(_) if has_contents => {
+                        *slot = Became::LeftOut.into();
+                        self.awaited -= 1;
+                        self.over_bytes = self.over_bytes.saturating_add(came.entry.kind.stored_len());
+                        self.draft.end_refused(journal.into());
                     }
+                    Err(_) => {}
                 }
                 // What a session before had under this name gets no more.
-                if let Some(before) = before
-                    && index.resolve(entry.path.as_bytes()) != Some(before)
-                    && let Some(known) = self.known.get_mut(before.0 as usize)
-                    && known.state != State::Over
-                    && known.id == UNNAMED
-                {
-                    known.state = State::Over;
-                    superseded.push(before);
+                for before in came.replaced {
+                    if let Some(known) = self.known.get_mut(before.0 as usize)
+                        && known.state != State::Over
+                        && known.id.is_none()
+                    {
+                        known.state = State::Over;
+                        superseded.push(before.0 as u32);
+                    }
                 }
+            });
+            drop(announced);
+            self.draft.reuse(committed.spent);
+            self.refuse_all(committed.refused);
+            for ino in superseded.drain(..) {
+                self.give_up(ino);
             }
-            for ino in superseded {
-                let received = self.give_up(ino.0 as u32);
-                index.set_arrival(ino, Arrival::Truncated { received });
-                told.push(ino);
-            }
-            for (ino, place, arrival) in self.late.drain(..) {
-                if let Some(place) = place {
-                    index.set_place(ino, place);
-                }
-                index.set_arrival(ino, arrival);
-                if told.last() != Some(&ino) {
-                    told.push(ino);
-                }
-            }
+            let current = self.parts.values().max_by_key(|part| part.received());
+            self.monitor.receiving(current.map(|part| Receiving {
+                path: escape(&part.path),
+                received: part.received(),
+                size: part.stored,
+            }));
+            committed.outcome?;
         }
-        for ino in told {
-            self.store.notify(ino);
-        }
-        self.monitor.add_entries(taken - refused.len() as u64);
-        for (path, refusal) in refused {
-            self.refuse(&path, refusal);
-        }
-        let current = self.parts.values().max_by_key(|part| part.received);
-        self.monitor.receiving(current.map(|part| Receiving {
-            path: escape(&part.path),
-            received: part.received,
-            size: part.stored,
-        }));
         self.check_memory()
+    }
+
+    fn refuse_all(&mut self, refused: Refused) {
+        for (path, refusal) in refused {
+            self.refuse(path.as_bytes(), refusal);
+        }
     }
 
     /// Everything is there. It is brought to the disk.
     pub(super) fn finish(&mut self) -> Result<FromReceiver, Unfinished> {
-        let mut refused = Vec::new();
-        self.store.index.write().finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
-        for (path, refusal) in refused {
-            self.refuse(&path, refusal);
-        }
-        record::encode(&Record::Finish { complete: true }, &[], &mut self.frames);
-        if let Some(spool) = self.store.spool() {
-            spool.append(&self.frames, &stopped(&self.stop, &self.waits))?;
-            self.frames.clear();
-        }
+        let refused = self.intake.finish(&mut self.draft, &stopped(&self.stop, &self.waits))?;
+        self.refuse_all(refused);
         self.monitor.settling();
         self.store.settle(&self.monitor)?;
         self.finished = true;
@@ -561,37 +570,29 @@ impl Sink {
     /// Nothing more comes: what is not whole is cut.
     pub(super) fn cut(&mut self) {
         let _ = self.commit();
+        let mut closing = self.intake.closing(&mut self.draft);
         for (ino, part) in &mut self.parts {
-            let journal = self.known[*ino as usize].journal;
-            part.record_sums(journal, true, &mut self.frames);
-            let id = journal.into();
-            record::encode(&Record::End { id, received: part.received, complete: false }, &[], &mut self.frames);
+            match &mut part.blob {
+                Some(blob) => closing.blob(blob),
+                None => {
+                    let entry = self.known[*ino as usize].journal.into();
+                    closing.file(FileRef { entry, ino: Some(Ino((*ino).into())) }, 0);
+                }
+            }
         }
-        record::encode(&Record::Finish { complete: false }, &[], &mut self.frames);
-        if let Some(spool) = self.store.spool() {
-            // No waiting for room any more.
-            let _ = spool.append(&self.frames, &|| true);
-        }
-        self.frames.clear();
-        let mut refused = Vec::new();
-        self.store.index.write().finish(&mut |path, refusal| refused.push((path.as_bytes().to_vec(), refusal)));
-        self.store.cut();
-        for (path, refusal) in refused {
-            self.refuse(&path, refusal);
-        }
+        let refused = self.intake.close(closing, false);
+        self.refuse_all(refused);
     }
 }
 
 impl Part {
-    /// Records checksums that the journal does not have.
-    pub(super) fn record_sums(&mut self, journal: u32, all: bool, frames: &mut Vec<u8>) {
-        if let Some((first, sums)) = self.blob.as_mut().and_then(|(blob, _)| blob.unrecorded_sums(all)) {
-            record::encode(&Record::Sums { id: journal.into(), first }, &sums, frames);
-        }
+    /// Stored bytes that are there.
+    pub(super) fn received(&self) -> u64 {
+        self.blob.as_ref().map_or(0, Blob::received)
     }
 
     pub(super) fn position(&self, id: u64) -> Position {
-        Position { id, checked: self.checked, received: self.received }
+        Position { id, checked: self.checked, received: self.received() }
     }
 }
 

@@ -7,7 +7,7 @@ use super::sink::Stopped;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
 use crate::index::Arrival;
 use crate::record::{self, Record};
-use crate::store::Read;
+use crate::store::{Read, intake};
 use crate::wire::{Fate, FromReceiver, FromSender, MAX_DATA, SMALL, Totals};
 
 struct Bench {
@@ -54,7 +54,7 @@ impl Bench {
     }
 
     fn contents(&self, path: &str) -> Option<Vec<u8>> {
-        let ino = self.store.index.read().resolve(path.as_bytes())?;
+        let ino = self.store.index().resolve(path.as_bytes())?;
         let mut bytes = Vec::new();
         match self.store.read(ino, 0, 1 << 24, &mut bytes).unwrap() {
             Read::Bytes(len) => Some(bytes[..len].to_vec()),
@@ -114,8 +114,8 @@ fn a_sender_that_keeps_to_it() {
     let (first, second) = large.split_at(100_000);
     let data = |offset| FromSender::Data { id: 1, offset };
     bench.take(&[(begin.clone(), NOTHING), (data(0), first)]).unwrap();
-    let ino = bench.store.index.read().resolve(b"large").unwrap();
-    assert_eq!(bench.store.index.read().arrival(ino), Some(Arrival::Arriving { received: 100_000 }));
+    let ino = bench.store.index().resolve(b"large").unwrap();
+    assert_eq!(bench.store.index().arrival(ino), Some(Arrival::Arriving { received: 100_000 }));
     let check = FromSender::Check { id: 1, upto: 100_000, hash: hash(first) };
     bench.take(&[(check, NOTHING), (begin, NOTHING), (data(100_000), second), (whole(1, second), NOTHING)]).unwrap();
     assert_eq!(bench.contents("large").unwrap(), large);
@@ -224,7 +224,7 @@ fn nothing_changes_once_everything_was_there() {
             bench.take(&[(FromSender::CatalogueEnd(totals), NOTHING)])
         });
         assert!(matches!(taken, Err(Stopped::Violation(_))), "{tree:?}: {taken:?}");
-        assert_eq!(bench.store.index.read().len(), 3);
+        assert_eq!(bench.store.index().len(), 3);
     }
     assert_eq!(bench.monitor.refused_count(), 0);
 }
@@ -234,7 +234,7 @@ fn what_is_wanted_of_one_sender_is_wanted_of_the_next() {
     let mut bench = Bench::new();
     bench.take(&["f", "g", "h", "i"].map(|name| (file(name, 5), NOTHING))).unwrap();
     end(&mut bench);
-    let [f, g, h] = ["f", "g", "h"].map(|name| bench.store.index.read().resolve(name.as_bytes()).unwrap());
+    let [f, g, h] = ["f", "g", "h"].map(|name| bench.store.index().resolve(name.as_bytes()).unwrap());
     assert!(matches!(bench.sink.want(g), Some(FromReceiver::Want(position)) if position.id == 1));
     assert!(bench.sink.want(h).is_some());
     bench.sink.begin([2; 16]);
@@ -375,8 +375,8 @@ fn few_bytes_that_name_many_directories_are_stopped_by_the_limit() {
     let mut bench = Bench::new();
     let deep = |n: u32| entry(&format!("{n}{}", "/a".repeat(4000)), EntryKind::Fifo);
     let messages: Vec<_> = (0..4000).map(|n| (deep(n), NOTHING)).collect();
-    assert!(matches!(bench.take(&messages), Err(Stopped::Full(_))));
-    let memory = bench.store.index.read().memory();
+    assert!(matches!(bench.take(&messages), Err(Stopped::Intake(intake::Error::Full { .. }))));
+    let memory = bench.store.index().memory();
     assert!(memory < 2 * super::fuzz::MAX_INDEX, "{memory}");
 }
 
@@ -526,7 +526,7 @@ fn what_policy_refuses_is_refused_and_named() {
     let messages: Vec<_> = messages.into_iter().map(|message| (message, NOTHING)).collect();
     bench.take(&messages).unwrap();
     assert_eq!(bench.monitor.refused_count(), 6);
-    assert_eq!(bench.store.index.read().len(), 1);
+    assert_eq!(bench.store.index().len(), 1);
     // Their contents are dropped, and nobody waits for them.
     bench.files(&[(1, b"abc", Fate::Whole)]).unwrap();
     let totals = bench.sink.totals();
@@ -542,7 +542,7 @@ fn paths_that_lead_out_cannot_even_be_said() {
     record::end(0, &mut body);
     let mut bench = Bench::new();
     assert!(matches!(bench.body(&body), Err(Stopped::Violation(_))));
-    assert!(bench.store.index.read().is_empty());
+    assert!(bench.store.index().is_empty());
 }
 
 /// Messages as a sender that has gone mad says them.

@@ -1,9 +1,10 @@
-//! The index and the contents together: what ingest fills and the filesystem serves.
+//! The index and the contents together: what an [`intake`] fills and the filesystem serves.
 //!
 //! Bytes are written before the index says that they are there, so a read by what the index says gives archived bytes.
 //! Waiting readers are woken after the index has changed. What is read from the spool is compared with its checksum: a
 //! disk that lost something gives an error, and the file counts as damaged (`settle`).
 
+pub mod intake;
 mod settle;
 
 use std::collections::{BTreeSet, HashMap};
@@ -14,7 +15,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use rustix::process::{Resource, getrlimit};
 
 use crate::entry::SparseMap;
@@ -30,8 +31,7 @@ type Listener = Box<dyn Fn(Ino) + Send + Sync>;
 
 /// A tree with its contents.
 pub struct Store {
-    /// The tree.
-    pub index: RwLock<Index>,
+    index: RwLock<Index>,
     spool: OnceLock<Spool>,
     archive: OnceLock<Archive>,
     held: Mutex<Held>,
@@ -99,6 +99,11 @@ impl Store {
         }
     }
 
+    /// The tree. What fills the store waits while it is held.
+    pub fn index(&self) -> RwLockReadGuard<'_, Index> {
+        self.index.read()
+    }
+
     /// Has `work` fill it. Whoever waits is told how that ended, even where a fault of ours ends it.
     pub fn fill(&self, monitor: &Monitor, work: impl FnOnce()) {
         if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
@@ -153,7 +158,7 @@ impl Store {
     }
 
     /// Something changed with the contents of `ino`, and the index says so already.
-    pub fn notify(&self, ino: Ino) {
+    fn notify(&self, ino: Ino) {
         if let Some(listener) = self.listener.get() {
             listener(ino);
         }
@@ -165,7 +170,7 @@ impl Store {
     }
 
     /// The stream is over; nothing changes any more.
-    pub fn set_over(&self) {
+    fn set_over(&self) {
         if !self.over.swap(true, Ordering::AcqRel)
             && let Some(action) = self.when_over.get()
         {
@@ -174,7 +179,7 @@ impl Store {
     }
 
     /// The stream is over, and what has not arrived is cut: whoever waits for it is told.
-    pub fn cut(&self) {
+    fn cut(&self) {
         let cut = self.index.write().cut_all();
         self.set_over();
         for ino in cut {

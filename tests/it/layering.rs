@@ -27,11 +27,8 @@ const TABLE: &[(&str, &[&str])] = &[
     ("proof", &["entry"]),
     ("spool", &["entry", "monitor", "record", "proof"]),
     ("index", &["entry"]),
-    ("store", &["entry", "monitor", "proof", "index", "spool"]),
-    (
-        "ingest",
-        &["sys", "entry", "monitor", "record", "source", "stop", "filter", "tarball", "spool", "index", "store"],
-    ),
+    ("store", &["entry", "monitor", "record", "proof", "index", "spool"]),
+    ("ingest", &["sys", "entry", "monitor", "source", "stop", "filter", "tarball", "spool", "index", "store"]),
     ("receive", &["entry", "monitor", "record", "stop", "spool", "index", "store", "strangers", "wire"]),
     // How they are served.
     ("mounts", &[]),

@@ -115,7 +115,7 @@ fn tree(index: &Index) -> BTreeMap<String, Attributes> {
 
 /// Compares a store with what the first `cut` bytes of the archive say.
 fn is_prefix(store: &Store, members: &[Member], cut: u64) {
-    let index = store.index.read();
+    let index = store.index();
     let seen = tree(&index);
     let there: Vec<_> = members.iter().filter(|m| m.header_end <= cut).collect();
     let mut paths: BTreeSet<_> = there.iter().map(|m| m.path.as_str()).collect();
@@ -174,7 +174,7 @@ fn has_contents(store: &Store, m: &Member, ino: Ino, received: u64) {
     let what = format!("{} after {received} of {} bytes", m.path, m.stored());
     let whole = received == m.stored();
     let expected = if whole { "complete".to_owned() } else { format!("truncated {received}/{}", m.stored()) };
-    assert_eq!(restorefs::fs::state(store, &store.index.read(), ino), Some(expected), "{what}");
+    assert_eq!(restorefs::fs::state(store, &store.index(), ino), Some(expected), "{what}");
     let mut buf = Vec::new();
     let known = m.known(received) as usize;
     let size = m.contents.len();

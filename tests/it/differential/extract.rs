@@ -66,7 +66,7 @@ pub fn restorefs(bytes: &[u8], from: From, to: &Path) -> Extracted {
         None => (Contents::archive(store.archive().unwrap().try_clone().unwrap().into()).unwrap(), 0),
     };
     let spooled = store.spool().map_or(0, |spool| spool.bytes());
-    let replaced = store.index.read().has_replaced();
+    let replaced = store.index().has_replaced();
     let more = move |_, _| Ok(Progress { journal, over: true, replaced, changed: false, spooled });
     let options = Options {
         target: to.into(),

@@ -21,11 +21,11 @@ fn fills_the_index(what: &str, piece: impl Fn(usize) -> Vec<u8>, count: usize) {
     for from in BOTH {
         let received = receive_with(&archive, from, |job| job.max_index = LIMIT);
         let Some(Verdict::Corrupt { cause, .. }) = &received.status.end else {
-            panic!("{what}, {from:?}: {:?} with {}", received.status.end, received.store.index.read().memory());
+            panic!("{what}, {from:?}: {:?} with {}", received.status.end, received.store.index().memory());
         };
         assert!(cause.contains("--max-index"), "{cause}");
         // What one piece of input holds comes on top.
-        let memory = received.store.index.read().memory();
+        let memory = received.store.index().memory();
         assert!(memory < 16 * LIMIT, "{what}: {memory}");
         assert_eq!(received.contents("first").unwrap(), b"12345");
     }
@@ -94,7 +94,7 @@ fn many_links_that_wait_for_one_name_are_bound_at_once() {
     for from in BOTH {
         let received = receive(&archive, from);
         assert_eq!((received.exit(), received.status.entries), (0, LINKS as u64 + 1));
-        let nlink = received.store.index.read().attributes(received.ino("target")).unwrap().nlink;
+        let nlink = received.store.index().attributes(received.ino("target")).unwrap().nlink;
         assert_eq!(nlink as usize, LINKS + 1);
     }
 }

@@ -173,10 +173,10 @@ struct Inode {
 
 /// Every inode that there ever was. The number of names may change with every later entry.
 fn inodes(received: &Received) -> BTreeMap<u64, Inode> {
-    let count = received.store.index.read().inodes() as u64;
+    let count = received.store.index().inodes() as u64;
     let inode = |ino| {
         let (mut attributes, target) = {
-            let index = received.store.index.read();
+            let index = received.store.index();
             (index.attributes(ino).unwrap(), index.target(ino).map(<[u8]>::to_vec))
         };
         attributes.nlink = 0;

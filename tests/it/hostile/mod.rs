@@ -159,7 +159,7 @@ impl Received {
 
     /// Everything, a line each, sorted: `d/`, `f 12`, `l -> target`, with `*2` where it has two names.
     fn tree(&self) -> Vec<String> {
-        let index = self.store.index.read();
+        let index = self.store.index();
         let mut lines = Vec::new();
         let mut todo = vec![(String::new(), Ino::ROOT)];
         while let Some((path, ino)) = todo.pop() {
@@ -185,13 +185,13 @@ impl Received {
     }
 
     fn ino(&self, path: &str) -> Ino {
-        self.store.index.read().resolve(path.as_bytes()).unwrap_or_else(|| panic!("{path} is not there"))
+        self.store.index().resolve(path.as_bytes()).unwrap_or_else(|| panic!("{path} is not there"))
     }
 
     /// All of a file, or none where it is not all there. Never waits, since the stream is over.
     fn contents(&self, path: &str) -> Option<Vec<u8>> {
         let ino = self.ino(path);
-        let size = self.store.index.read().attributes(ino).unwrap().size;
+        let size = self.store.index().attributes(ino).unwrap().size;
         self.read(ino, 0, size as usize)
     }
 

@@ -87,7 +87,7 @@ fn same(what: &str, received: &Received, peer: Peer, archive: &[u8], lost: &[&st
     for path in theirs {
         let ino = received.ino(&path);
         let m = root.join(&path).symlink_metadata().unwrap();
-        let index = received.store.index.read();
+        let index = received.store.index();
         let a = index.attributes(ino).unwrap();
         if !index.is_implied(ino) {
             assert_eq!(a.mtime.seconds(), m.mtime(), "{what}: time of {path}, {peer:?}");
@@ -193,7 +193,7 @@ fn of_several_pax_headers_the_last_counts() {
     let attribute = [x(&[("SCHILY.xattr.user.a", b"1")]), x(&[("comment", b"c")]), f()];
     both("an attribute", &attribute, &["f 3"]);
     let received = receive(&archive(&attribute), From::File);
-    assert!(received.store.index.read().xattrs(received.ino("f")).unwrap().is_empty());
+    assert!(received.store.index().xattrs(received.ino("f")).unwrap().is_empty());
     assert_eq!(received.status.problems[0].path, "f");
 }
 
@@ -357,7 +357,7 @@ fn acl(text: &str) -> Vec<u8> {
 
 impl Received {
     fn acl(&self, path: &str, name: &[u8]) -> Option<Vec<u8>> {
-        let xattrs = self.store.index.read().xattrs(self.ino(path)).unwrap();
+        let xattrs = self.store.index().xattrs(self.ino(path)).unwrap();
         xattrs.get(name).map(<[u8]>::to_vec)
     }
 }

@@ -261,7 +261,7 @@ fn metadata() {
     let x = |records: &[(&str, &[u8])]| [pax(b'x', records), with("f", b'0', 100, b"0006755\0")].concat();
     let of = |archive: &[u8]| {
         let received = receive(&[archive, &END].concat(), From::File);
-        let index = received.store.index.read();
+        let index = received.store.index();
         let a = index.attributes(received.ino("f")).unwrap();
         (a.mode, a.uid, a.gid, a.mtime.seconds(), received.status.warnings)
     };

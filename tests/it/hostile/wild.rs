@@ -17,7 +17,7 @@ fn is_taken(what: &str, pieces: &[Vec<u8>], tree: &[&str], look: impl Fn(&Receiv
 impl Received {
     fn xattr(&self, path: &str, name: &str) -> Option<Vec<u8>> {
         let ino = self.ino(path);
-        self.store.index.read().xattrs(ino)?.get(name.as_bytes()).map(<[u8]>::to_vec)
+        self.store.index().xattrs(ino)?.get(name.as_bytes()).map(<[u8]>::to_vec)
     }
 }
 
@@ -64,7 +64,7 @@ fn packages_of_languages() {
     ];
     let long = format!("{name} 4");
     is_taken("npm", &pieces, &["package/", "package/lib/", "package/lib/index.js 2", &long], |received| {
-        let index = received.store.index.read();
+        let index = received.store.index();
         assert_eq!(index.attributes(received.ino(&name)).unwrap().mtime.seconds(), 499_162_500);
     });
 }
