@@ -35,6 +35,9 @@ pub enum Contents {
     Archive(ArchiveFile),
 }
 
+/// Fills a buffer with the stored bytes of a file from an offset on.
+pub type Read<'a> = dyn FnMut(&mut [u8], u64) -> Result<(), Error> + 'a;
+
 /// The checksums of blobs that are whole, as far as the journal has been read.
 #[derive(Debug, Default)]
 pub struct Proofs(Mutex<HashMap<u64, Arc<Mutex<Sums>>>>);
@@ -118,7 +121,7 @@ impl Contents {
         place: &Place,
         map: Option<&SparseMap>,
         stored: u64,
-        work: impl FnOnce(&mut dyn FnMut(&mut [u8], u64) -> Result<(), Error>) -> Result<T, E>,
+        work: impl FnOnce(&mut Read<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         match (self, place) {
             (_, Place::Empty) => work(&mut |buf, _| {

@@ -17,7 +17,7 @@ mod order;
 mod records;
 
 pub use archive::Archive;
-pub use contents::{ArchiveFile, Contents, Proofs};
+pub use contents::{ArchiveFile, Contents, Proofs, Read};
 pub use error::Error;
 pub use handed::Distrust;
 pub use items::{Bytes, Item};

@@ -11,8 +11,9 @@ use rustix::io::Errno;
 
 use crate::entry::{Segment, SparseMap};
 use crate::index::Place;
+use crate::materialize::error::Failure;
 use crate::proof::Sums;
-use crate::replay::{self, Contents};
+use crate::replay::{Contents, Read};
 
 /// Below it, copying through memory costs less than asking the kernel to.
 const SMALL: u64 = 256 << 10;
@@ -35,7 +36,7 @@ pub(super) fn copy(
     stored: u64,
     file: &File,
     wrote: &dyn Fn(u64),
-) -> io::Result<()> {
+) -> Result<(), Failure> {
     let whole = [Segment { offset: 0, len: stored }];
     let segments = map.map_or(&whole[..], SparseMap::segments);
     if let (Contents::Archive(archive), Place::Archive(at)) = (contents, place) {
@@ -83,7 +84,7 @@ pub(super) fn copy_early(
     file: &File,
     sums: &mut Sums,
     wrote: &dyn Fn(u64),
-) -> io::Result<()> {
+) -> Result<(), Failure> {
     let blob = contents.blob(number)?;
     let mut piece = vec![0; PIECE];
     let mut at = part.start;
@@ -105,7 +106,7 @@ pub(super) fn are_in(
     place: &Place,
     sparse: Option<&SparseMap>,
     size: u64,
-) -> io::Result<bool> {
+) -> Result<bool, Failure> {
     let stored = sparse.map_or(size, SparseMap::stored_len);
     let same = contents.read(place, sparse, stored, |read| compare(file, sparse, size, read))?;
     contents.check()?;
@@ -119,12 +120,12 @@ fn by_kernel(
     mut to: u64,
     mut len: u64,
     wrote: &dyn Fn(u64),
-) -> io::Result<()> {
+) -> Result<(), Failure> {
     while len >= SMALL {
         let (mut off_in, mut off_out) = (from, to);
         let wanted = usize::try_from(len).unwrap_or(usize::MAX).min(BY_KERNEL);
         match copy_file_range(source, Some(&mut off_in), file, Some(&mut off_out), wanted) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(0) => return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into()),
             Ok(n) => {
                 let n = n as u64;
                 (from, to, len) = (from + n, to + n, len - n);
@@ -148,12 +149,7 @@ fn by_kernel(
 }
 
 /// Whether `file`, of `size` bytes, has the contents that `read` gives.
-fn compare(
-    file: &File,
-    sparse: Option<&SparseMap>,
-    size: u64,
-    read: &mut dyn FnMut(&mut [u8], u64) -> Result<(), replay::Error>,
-) -> io::Result<bool> {
+fn compare(file: &File, sparse: Option<&SparseMap>, size: u64, read: &mut Read<'_>) -> Result<bool, Failure> {
     // Neither side reads its holes: there may be more of them than anybody can wait for.
     let next_packed = |at| match sparse {
         Some(map) => map.within(at, size - at).next().map_or((size, size), |(s, _)| (s.offset, s.offset + s.len)),

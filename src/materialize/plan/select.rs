@@ -5,8 +5,8 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use super::report::Report;
 use crate::entry::{EntryPath, PathError, Timestamp, escape};
+use crate::materialize::report::Report;
 use crate::pattern::{self, Patterns};
 
 /// What is restored of a tree.
@@ -88,7 +88,7 @@ impl Selection {
     }
 
     /// Whether an entry of this path is restored.
-    pub(super) fn wants(&self, path: &EntryPath) -> bool {
+    pub(in crate::materialize) fn wants(&self, path: &EntryPath) -> bool {
         let bytes = path.as_bytes();
         let mut named = self.paths.is_empty();
         for (wanted, seen) in &self.paths {
@@ -104,23 +104,23 @@ impl Selection {
     }
 
     /// Whether what was changed last at this time is restored.
-    pub(super) fn is_new(&self, mtime: Timestamp) -> bool {
+    pub(in crate::materialize) fn is_new(&self, mtime: Timestamp) -> bool {
         self.newer_than.is_none_or(|than| (mtime.seconds(), mtime.nanos()) > (than.seconds(), than.nanos()))
     }
 
     /// Whether it is about more than a part of the tree.
-    pub(super) fn is_all(&self) -> bool {
+    pub(in crate::materialize) fn is_all(&self) -> bool {
         self.paths.is_empty() && self.include.is_none()
     }
 
     /// An entry is selected that has so many components.
-    pub(super) fn saw(&self, components: usize) {
+    pub(in crate::materialize) fn saw(&self, components: usize) {
         self.deepest.fetch_max(components, Ordering::Relaxed);
     }
 
     /// Reports what was asked for in vain: paths and patterns that no entry has, and `strip` components where none of the
     /// selected entries has more.
-    pub(super) fn tell_missed(&self, strip: usize, report: &Report) {
+    pub(in crate::materialize) fn tell_missed(&self, strip: usize, report: &Report) {
         for (path, _) in self.paths.iter().filter(|(_, seen)| !seen.load(Ordering::Relaxed)) {
             report.problem(path.as_bytes(), "there is no such entry");
         }

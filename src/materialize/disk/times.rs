@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, futimens, openat, unlinkat};
 use rustix::io::Errno;
 
-use super::create::{Creator, time_of};
-use super::metadata::times;
+use super::creator::Creator;
+use super::metadata::{time_of, times};
 use crate::entry::{Metadata, Timestamp};
 
 /// The coarsest times that are in use are those of FAT, in seconds.

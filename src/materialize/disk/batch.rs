@@ -2,17 +2,18 @@
 //! the hard links.
 
 use std::collections::{HashMap, HashSet};
-use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 
 use parking_lot::Mutex;
 
-use super::create::{Creator, Task};
-use super::links::Link;
-use super::report;
+use super::create::Task;
+use super::creator::Creator;
+use super::links::{Link, Unmade};
 use crate::entry::EntryPath;
 use crate::index::Ino;
+use crate::materialize::error::Failure;
+use crate::materialize::report;
 
 /// So many entries are made together.
 const BATCH: usize = 4096;
@@ -43,51 +44,58 @@ impl Batch {
     }
 }
 
-/// Why another name could not be made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Unmade {
-    /// What has the first name is not what was packed.
-    OtherFile,
-    /// The file cannot have another name there.
-    NoMoreLinks,
+/// What makes batches, in threads of its own.
+pub(in crate::materialize) struct Workers<'a> {
+    send: SyncSender<Batch>,
+    finished: Receiver<Vec<(Link, Unmade)>>,
+    fatal: &'a Mutex<Option<(String, Failure)>>,
 }
 
-/// What went wrong with one entry, and what can be done.
-pub(super) fn explain(cause: &io::Error) -> String {
-    match cause.raw_os_error() {
-        Some(libc::ENOTDIR | libc::ELOOP) => {
-            "something in the target stands where a directory belongs, a link perhaps: nothing is written through it"
-                .into()
-        }
-        Some(libc::EPERM) if !rustix::process::geteuid().is_root() => {
-            format!("{cause} (only root may make this)")
-        }
-        Some(libc::EPERM) => {
-            format!("{cause} (what stands there, or its directory, may be immutable: see lsattr, chattr)")
-        }
-        Some(libc::EFBIG) => {
-            format!("{cause} (over the limit that 'ulimit -f' sets, or larger than the file system takes)")
-        }
-        Some(libc::ENOTEMPTY | libc::EISDIR) => "a directory that is not empty stands in its place".into(),
-        _ => cause.to_string(),
+impl Workers<'_> {
+    pub(super) fn hand_over(&self, batch: Batch) {
+        // The other side lives as long as we do.
+        let _ = self.send.send(batch);
+    }
+
+    /// Waits until the first batch that is under way is finished. Gives the names in it that could not be made from another
+    /// one.
+    pub(super) fn wait(&self) -> Vec<(Link, Unmade)> {
+        self.finished.recv().unwrap_or_default()
+    }
+
+    /// What ended the work, and where.
+    pub(super) fn failure(&self) -> Option<(String, Failure)> {
+        self.fatal.lock().take()
     }
 }
 
+/// Does `work` with workers beside it.
+pub(in crate::materialize) fn with_workers<T>(creator: &Creator, work: impl FnOnce(Workers<'_>) -> T) -> T {
+    let fatal = Mutex::new(None);
+    std::thread::scope(|scope| {
+        let (send, batches) = sync_channel(1);
+        let (done, finished) = sync_channel(2);
+        let fatal = &fatal;
+        scope.spawn(move || execute(&batches, &done, creator, fatal));
+        work(Workers { send, finished, fatal })
+    })
+}
+
 /// Makes batches, one after the other. Reports the names that could not be made from another one.
-pub(super) fn execute(
+fn execute(
     batches: &Receiver<Batch>,
     done: &SyncSender<Vec<(Link, Unmade)>>,
     creator: &Creator,
-    fatal: &Mutex<Option<(String, io::Error)>>,
+    fatal: &Mutex<Option<(String, Failure)>>,
 ) {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
     let stop = AtomicBool::new(false);
-    let judge = |path: &[u8], cause: io::Error| {
+    let judge = |path: &[u8], cause: Failure| {
         if creator.is_fatal(&cause) {
             stop.store(true, Ordering::Relaxed);
             fatal.lock().get_or_insert((report::told(path), cause));
         } else {
-            creator.report.problem(path, explain(&cause));
+            creator.report.problem(path, cause.explain());
         }
     };
     for batch in batches {

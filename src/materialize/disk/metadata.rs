@@ -2,7 +2,6 @@
 //! owner drops setuid bits and capabilities, and everything changes the time.
 
 use std::ffi::CStr;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{
@@ -12,8 +11,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::report::Report;
 use crate::entry::{ACL_ACCESS, ACL_DEFAULT, Metadata, SET_ID, Timestamp, Xattrs};
+use crate::index::Kind;
+use crate::materialize::error::Failure;
+use crate::materialize::report::Report;
 
 /// An ACL of owner, group and others alone.
 const MINIMAL_ACL: usize = 4 + 3 * 8;
@@ -98,7 +99,7 @@ pub(super) fn apply(
     made_now: bool,
     path: &[u8],
     report: &Report,
-) -> io::Result<()> {
+) -> Result<(), Failure> {
     let give = if made_now { owners.change(metadata) } else { owners.root.then(|| owners.of(metadata)) };
     if let Some((uid, gid)) = give {
         fchown(fd, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)))?;
@@ -108,7 +109,7 @@ pub(super) fn apply(
         for (name, value) in metadata.xattrs.iter().filter(|(name, _)| is_acl(name) == acls) {
             attribute(fd, name, path, report, |name| fsetxattr(fd, name, value, XattrFlags::empty()))?;
         }
-        Ok::<_, io::Error>(())
+        Ok::<_, Failure>(())
     };
     // Of what only its owner may write, an ordinary user gives attributes only to what he may write himself.
     set(false)?;
@@ -131,7 +132,7 @@ pub(super) struct Held {
 }
 
 impl Held {
-    pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr) -> io::Result<Self> {
+    pub(super) fn open(dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<Self> {
         let fd = openat(dir, name, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?;
         let stat = fstat(&fd)?;
         Ok(Held { link: format!("/proc/self/fd/{}", fd.as_raw_fd()), fd, stat })
@@ -139,24 +140,30 @@ impl Held {
 
     /// What we have just made under this name: of this kind, and nowhere else. Whoever may write into the directory can
     /// have put something else there, a second name of what lies outside above all.
-    pub(super) fn made(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, device: u64) -> io::Result<Self> {
+    pub(super) fn made(dir: BorrowedFd<'_>, name: &CStr, kind: FileType, device: u64) -> Result<Self, Failure> {
         let held = Held::open(dir, name)?;
         let Stat { st_mode, st_rdev, st_nlink, .. } = held.stat;
         if FileType::from_raw_mode(st_mode) != kind || st_rdev != device || st_nlink > 1 {
-            return Err(changed_hands());
+            return Err(Failure::ChangedHands);
         }
         Ok(held)
     }
 
     /// What was found under this name.
-    pub(super) fn found(dir: BorrowedFd<'_>, name: &CStr, there: &Stat) -> io::Result<Self> {
+    pub(super) fn found(dir: BorrowedFd<'_>, name: &CStr, there: &Stat) -> Result<Self, Failure> {
         let held = Held::open(dir, name)?;
         let which = |stat: &Stat| (stat.st_dev, stat.st_ino, stat.st_nlink);
-        if which(&held.stat) == which(there) { Ok(held) } else { Err(changed_hands()) }
+        if which(&held.stat) == which(there) { Ok(held) } else { Err(Failure::ChangedHands) }
     }
 
     /// Everything.
-    pub(super) fn apply(&self, metadata: &Metadata, owners: &Owners, path: &[u8], report: &Report) -> io::Result<()> {
+    pub(super) fn apply(
+        &self,
+        metadata: &Metadata,
+        owners: &Owners,
+        path: &[u8],
+        report: &Report,
+    ) -> Result<(), Failure> {
         let (uid, gid) = owners.of(metadata);
         if owners.root && ((self.stat.st_uid, self.stat.st_gid) != (uid, gid) || self.stat.st_gid != owners.own.1) {
             chownat(&self.fd, "", Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::EMPTY_PATH)?;
@@ -170,7 +177,7 @@ impl Held {
             for (name, value) in metadata.xattrs.iter().filter(|(name, _)| is_acl(name) == acls) {
                 self.set(name, value, path, report)?;
             }
-            Ok::<_, io::Error>(())
+            Ok::<_, Failure>(())
         };
         let writable = self.stat.st_mode & Mode::WUSR.as_raw_mode() != 0;
         if !owners.root && !writable && !metadata.xattrs.is_empty() {
@@ -210,12 +217,12 @@ impl Held {
     }
 
     /// Sets an attribute. Whether the target has taken it; where not, that is reported.
-    pub(super) fn set(&self, name: &[u8], value: &[u8], path: &[u8], report: &Report) -> io::Result<bool> {
+    pub(super) fn set(&self, name: &[u8], value: &[u8], path: &[u8], report: &Report) -> Result<bool, Failure> {
         attribute(self.fd.as_fd(), name, path, report, |name| setxattr(&*self.link, name, value, XattrFlags::empty()))
     }
 
     /// Takes away the ACL and the group that a directory has given to what was made in it.
-    pub(super) fn disinherit(&self, group: Gid) -> io::Result<()> {
+    pub(super) fn disinherit(&self, group: Gid) -> rustix::io::Result<()> {
         chownat(&self.fd, "", None, Some(group), AtFlags::EMPTY_PATH)?;
         if FileType::from_raw_mode(self.stat.st_mode) == FileType::Symlink {
             return Ok(());
@@ -224,21 +231,17 @@ impl Held {
     }
 
     /// One more name for it.
-    pub(super) fn link(&self, dir: BorrowedFd<'_>, name: &CStr) -> io::Result<()> {
+    pub(super) fn link(&self, dir: BorrowedFd<'_>, name: &CStr) -> rustix::io::Result<()> {
         match linkat(&self.fd, "", dir, name, AtFlags::EMPTY_PATH) {
             // Without the right to do so by descriptor.
-            Err(Errno::NOENT) => Ok(linkat(CWD, &*self.link, dir, name, AtFlags::SYMLINK_FOLLOW)?),
-            linked => Ok(linked?),
+            Err(Errno::NOENT) => linkat(CWD, &*self.link, dir, name, AtFlags::SYMLINK_FOLLOW),
+            linked => linked,
         }
     }
 }
 
-fn changed_hands() -> io::Error {
-    io::Error::other("something else has taken its place while it was restored")
-}
-
 /// Takes away the ACLs and the group that a directory has given to what was made in it.
-pub(super) fn disinherit(fd: BorrowedFd<'_>, group: Gid) -> io::Result<()> {
+pub(super) fn disinherit(fd: BorrowedFd<'_>, group: Gid) -> rustix::io::Result<()> {
     fchown(fd, None, Some(group))?;
     for name in [ACL_ACCESS, ACL_DEFAULT] {
         dropped(fremovexattr(fd, name))?;
@@ -246,10 +249,10 @@ pub(super) fn disinherit(fd: BorrowedFd<'_>, group: Gid) -> io::Result<()> {
     Ok(())
 }
 
-fn dropped(removed: rustix::io::Result<()>) -> io::Result<()> {
+fn dropped(removed: rustix::io::Result<()>) -> rustix::io::Result<()> {
     match removed {
         Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(e) => Err(e.into()),
+        Err(e) => Err(e),
     }
 }
 
@@ -260,7 +263,7 @@ fn attribute(
     path: &[u8],
     report: &Report,
     set: impl FnOnce(&[u8]) -> rustix::io::Result<()>,
-) -> io::Result<bool> {
+) -> Result<bool, Failure> {
     match set(name) {
         Ok(()) => Ok(true),
         Err(e @ (Errno::PERM | Errno::ACCESS | Errno::OPNOTSUPP | Errno::INVAL | Errno::TOOBIG | Errno::RANGE)) => {
@@ -288,4 +291,22 @@ pub(super) fn times(metadata: &Metadata) -> Timestamps {
     let spec = |time: Timestamp| Timespec { tv_sec: time.seconds(), tv_nsec: time.nanos().into() };
     let last_access = metadata.atime.map_or(Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT }, spec);
     Timestamps { last_access, last_modification: spec(metadata.mtime) }
+}
+
+/// A kind, as the kernel says it.
+pub(super) fn file_type(kind: Kind) -> FileType {
+    match kind {
+        Kind::File => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink => FileType::Symlink,
+        Kind::CharDevice => FileType::CharacterDevice,
+        Kind::BlockDevice => FileType::BlockDevice,
+        Kind::Fifo => FileType::Fifo,
+        Kind::Socket => FileType::Socket,
+    }
+}
+
+/// The time of last modification.
+pub(super) fn time_of(stat: &Stat) -> (i64, i64) {
+    (stat.st_mtime, i64::try_from(stat.st_mtime_nsec).unwrap_or_default())
 }

@@ -31,7 +31,7 @@ const IMPLIED_MODE: Mode = Mode::from_raw_mode(0o755);
 const FLAGS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// The directory that everything goes into, and what we know in it.
-pub(super) struct Target {
+pub(in crate::materialize) struct Target {
     directories: HashMap<Ino, Directory>,
     open: HashMap<Ino, Arc<OwnedFd>>,
     most_open: usize,
@@ -53,7 +53,7 @@ struct Directory {
 
 impl Target {
     /// Opens the root, which is made where there is none.
-    pub(super) fn open(path: &Path, merges: bool) -> io::Result<Self> {
+    pub(in crate::materialize) fn open(path: &Path, merges: bool) -> io::Result<Self> {
         let root_is_made = match rustix::fs::mkdir(path, Mode::from_raw_mode(0o755)) {
             Ok(()) => true,
             Err(Errno::EXIST) => false,
@@ -69,7 +69,7 @@ impl Target {
     }
 
     /// The same root, with nothing known in it yet.
-    pub(super) fn anew(&self) -> Self {
+    pub(in crate::materialize) fn anew(&self) -> Self {
         Target {
             directories: HashMap::from([(Ino::ROOT, Directory { at: None, made: false, inherits: false })]),
             open: HashMap::new(),
@@ -100,12 +100,12 @@ impl Target {
         self.most_open
     }
 
-    pub(super) fn root(&self) -> Arc<OwnedFd> {
+    pub(in crate::materialize) fn root(&self) -> Arc<OwnedFd> {
         self.root.clone()
     }
 
     /// All file systems that something is made on.
-    pub(super) fn disks(&self) -> impl Iterator<Item = &OwnedFd> {
+    pub(in crate::materialize) fn disks(&self) -> impl Iterator<Item = &OwnedFd> {
         std::iter::once(&*self.root).chain(self.disks.values().map(|dir| &**dir))
     }
 

@@ -1,37 +1,61 @@
 //! What would be done, for each entry, without doing it.
 
 use std::collections::HashMap;
-use std::ffi::{CString, OsStr};
-use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CStr, CString, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags, open, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, open, statat};
 
 use super::bindings::{Binding, Bindings, Place};
-use super::create::Creator;
 use super::latest::Latest;
-use super::report::Report;
-use super::{Action, Error, Options};
-use crate::entry::{Entry, EntryPath, escape};
+use super::select::Selection;
+use crate::entry::{Entry, EntryPath, Timestamp, escape};
 use crate::index::{Ino, Kind};
+use crate::materialize::error::{Error, Failure};
+use crate::materialize::report::Report;
 use crate::replay::Item;
 
+/// What would be done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is made.
+    Make,
+    /// It is made in the place of something else.
+    Replace,
+    /// It is right already.
+    Leave,
+    /// Something else is there, and stays.
+    Keep,
+}
+
+/// How it is told what would become of what is in the target.
+pub(in crate::materialize) trait Look {
+    /// What would be done with an entry whose name in `dir` this is; without a directory, it is not there yet.
+    fn would(&self, dir: Option<BorrowedFd<'_>>, name: &CStr, entry: &Entry) -> Result<Action, Failure>;
+
+    /// Whether `there`, which has the name of a hard link, stays, by what was said of overwriting.
+    fn keeps(&self, mtime: Timestamp, there: &Stat) -> bool;
+}
+
 /// Looks at the target as it is now.
-pub(super) struct DryRun<'a> {
-    pub(super) options: &'a Options,
-    pub(super) creator: &'a Creator,
-    pub(super) report: &'a Report,
-    pub(super) bindings: Bindings<'a>,
-    pub(super) latest: Option<Latest>,
-    pub(super) tell: fn(&EntryPath, Action),
+pub(in crate::materialize) struct DryRun<'a> {
+    pub(in crate::materialize) target: &'a Path,
+    pub(in crate::materialize) selection: &'a Selection,
+    pub(in crate::materialize) strip: usize,
+    pub(in crate::materialize) look: &'a dyn Look,
+    pub(in crate::materialize) report: &'a Report,
+    pub(in crate::materialize) bindings: Bindings<'a>,
+    pub(in crate::materialize) latest: Option<Latest>,
+    pub(in crate::materialize) tell: fn(&EntryPath, Action),
     /// By which name the contents come of what has several.
-    pub(super) firsts: HashMap<Ino, EntryPath>,
+    pub(in crate::materialize) firsts: HashMap<Ino, EntryPath>,
 }
 
 impl DryRun<'_> {
     /// Tells of an entry, and of the links that have waited for it.
-    pub(super) fn take(&mut self, item: &Item) -> Result<(), Error> {
+    pub(in crate::materialize) fn take(&mut self, item: &Item) -> Result<(), Error> {
         for binding in self.bindings.take(item) {
             let Binding { path, ino, target, number, place } = binding;
             let Some(a) = self.bindings.index.attributes(ino) else { continue };
@@ -44,7 +68,7 @@ impl DryRun<'_> {
                 Place::Same if target.is_some() || path.is_root() => continue,
                 _ => {}
             }
-            let new = a.kind == Kind::Directory || self.options.selection.is_new(a.mtime);
+            let new = a.kind == Kind::Directory || self.selection.is_new(a.mtime);
             if !new || self.latest.as_ref().is_some_and(|latest| latest.supersedes(&path, number)) {
                 continue;
             }
@@ -59,10 +83,10 @@ impl DryRun<'_> {
     }
 
     /// What would be done with another name.
-    fn link(&mut self, path: &EntryPath, target: EntryPath, ino: Ino) -> io::Result<Action> {
+    fn link(&mut self, path: &EntryPath, target: EntryPath, ino: Ino) -> Result<Action, Failure> {
         let first = match self.firsts.get(&ino) {
             Some(first) => first.clone(),
-            None if self.options.selection.wants(&target) => target,
+            None if self.selection.wants(&target) => target,
             None => path.clone(),
         };
         self.firsts.insert(ino, first.clone());
@@ -78,25 +102,25 @@ impl DryRun<'_> {
         Ok(match (there, first) {
             (None, _) => Action::Make,
             (Some(there), Some(first)) if (there.st_dev, there.st_ino) == (first.st_dev, first.st_ino) => Action::Leave,
-            (Some(there), _) if self.creator.keeps(entry.metadata.mtime, &there) => Action::Keep,
+            (Some(there), _) if self.look.keeps(entry.metadata.mtime, &there) => Action::Keep,
             _ => Action::Replace,
         })
     }
 
-    fn action(&self, path: &EntryPath, entry: &Entry) -> io::Result<Action> {
+    fn action(&self, path: &EntryPath, entry: &Entry) -> Result<Action, Failure> {
         let Some((dir, name)) = self.place(path)? else { return Ok(Action::Leave) };
-        self.creator.would(dir.as_ref().map(AsFd::as_fd), &name, entry)
+        self.look.would(dir.as_ref().map(AsFd::as_fd), &name, entry)
     }
 
     /// The directory that a path is in, where that is there, and its name there.
-    fn place(&self, path: &EntryPath) -> io::Result<Option<(Option<OwnedFd>, CString)>> {
-        let components: Vec<&[u8]> = path.components().skip(self.options.strip).collect();
+    fn place(&self, path: &EntryPath) -> Result<Option<(Option<OwnedFd>, CString)>, Failure> {
+        let components: Vec<&[u8]> = path.components().skip(self.strip).collect();
         let Some((name, parents)) = components.split_last() else { return Ok(None) };
-        let mut parent = self.options.target.clone();
+        let mut parent = self.target.to_owned();
         parent.extend(parents.iter().map(|name| OsStr::from_bytes(name)));
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = open(&parent, flags, Mode::empty()).ok();
-        let name = CString::new(*name).map_err(io::Error::from)?;
+        let name = CString::new(*name).map_err(std::io::Error::from)?;
         Ok(Some((dir, name)))
     }
 }

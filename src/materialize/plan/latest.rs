@@ -11,19 +11,19 @@ use crate::entry::EntryPath;
 
 /// The names that have been replaced.
 #[derive(Default)]
-pub(super) struct Latest {
+pub(in crate::materialize) struct Latest {
     /// By the place in the target, the number of the last binding.
     last: HashMap<Box<[u8]>, u64>,
     strip: usize,
 }
 
 impl Latest {
-    pub(super) fn new(strip: usize) -> Self {
+    pub(in crate::materialize) fn new(strip: usize) -> Self {
         Latest { strip, ..Latest::default() }
     }
 
     /// The next binding of the first pass.
-    pub(super) fn take(&mut self, binding: &Binding) {
+    pub(in crate::materialize) fn take(&mut self, binding: &Binding) {
         if let Place::Replaces(_) = binding.place
             && let Some(left) = binding.path.without_first(self.strip)
         {
@@ -39,13 +39,13 @@ impl Latest {
     }
 
     /// Whether what this path means after the binding of that number is replaced by a later one.
-    pub(super) fn supersedes(&self, path: &EntryPath, number: u64) -> bool {
+    pub(in crate::materialize) fn supersedes(&self, path: &EntryPath, number: u64) -> bool {
         self.last(path).is_some_and(|last| number < last)
     }
 
     /// Whether what it meant just before that binding is replaced by it or by a later one of the first pass, so that it was
     /// never made.
-    pub(super) fn superseded_before(&self, path: &EntryPath, number: u64) -> bool {
+    pub(in crate::materialize) fn superseded_before(&self, path: &EntryPath, number: u64) -> bool {
         self.last(path).is_some_and(|last| number <= last)
     }
 }

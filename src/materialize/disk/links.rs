@@ -1,19 +1,20 @@
 //! Second names of what has been made.
 
 use std::ffi::{CStr, CString};
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use rustix::fs::{AtFlags, FileType, Stat, statat};
+use rustix::fs::{AtFlags, FileType, statat};
+use rustix::io::Errno;
 
-use super::Overwrite;
-use super::batch::Unmade;
-use super::create::{Creator, file_type, time_of};
-use super::metadata::Held;
+use super::creator::Creator;
+use super::metadata::{Held, file_type, time_of};
 use crate::entry::{EntryPath, Timestamp, escape};
 use crate::index::{Ino, Kind};
+use crate::materialize::error::Failure;
+use crate::materialize::options::Overwrite;
+use crate::materialize::plan::Look;
 use crate::replay::Item;
 
 /// A second name for what is there.
@@ -40,14 +41,23 @@ pub(super) struct What {
     pub(super) doubtful: Option<Item>,
 }
 
+/// Why another name could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unmade {
+    /// What has the first name is not what was packed.
+    OtherFile,
+    /// The file cannot have another name there.
+    NoMoreLinks,
+}
+
 impl Creator {
     /// Makes another name.
-    pub(super) fn link(&self, link: &Link) -> io::Result<Result<(), Unmade>> {
+    pub(super) fn link(&self, link: &Link) -> Result<Result<(), Unmade>, Failure> {
         let Some(first) = self.first_of(link)? else { return Ok(Err(Unmade::OtherFile)) };
         let (dir, name) = (link.dir.as_fd(), &*link.name);
-        let make = |name: &CStr| first.link(dir, name);
+        let make = |name: &CStr| Ok::<_, Failure>(first.link(dir, name)?);
         let made = match make(name) {
-            Err(e) if e.raw_os_error() == Some(libc::EEXIST) => {
+            Err(e) if e.errno() == Some(Errno::EXIST) => {
                 let there = statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?;
                 if (there.st_dev, there.st_ino) == (first.stat.st_dev, first.stat.st_ino) {
                     self.report.unchanged.fetch_add(1, Ordering::Relaxed);
@@ -66,7 +76,7 @@ impl Creator {
             made => made,
         };
         match made {
-            Err(e) if matches!(e.raw_os_error(), Some(libc::EMLINK | libc::EXDEV)) => {
+            Err(e) if matches!(e.errno(), Some(Errno::MLINK | Errno::XDEV)) => {
                 let first = escape(link.first.as_bytes());
                 self.report.problem(link.path.as_bytes(), format!("it is a copy of '{first}' and no hard link: {e}"));
                 Ok(Err(Unmade::NoMoreLinks))
@@ -80,20 +90,11 @@ impl Creator {
         }
     }
 
-    /// Whether what has the second name stays, by what was said of overwriting.
-    pub(super) fn keeps(&self, mtime: Timestamp, there: &Stat) -> bool {
-        match self.overwrite {
-            Overwrite::Never => true,
-            Overwrite::IfNewer => (mtime.seconds(), i64::from(mtime.nanos())) <= time_of(there),
-            Overwrite::IfChanged | Overwrite::Always => false,
-        }
-    }
-
     /// What has the first name, where that is what was packed: not what was kept instead of it, and not what somebody
     /// else has put there meanwhile.
-    fn first_of(&self, link: &Link) -> io::Result<Option<Held>> {
+    fn first_of(&self, link: &Link) -> Result<Option<Held>, Failure> {
         let held = match Held::open(link.from.0.as_fd(), &link.from.1) {
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+            Err(Errno::NOENT) => return Ok(None),
             held => held?,
         };
         let (there, what) = (&held.stat, &link.what);

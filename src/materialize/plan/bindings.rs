@@ -5,24 +5,24 @@
 
 use std::collections::HashMap;
 
-use super::Options;
+use super::select::Selection;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
 use crate::index::{Arrival, Index, Ino, Inserted, Kind, Refusal};
 use crate::replay::Item;
 
 /// A name gets its meaning.
-pub(super) struct Binding {
-    pub(super) number: u64,
-    pub(super) path: EntryPath,
-    pub(super) ino: Ino,
+pub(in crate::materialize) struct Binding {
+    pub(in crate::materialize) number: u64,
+    pub(in crate::materialize) path: EntryPath,
+    pub(in crate::materialize) ino: Ino,
     /// Of a hard link, the name that it repeats.
-    pub(super) target: Option<EntryPath>,
-    pub(super) place: Place,
+    pub(in crate::materialize) target: Option<EntryPath>,
+    pub(in crate::materialize) place: Place,
 }
 
 /// What a binding means for its place in the target.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(in crate::materialize) enum Place {
     /// It has none: it is not selected.
     None,
     /// Nothing is left of its path.
@@ -38,10 +38,14 @@ pub(super) enum Place {
 }
 
 /// The entries taken so far, as a tree.
-pub(super) struct Bindings<'a> {
-    options: &'a Options,
+pub(in crate::materialize) struct Bindings<'a> {
+    selection: &'a Selection,
+    /// So many leading components of each path are left away.
+    strip: usize,
+    /// Whether owners count by their names.
+    by_name: bool,
     /// The tree of the mount.
-    pub(super) index: Index,
+    pub(in crate::materialize) index: Index,
     /// The tree of the target, where paths lose leading components.
     stripped: Option<Stripped>,
     /// Metadata with the names of owners, which the index does not keep, where these count.
@@ -57,13 +61,18 @@ struct Stripped {
 }
 
 impl<'a> Bindings<'a> {
-    pub(super) fn new(options: &'a Options, new_index: impl Fn() -> Index) -> Self {
-        let stripped = (options.strip > 0).then(|| Stripped { index: new_index(), inos: vec![Ino::ROOT] });
-        Bindings { options, index: new_index(), stripped, owners: HashMap::new(), next: 0 }
+    pub(in crate::materialize) fn new(
+        selection: &'a Selection,
+        strip: usize,
+        by_name: bool,
+        new_index: impl Fn() -> Index,
+    ) -> Self {
+        let stripped = (strip > 0).then(|| Stripped { index: new_index(), inos: vec![Ino::ROOT] });
+        Bindings { selection, strip, by_name, index: new_index(), stripped, owners: HashMap::new(), next: 0 }
     }
 
     /// The next entry, with where its contents are. What the mount refused gives nothing.
-    pub(super) fn take(&mut self, item: &Item) -> Vec<Binding> {
+    pub(in crate::materialize) fn take(&mut self, item: &Item) -> Vec<Binding> {
         let Item { entry, place, lost, .. } = item;
         let before = self.index.resolve(entry.path.as_bytes());
         let mut late = Vec::new();
@@ -81,7 +90,7 @@ impl<'a> Bindings<'a> {
                 let arrival = lost.map_or(Arrival::Complete, |received| Arrival::Truncated { received });
                 self.index.set_arrival(ino, arrival);
             }
-            if self.options.by_name {
+            if self.by_name {
                 self.owners.insert(ino, Box::new(entry.metadata.clone()));
             }
         }
@@ -97,10 +106,10 @@ impl<'a> Bindings<'a> {
         let number = self.next;
         self.next += 1;
         let place = match &mut self.stripped {
-            _ if !self.options.selection.wants(&path) => Place::None,
+            _ if !self.selection.wants(&path) => Place::None,
             Some(stripped) => {
-                self.options.selection.saw(path.components().count());
-                match path.without_first(self.options.strip) {
+                self.selection.saw(path.components().count());
+                match path.without_first(self.strip) {
                     Some(left) => stripped.bind(&self.index, &path, left, ino),
                     None => Place::Stripped,
                 }
@@ -115,18 +124,18 @@ impl<'a> Bindings<'a> {
     }
 
     /// Whether a path means this inode by now, and has its place in the target.
-    pub(super) fn has_place(&self, path: &EntryPath, ino: Ino) -> bool {
+    pub(in crate::materialize) fn has_place(&self, path: &EntryPath, ino: Ino) -> bool {
         self.index.resolve(path.as_bytes()) == Some(ino)
-            && match (&self.stripped, path.without_first(self.options.strip)) {
+            && match (&self.stripped, path.without_first(self.strip)) {
                 (_, None) => false,
                 (Some(stripped), Some(left)) => stripped.resolve(left) == Some(ino),
                 (None, Some(_)) => true,
             }
-            && self.options.selection.wants(path)
+            && self.selection.wants(path)
     }
 
     /// What has this path in the target.
-    pub(super) fn in_target(&self, path: &[u8]) -> Option<Ino> {
+    pub(in crate::materialize) fn in_target(&self, path: &[u8]) -> Option<Ino> {
         match &self.stripped {
             Some(stripped) => stripped.resolve(path),
             None => self.index.resolve(path),
@@ -134,12 +143,12 @@ impl<'a> Bindings<'a> {
     }
 
     /// The tree of the target, where more may be in it than is selected; [`Bindings::ino`] gives the inodes of the mount.
-    pub(super) fn target(&self) -> &Index {
+    pub(in crate::materialize) fn target(&self) -> &Index {
         self.stripped.as_ref().map_or(&self.index, |stripped| &stripped.index)
     }
 
     /// The inode of the mount for one of [`Bindings::target`].
-    pub(super) fn ino(&self, of_target: Ino) -> Option<Ino> {
+    pub(in crate::materialize) fn ino(&self, of_target: Ino) -> Option<Ino> {
         match &self.stripped {
             Some(stripped) => stripped.ino(of_target),
             None => Some(of_target),
@@ -147,7 +156,7 @@ impl<'a> Bindings<'a> {
     }
 
     /// What belongs to an inode.
-    pub(super) fn metadata(&self, ino: Ino) -> Option<Metadata> {
+    pub(in crate::materialize) fn metadata(&self, ino: Ino) -> Option<Metadata> {
         if let Some(metadata) = self.owners.get(&ino) {
             return Some((**metadata).clone());
         }
@@ -157,7 +166,7 @@ impl<'a> Bindings<'a> {
     }
 
     /// The entry that an inode came from, under another name. None of a directory.
-    pub(super) fn copy_of(&self, ino: Ino, path: &EntryPath) -> Option<Item> {
+    pub(in crate::materialize) fn copy_of(&self, ino: Ino, path: &EntryPath) -> Option<Item> {
         let a = self.index.attributes(ino)?;
         let kind = match a.kind {
             Kind::File => EntryKind::File { size: a.size, sparse: self.index.sparse(ino).cloned() },

@@ -2,64 +2,97 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::CString;
-use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender};
 
-use parking_lot::Mutex;
+use rustix::io::Errno;
 
-use super::batch::{Batch, Unmade, explain};
-use super::bindings::{Binding, Bindings, Place};
-use super::create::{Creator, Task};
+use super::batch::{Batch, Workers};
+use super::create::Task;
+use super::creator::Creator;
 use super::early::Early;
-use super::latest::Latest;
-use super::links::{Link, What};
-use super::report::{self, Report, weight};
+use super::links::{Link, Unmade, What};
+use super::metadata;
 use super::target::Target;
-use super::{Error, Options, Overwrite, metadata};
 use crate::entry::{EntryKind, EntryPath};
 use crate::index::{Arrival, Ino, Kind, Name};
+use crate::materialize::error::{Error, Failure};
+use crate::materialize::options::{Options, Overwrite};
+use crate::materialize::plan::{Binding, Bindings, Latest, Place};
+use crate::materialize::report::{self, Report, weight};
 use crate::replay::{Bytes, Item};
 
 const IN_UNMADE: &str = "the directory that it is in could not be restored";
 
 /// The one that takes entries: into the tree of names, and into batches.
-pub(super) struct Restore<'a> {
+pub(in crate::materialize) struct Restore<'a> {
     pub(super) options: &'a Options,
     pub(super) bindings: Bindings<'a>,
     pub(super) target: Target,
     pub(super) creator: &'a Creator,
-    pub(super) report: &'a Report,
-    pub(super) fatal: &'a Mutex<Option<(String, io::Error)>>,
-    pub(super) batch: Batch,
-    pub(super) send: SyncSender<Batch>,
-    pub(super) finished: Receiver<Vec<(Link, Unmade)>>,
+    report: &'a Report,
+    workers: Workers<'a>,
+    batch: Batch,
     /// What is superseded, where that is known.
-    pub(super) latest: Option<Latest>,
+    latest: Option<Latest>,
     /// The number of the binding that is being made.
-    pub(super) now: u64,
+    now: u64,
     /// Entries that have been put into batches.
-    pub(super) handed: u64,
+    handed: u64,
     /// Batches that have been sent and are not finished.
-    pub(super) under_way: usize,
+    under_way: usize,
     /// Of what has several names, those that it was made by; the last is tried first.
-    pub(super) names: HashMap<Ino, Vec<Name>>,
+    names: HashMap<Ino, Vec<Name>>,
     /// What has taken the place of something: what is in the target by its name may be an earlier version that
     /// looks the same.
-    pub(super) doubtful: HashSet<Ino>,
+    doubtful: HashSet<Ino>,
     /// What there is already of a file that is arriving.
     pub(super) early: Option<Early>,
     /// Directories that could not be made, and have been named.
-    pub(super) unmade: HashSet<Ino>,
+    unmade: HashSet<Ino>,
     /// Where the entry before went.
-    pub(super) parent: (Vec<u8>, Ino),
+    parent: (Vec<u8>, Ino),
 }
 
-impl Restore<'_> {
+impl<'a> Restore<'a> {
+    pub(in crate::materialize) fn new(
+        options: &'a Options,
+        bindings: Bindings<'a>,
+        latest: Option<Latest>,
+        mut target: Target,
+        creator: &'a Creator,
+        report: &'a Report,
+        workers: Workers<'a>,
+    ) -> Self {
+        target.is_root(Ino::ROOT);
+        Restore {
+            options,
+            bindings,
+            latest,
+            now: 0,
+            target,
+            creator,
+            report,
+            workers,
+            batch: Batch::default(),
+            handed: 0,
+            under_way: 0,
+            names: HashMap::new(),
+            doubtful: HashSet::new(),
+            early: None,
+            unmade: HashSet::new(),
+            parent: (Vec::new(), Ino::ROOT),
+        }
+    }
+
+    /// The directories, once everything is made.
+    pub(in crate::materialize) fn into_target(self) -> Target {
+        self.target
+    }
+
     /// The next entry: into the index, and into the batch.
-    pub(super) fn take(&mut self, item: Item) -> Result<(), Error> {
+    pub(in crate::materialize) fn take(&mut self, item: Item) -> Result<(), Error> {
         let stored = item.entry.kind.stored_len();
         self.report.read.fetch_add(weight(stored), Ordering::Relaxed);
         let before = self.handed;
@@ -213,7 +246,7 @@ impl Restore<'_> {
     }
 
     /// Something with contents of its own.
-    pub(super) fn task(&mut self, ino: Ino, item: Item, replaces_ours: bool) -> Result<(), Error> {
+    fn task(&mut self, ino: Ino, item: Item, replaces_ours: bool) -> Result<(), Error> {
         let path = item.entry.path.clone();
         if let Some(received) = item.lost {
             if let Some(mut early) = self.early.take() {
@@ -388,31 +421,31 @@ impl Restore<'_> {
     }
 
     /// An error of one entry is a problem; one of the target as a whole ends it.
-    pub(super) fn problem(&self, path: &[u8], cause: io::Error) -> Result<(), Error> {
+    fn problem(&self, path: &[u8], cause: impl Into<Failure>) -> Result<(), Error> {
+        let cause = cause.into();
         if self.creator.is_fatal(&cause) {
             return Err(Error::Entry { path: report::told(path), cause });
         }
-        self.report.problem(path, explain(&cause));
+        self.report.problem(path, cause.explain());
         Ok(())
     }
 
     /// Hands over what is gathered; with `wait`, until it and all before it are made.
-    pub(super) fn flush(&mut self, wait: bool) -> Result<(), Error> {
+    pub(in crate::materialize) fn flush(&mut self, wait: bool) -> Result<(), Error> {
         loop {
             if !self.batch.tasks.is_empty() || !self.batch.links.is_empty() {
                 if let Some(task) = self.batch.tasks.last() {
                     self.report.current(task.item.entry.path.as_bytes());
                 }
-                // The other side lives as long as we do.
-                let _ = self.send.send(std::mem::take(&mut self.batch));
+                self.workers.hand_over(std::mem::take(&mut self.batch));
                 self.under_way += 1;
             }
             while self.under_way > 0 && (wait || self.under_way > 1) {
-                let without = self.finished.recv().unwrap_or_default();
+                let without = self.workers.wait();
                 self.under_way -= 1;
                 self.without_first(without)?;
             }
-            if let Some((path, cause)) = self.fatal.lock().take() {
+            if let Some((path, cause)) = self.workers.failure() {
                 return Err(Error::Entry { path, cause });
             }
             if !wait || self.batch.tasks.is_empty() && self.batch.links.is_empty() {
@@ -422,7 +455,7 @@ impl Restore<'_> {
     }
 
     /// The metadata of directories: nothing is made in them any more.
-    pub(super) fn finish(&mut self) -> Result<(), Error> {
+    pub(in crate::materialize) fn finish(&mut self) -> Result<(), Error> {
         for (ino, made) in self.target.deepest_first() {
             let path = self.target.path(ino);
             let dir = match self.target.get(ino) {
@@ -453,7 +486,7 @@ impl Restore<'_> {
             let applied = if implied {
                 rustix::fs::fchmod(&dir, rustix::fs::Mode::from_raw_mode(0o755))
                     .and_then(|()| rustix::fs::futimens(&dir, &metadata::times(&metadata)))
-                    .map_err(io::Error::from)
+                    .map_err(Failure::from)
             } else {
                 metadata::apply(dir.as_fd(), &metadata, &self.creator.owners, false, &path, self.report)
             };
@@ -465,9 +498,9 @@ impl Restore<'_> {
     }
 
     /// Whether a directory that cannot be opened any more has made room for a later entry.
-    fn is_replaced(&self, ino: Ino, cause: &io::Error) -> bool {
+    fn is_replaced(&self, ino: Ino, cause: &std::io::Error) -> bool {
         if self.options.strip > 0 {
-            return matches!(cause.raw_os_error(), Some(libc::ENOTDIR | libc::ENOENT | libc::ELOOP));
+            return matches!(Errno::from_io_error(cause), Some(Errno::NOTDIR | Errno::NOENT | Errno::LOOP));
         }
         let index = &self.bindings.index;
         let mut at = ino;
