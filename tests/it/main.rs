@@ -28,5 +28,6 @@ mod sparse;
 mod stepwise;
 mod story;
 mod support;
+mod too_large;
 mod trust;
 mod verify;

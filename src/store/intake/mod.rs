@@ -7,6 +7,8 @@
 
 mod blob;
 mod draft;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 
