@@ -3,6 +3,8 @@
 //! [`Running::start`] returns when the mount answers. It stays until it is unmounted, by [`Handle::unmount`] or
 //! from outside, whatever becomes of the stream.
 
+mod clients;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -15,9 +17,10 @@ use std::time::SystemTime;
 
 use rustix::fs::{FileType, Mode, OFlags, fstat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Timestamp, escape_path};
-use crate::fs::{Closer, Filesystem, state};
+use crate::fs::{Closer, Filesystem, Opens, state};
 use crate::fuse;
 pub use crate::fuse::Helper;
 use crate::index::{Index, Ino};
@@ -33,6 +36,7 @@ pub use crate::store::Scrubbed;
 use crate::store::Store;
 use crate::tarball;
 use crate::wire::Listener;
+pub use clients::{Client, Clients, Doing, Present};
 
 /// Where entries come from.
 #[derive(Debug)]
@@ -184,6 +188,8 @@ pub enum HandOver {
 pub struct Handle {
     stop: Stop,
     closer: Closer,
+    opens: Arc<Opens>,
+    clients: Clients,
     helper: Option<Arc<Helper>>,
     store: Arc<Store>,
     monitor: Arc<Monitor>,
@@ -192,13 +198,29 @@ pub struct Handle {
     ender: fuse::Ender,
     concatenated: bool,
     unmounted: AtomicBool,
+    /// Whether it receives on as long as somebody uses it.
+    lazy: AtomicBool,
     /// Whether it was tried before.
     tried: AtomicBool,
+}
+
+/// How a mount is to be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum How {
+    /// Only where nothing is lost by it, and nobody uses it.
+    Gently,
+    /// From the tree. It is served, and receives, for those who use it.
+    Lazily,
+    /// In any case; receiving is stopped.
+    ByForce,
 }
 
 /// What is to be known before a mount is taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Leave {
+    /// It is the last one, and clients are at work.
+    Busy,
     /// It is the last one, and what has not arrived would be lost.
     Receiving,
     /// It is the last one; everything has arrived, and the spool is being synced.
@@ -283,7 +305,7 @@ impl Running {
         }
         let filesystem = Filesystem::new(store.clone())?;
         let stop = Stop::new()?;
-        let closer = filesystem.closer();
+        let (closer, opens) = (filesystem.closer(), filesystem.opens().clone());
         let options = fuse::Options { allow_other, passthrough, xattrs };
         let helper = helper.map(Arc::new);
         let session = fuse::mount(filesystem, point.as_fd(), &mountpoint, &name, options, helper.clone())
@@ -291,6 +313,8 @@ impl Running {
         let handle = Arc::new(Handle {
             stop: stop.clone(),
             closer,
+            opens,
+            clients: Clients::default(),
             helper,
             store: store.clone(),
             monitor: monitor.clone(),
@@ -299,6 +323,7 @@ impl Running {
             ender: session.ender(),
             concatenated: tar.concatenated,
             unmounted: AtomicBool::new(false),
+            lazy: AtomicBool::new(false),
             tried: AtomicBool::new(false),
         });
         let (monitor, max_index) = (monitor.clone(), max_index.unwrap_or_else(quarter_of_memory));
@@ -337,15 +362,20 @@ impl Running {
         Ok(())
     }
 
-    /// Serves until it is unmounted and nothing holds it any more, or it cannot be served. The spool goes away with it.
+    /// Serves until it is unmounted and nothing holds it any more, or it cannot be served. The spool goes away when the
+    /// last client has gone: those who restore have descriptors of it.
     pub fn join(self) -> io::Result<()> {
         let ended = self.session.join();
         self.handle.unmounted.store(true, Ordering::Release);
+        if self.handle.lazy.load(Ordering::Acquire) {
+            self.handle.clients.wait_none();
+        }
         self.handle.stop.stop();
         self.handle.closer.close();
         if self.ingest.join().is_err() {
             log::error!("receiving ended with a panic");
         }
+        self.handle.clients.wait_none();
         // Whoever still holds a handle must not keep it on the disk.
         if let Some(spool) = self.handle.store.spool() {
             spool.remove();
@@ -377,10 +407,13 @@ impl Handle {
 
     /// Takes the mount away at once, wherever it is by now, also while it is in use; open files can be read on. Where
     /// there is nothing to take away, because it is held by open files or by another mount namespace, it ends; so it does
-    /// where that fails a second time, because something else is mounted over it.
+    /// where that fails a second time, because something else is mounted over it. The second time no client is waited for.
     pub fn unmount(&self) -> Result<(), mounts::Error> {
         self.cease();
         let tried = self.tried.swap(true, Ordering::AcqRel);
+        if tried {
+            self.clients.give_up();
+        }
         match mounts::detach_all(&self.device) {
             Ok(true) => {}
             Ok(false) => self.ender.end(),
@@ -405,25 +438,57 @@ impl Handle {
         self.ender.end();
     }
 
-    /// Gets ready for the end of the mount of this number. Nothing is done where others stay, or where it still receives,
-    /// unless that is to be stopped.
-    pub fn leave(&self, id: u64, force: bool) -> io::Result<Leave> {
+    /// Gets ready for the end of the mount of this number. Nothing is done where others stay; gently also where it still
+    /// receives, or clients are at work.
+    pub fn leave(&self, id: u64, how: How) -> io::Result<Leave> {
         let others = Table::read()?.others(&self.device, id);
-        if others != Others::Stay && !force && self.monitor.verdict().is_none() {
-            let settling = self.monitor.status().phase == Phase::Settling;
-            return Ok(if settling { Leave::Settling } else { Leave::Receiving });
+        if others != Others::Stay && how == How::Gently {
+            if !self.clients.list().is_empty() {
+                return Ok(Leave::Busy);
+            }
+            if self.monitor.verdict().is_none() {
+                let settling = self.monitor.status().phase == Phase::Settling;
+                return Ok(if settling { Leave::Settling } else { Leave::Receiving });
+            }
         }
         if others == Others::None {
-            self.cease();
+            if how == How::Lazily {
+                self.lazy.store(true, Ordering::Release);
+                self.unmounted.store(true, Ordering::Release);
+                self.end_helper();
+            } else {
+                self.lazy.store(false, Ordering::Release);
+                self.cease();
+            }
             return Ok(Leave::Last);
         }
         // Those that do not go with it are served on.
-        if others == Others::MayGo
-            && let Some(helper) = &self.helper
-        {
-            helper.kill();
+        if others == Others::MayGo {
+            self.end_helper();
         }
         Ok(Leave::Others)
+    }
+
+    /// It may have a copy of the mount.
+    fn end_helper(&self) {
+        if let Some(helper) = &self.helper {
+            helper.kill();
+        }
+    }
+
+    /// Those who have asked for something that takes its time.
+    pub fn clients(&self) -> &Clients {
+        &self.clients
+    }
+
+    /// How many files and directories are open, as far as the kernel tells.
+    pub fn opens(&self) -> (u64, u64) {
+        self.opens.count()
+    }
+
+    /// The process that lists directories ahead, which has some of them open meanwhile.
+    pub fn helper(&self) -> Option<u32> {
+        self.helper.as_ref().map(|helper| helper.pid())
     }
 
     /// Receives no more, and ends every read that waits.
@@ -432,10 +497,7 @@ impl Handle {
         self.store.abandon();
         self.stop.stop();
         self.closer.close();
-        // It may have a copy of the mount.
-        if let Some(helper) = &self.helper {
-            helper.kill();
-        }
+        self.end_helper();
     }
 
     /// Whether it is taken away, or about to be.

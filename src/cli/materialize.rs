@@ -234,7 +234,8 @@ fn time(text: &str) -> Result<Timestamp, String> {
 /// What the daemon hands over.
 fn origin(mounted: &Mounted) -> Result<Origin, Error> {
     let other = |cause: replay::Error| other(mounted, cause.into());
-    let (response, files) = Connection::open(mounted)?.ask_for_files(&Request::Contents)?;
+    let mut connection = Connection::open(mounted)?;
+    let (response, files) = connection.ask_for_files(&Request::Contents)?;
     let mut files = files.into_iter();
     let (contents, concatenated, made) = match (response, files.next(), files.next()) {
         (Response::Contents { spool: true, made, .. }, Some(journal), Some(blobs)) => {

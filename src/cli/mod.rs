@@ -1,6 +1,7 @@
 //! The commands. The only place that prints.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
 
+mod busy;
 mod daemon;
 mod deliver;
 mod exit;
@@ -14,6 +15,7 @@ mod scrub;
 mod send;
 mod show;
 mod status;
+mod stop;
 mod token;
 mod umount;
 mod wait;
@@ -60,6 +62,8 @@ enum Command {
     Send(SendArgs),
     /// Read back what a mount has in its spool, and compare it with its checksums
     Scrub(ScrubArgs),
+    /// Stop receiving, as Ctrl-C in front does: what arrived stays mounted
+    Stop(StopArgs),
     /// Unmount
     Umount(UmountArgs),
 }
@@ -306,14 +310,30 @@ struct ScrubArgs {
 }
 
 #[derive(Debug, Args)]
+#[command(after_help = "The exit code is that of the stream (4: incomplete), or 0 where it was over already.")]
+struct StopArgs {
+    /// The mount point
+    mountpoint: PathBuf,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A mount that is in use is not unmounted: while 'restorefs materialize', 'wait' or 'scrub' are at work, or a \
+                  process has something in it open, mapped, or as its working or root directory. Each is named."
+)]
 struct UmountArgs {
     /// The mount point
     mountpoint: PathBuf,
-    /// Unmount even while it receives (what has not arrived is lost), while something is mounted below it (that is unmounted
-    /// too), or when its daemon does not answer or refuses; end the daemon even if files in the mount are open, another
-    /// mount covers it, or another mount namespace has a copy
+    /// Unmount even while it is in use, while it receives (what has not arrived is lost), while something is mounted below
+    /// it (that is unmounted too), or when its daemon does not answer or refuses; end the daemon even if files in the mount
+    /// are open, another mount covers it, or another mount namespace has a copy. A 'materialize' at work goes on with what
+    /// has arrived
     #[arg(short, long)]
     force: bool,
+    /// Detach it from the tree now; whoever uses it goes on, and what they wait for still arrives. Daemon and spool go with
+    /// the last of them
+    #[arg(short, long, conflicts_with = "force")]
+    lazy: bool,
 }
 
 /// Runs a command line.
@@ -329,6 +349,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Materialize(args) => materialize::run(&args),
         Command::Send(args) => send::run(args),
         Command::Scrub(args) => scrub::run(&args),
+        Command::Stop(args) => stop::run(&args),
         Command::Umount(args) => umount::run(&args),
     }
 }

@@ -67,6 +67,20 @@ pub(super) fn find(path: &Path) -> Result<Mounted, String> {
     }
 }
 
+/// The mount that a path of the command line is the root of.
+pub(super) fn find_root(path: &Path) -> Result<Mounted, String> {
+    match control::find_root(path) {
+        Ok(Some((mounted, true))) => Ok(mounted),
+        Ok(Some((mounted, false))) => Err(format!(
+            "'{}' is not a mount point; it is inside the mount at '{}'",
+            show::path(path),
+            show::path(&mounted.mountpoint)
+        )),
+        Ok(None) => find(path),
+        Err(e) => Err(format!("cannot read /proc/self/mountinfo: {e}")),
+    }
+}
+
 /// How a mount stands: now, or when what is requested has come about.
 pub(super) fn ask(mounted: &Mounted, request: &Request) -> Result<Status, Error> {
     match Connection::open(mounted)?.ask(request)? {

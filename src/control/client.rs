@@ -72,6 +72,9 @@ pub enum Error {
         /// The daemon, where it is known.
         pid: Option<u32>,
     },
+    /// It has closed the connection, and owes an answer.
+    #[error("the daemon of '{mountpoint}' has ended, or was killed", mountpoint = escape_path(.0))]
+    Ended(PathBuf),
     /// It is somebody else's.
     #[error(
         "'{mountpoint}' belongs to another user: only they and root may ask its daemon",
@@ -88,7 +91,7 @@ pub enum Error {
     },
 }
 
-/// A connection to a daemon, for one request.
+/// A connection to a daemon: for one request or, where that was for the contents, for others too.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -199,31 +202,45 @@ impl Connection {
     }
 
     /// Asks, and waits for the answer: as long as it takes where waiting is what is asked for.
-    pub fn ask(self, request: &Request) -> Result<Response, Error> {
+    pub fn ask(mut self, request: &Request) -> Result<Response, Error> {
         self.ask_for_files(request).map(|(response, _)| response)
     }
 
-    /// The same, with the open files that come with the answer.
-    pub fn ask_for_files(mut self, request: &Request) -> Result<(Response, Vec<OwnedFd>), Error> {
+    /// Whether it is to the same process as another. Where none can be seen from here, it is taken to be.
+    pub fn is_to_same(&self, other: Option<Pid>) -> bool {
+        self.pid == other
+    }
+
+    /// The process of the daemon, where it can be seen from here.
+    pub fn pid(&self) -> Option<Pid> {
+        self.pid
+    }
+
+    /// The same, with the open files that come with the answer; the connection stays.
+    pub fn ask_for_files(&mut self, request: &Request) -> Result<(Response, Vec<OwnedFd>), Error> {
         let patience = match request {
             Request::Wait { .. } | Request::Stop | Request::More { known: Some(_), .. } | Request::Scrub => None,
             Request::Status
+            | Request::Users
             | Request::Unmount { .. }
             | Request::End
             | Request::Contents
             | Request::More { known: None, .. } => Some(ANSWERS),
         };
         let answer = self.exchange(request, patience).and_then(|(answer, files)| {
-            let mut answer = serde_json::from_slice(&answer)?;
+            let mut answer = serde_json::from_slice(&answer).map_err(unreadable)?;
             make_printable(&mut answer);
-            Ok((serde_json::from_value(answer)?, files))
+            Ok((serde_json::from_value(answer).map_err(unreadable)?, files))
         });
         answer.map_err(|cause| match cause.kind() {
             io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
                 let pid = self.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
-                Error::Silent { mountpoint: self.mountpoint, pid }
+                Error::Silent { mountpoint: self.mountpoint.clone(), pid }
             }
-            _ => Error::Other { mountpoint: self.mountpoint, cause },
+            io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => {
+                Error::Ended(self.mountpoint.clone())
+            }
+            _ => Error::Other { mountpoint: self.mountpoint.clone(), cause },
         })
     }
 
@@ -252,11 +269,7 @@ impl Connection {
                 Ok(_) if files.len() > handover::MAX => {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "it hands over too many files"));
                 }
-                Ok(0) if answer.is_empty() => {
-                    let cause = "it closed the connection without an answer";
-                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, cause));
-                }
-                Ok(0) => break,
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(n) if answer.len() + n > MAX_ANSWER => {
                     return Err(io::Error::new(io::ErrorKind::InvalidData, "its answer is too long"));
                 }
@@ -271,6 +284,11 @@ impl Connection {
         }
         Ok((answer, files))
     }
+}
+
+/// Never the end of the connection, whatever an answer ends with.
+fn unreadable(cause: serde_json::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, cause)
 }
 
 /// The daemon may be another user's, who could have it say anything: nothing of it reaches a terminal as it is.

@@ -1,8 +1,8 @@
 //! What can be asked of a running mount, and how it is found.
 //!
 //! Each daemon listens on a Unix socket that is named by the device number of its mount, in a directory of its
-//! user. One request and its answers go over one connection, a line of JSON each. Only the daemon's own user and
-//! root are answered.
+//! user. One request and its answer go over one connection, a line of JSON each; whoever asks for the contents may ask on,
+//! and counts as a user of the mount until the connection is closed. Only the daemon's own user and root are answered.
 
 mod client;
 mod handover;
@@ -27,7 +27,8 @@ use crate::monitor::Status;
 /// to forget. Longer than this it is held by a process that is stopped.
 const LOCKED: Duration = Duration::from_secs(30);
 
-pub use crate::mounts::{Mounted, find, list};
+pub use crate::mount::{Client, Doing, How};
+pub use crate::mounts::{Mounted, find, find_root, list};
 pub use client::{Connection, Daemon, Error, take_away};
 pub use server::Server;
 
@@ -44,7 +45,7 @@ pub enum Request {
     },
     /// To receive no more.
     Stop,
-    /// For the files that the contents are in: see [`Response::Contents`].
+    /// For the files that the contents are in: see [`Response::Contents`]. They stay until the connection is closed.
     Contents,
     /// To be told how long the journal is.
     More {
@@ -55,12 +56,14 @@ pub enum Request {
     },
     /// To read back what is in the spool, and compare it with its checksums.
     Scrub,
-    /// To get ready for the end of a mount, which the client then takes away; while it receives, only with `force`.
+    /// Who uses it.
+    Users,
+    /// To get ready for the end of a mount, which the client then takes away.
     Unmount {
         /// The number of the mount.
         mount: u64,
-        /// Whether receiving is stopped for it.
-        force: bool,
+        /// What that may cost.
+        how: How,
     },
     /// To end, also where the mount, or a file in it, is still in use.
     End,
@@ -83,6 +86,10 @@ pub enum Response {
     State(String),
     /// The stream is over, and the path has not come.
     Absent,
+    /// Who uses it, as far as the daemon knows.
+    Users(Users),
+    /// Clients are at work.
+    Busy,
     /// It still receives.
     Receiving,
     /// It receives no more, and brings its spool to the disk.
@@ -110,11 +117,29 @@ pub enum Response {
         spooled: u64,
         /// Bytes that came from the source, and all that it has, where that is known.
         source: (u64, Option<u64>),
+        /// Entries and attributes that were left out.
+        #[serde(default)]
+        refused: u64,
     },
     /// What was found in the spool; None where there is none.
     Scrubbed(Option<Scrub>),
     /// It failed.
     Failed(String),
+}
+
+/// Who uses a mount, as far as its daemon knows: other processes than these may have files open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Users {
+    /// Commands that it serves at the moment.
+    pub clients: Vec<Client>,
+    /// Files that are open.
+    pub files: u64,
+    /// Directories that are open.
+    pub directories: u64,
+    /// A process of its own that uses the mount, and does not count.
+    pub helper: Option<u32>,
+    /// Whether the stream is over, and in the spool.
+    pub over: bool,
 }
 
 /// What was found when a spool was read back.

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Request, Response, Scrub, Trace, handover, lock, own_directory};
+use super::{Client, Doing, Request, Response, Scrub, Trace, Users, handover, lock, own_directory};
 use crate::entry::{escape, escape_path};
 use crate::monitor::Monitor;
-use crate::mount::{HandOver, Handle, Leave, Scrubbed};
+use crate::mount::{HandOver, Handle, Leave, Present, Scrubbed};
 use crate::sys;
 
 /// A request is a path at most; more is nobody's whom we know.
@@ -132,10 +132,9 @@ fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
                 continue;
             }
         };
-        let (handle, serving) = (handle.clone(), Serving::new(served));
+        let (handle, served, serving) = (handle.clone(), served.clone(), Serving::new(served));
         let serve = move || {
-            let _serving = serving;
-            if let Err(e) = serve(&connection, &handle) {
+            if let Err(e) = serve(&connection, &handle, Some(serving), &served) {
                 log::debug!("a control connection broke: {e}");
             }
         };
@@ -145,30 +144,72 @@ fn accept(listener: &UnixListener, handle: &Arc<Handle>, served: &Arc<Served>) {
     }
 }
 
-fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
+/// Answers one request. A client that has been given the contents may ask on for as long as it restores.
+fn serve(
+    connection: &UnixStream,
+    handle: &Handle,
+    mut serving: Option<Serving>,
+    served: &Arc<Served>,
+) -> io::Result<()> {
     let peer = sys::peer(connection.as_fd())?;
     if peer.uid != rustix::process::geteuid().as_raw() && peer.uid != 0 {
         return Err(io::Error::other(format!("user {} may not ask", peer.uid)));
     }
+    let client = |doing| Client { pid: peer.pid.map(|pid| pid.as_raw_nonzero().get().unsigned_abs()), doing };
     connection.set_read_timeout(Some(SAYS))?;
     connection.set_write_timeout(Some(SAYS))?;
-    let mut line = Vec::new();
-    BufReader::new(connection.take(MAX_REQUEST)).read_until(b'\n', &mut line)?;
+    let mut reader = BufReader::new(connection);
+    let mut restores: Option<Present<'_>> = None;
+    loop {
+        let mut line = Vec::new();
+        reader.by_ref().take(MAX_REQUEST).read_until(b'\n', &mut line)?;
+        if line.is_empty() && restores.is_some() {
+            return Ok(());
+        }
+        let _serving = serving.take().unwrap_or_else(|| Serving::new(served));
+        let request = serde_json::from_slice(&line);
+        let present = match &request {
+            Ok(Request::Contents) if restores.is_none() => {
+                restores = Some(handle.clients().enter(client(Doing::Materialize)));
+                None
+            }
+            // Who restores is there already.
+            Ok(Request::Wait { .. }) if restores.is_none() => Some(handle.clients().enter(client(Doing::Wait))),
+            Ok(Request::Scrub) => Some(handle.clients().enter(client(Doing::Scrub))),
+            _ => None,
+        };
+        let (response, files) = match request {
+            Ok(request) => answer(request, connection, handle),
+            Err(e) => (Response::Failed(format!("the request cannot be read: {e}")), Vec::new()),
+        };
+        // Who has its answer may unmount next.
+        drop(present);
+        let mut text = serde_json::to_vec(&response)?;
+        text.push(b'\n');
+        handover::send(connection, &text, &files)?;
+        if restores.is_none() {
+            return Ok(());
+        }
+        // Restoring takes as long as it takes.
+        connection.set_read_timeout(None)?;
+    }
+}
+
+fn answer(request: Request, connection: &UnixStream, handle: &Handle) -> (Response, Vec<OwnedFd>) {
     let mut files = Vec::new();
-    let response = match serde_json::from_slice(&line) {
-        Err(e) => Response::Failed(format!("the request cannot be read: {e}")),
-        Ok(Request::Status) => Response::Status(Box::new(handle.status())),
-        Ok(Request::Stop) => {
+    let response = match request {
+        Request::Status => Response::Status(Box::new(handle.status())),
+        Request::Stop => {
             handle.stop_receiving();
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
             Response::Status(Box::new(handle.status()))
         }
-        Ok(Request::Wait { path: None }) => {
+        Request::Wait { path: None } => {
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}
             Response::Status(Box::new(handle.status()))
         }
-        Ok(Request::Wait { path: Some(path) }) => wait_path(connection, handle, &path),
-        Ok(Request::Contents) => match handle.hand_over() {
+        Request::Wait { path: Some(path) } => wait_path(connection, handle, &path),
+        Request::Contents => match handle.hand_over() {
             Ok(HandOver::Spool { journal, blobs }) => {
                 files.extend([journal, blobs]);
                 Response::Contents { spool: true, concatenated: false, made: handle.made() }
@@ -179,7 +220,7 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             }
             Err(e) => Response::Failed(e.to_string()),
         },
-        Ok(Request::More { known, spooled: wanted }) => loop {
+        Request::More { known, spooled: wanted } => loop {
             let version = handle.monitor().version();
             // In this order: when it is over, the journal does not grow any more.
             let over = handle.monitor().verdict().is_some();
@@ -188,12 +229,12 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
             let more = known.is_none_or(|known| journal > known) || wanted.is_some_and(|wanted| spooled >= wanted);
             if over || more || !is_there(connection) {
                 let source = handle.monitor().source_bytes();
-                let changed = handle.is_changed();
-                break Response::Progress { journal, over, replaced, changed, spooled, source };
+                let (changed, refused) = (handle.is_changed(), handle.monitor().refused_count());
+                break Response::Progress { journal, over, replaced, changed, spooled, source, refused };
             }
             handle.monitor().wait_change(version, LOOK);
         },
-        Ok(Request::Scrub) => {
+        Request::Scrub => {
             let scrubbed = handle.scrub(|| is_there(connection));
             Response::Scrubbed(scrubbed.map(|Scrubbed { files, bytes, damaged, journal }| Scrub {
                 files,
@@ -202,21 +243,30 @@ fn serve(connection: &UnixStream, handle: &Handle) -> io::Result<()> {
                 journal: journal.map(|e| e.to_string()),
             }))
         }
-        Ok(Request::Unmount { mount, force }) => match handle.leave(mount, force) {
+        Request::Users => {
+            let (files, directories) = handle.opens();
+            Response::Users(Users {
+                clients: handle.clients().list(),
+                files,
+                directories,
+                helper: handle.helper(),
+                over: handle.monitor().verdict().is_some(),
+            })
+        }
+        Request::Unmount { mount, how } => match handle.leave(mount, how) {
+            Ok(Leave::Busy) => Response::Busy,
             Ok(Leave::Receiving) => Response::Receiving,
             Ok(Leave::Settling) => Response::Settling,
             Ok(Leave::Last) => Response::Ready { last: true },
             Ok(Leave::Others) => Response::Ready { last: false },
             Err(e) => Response::Failed(e.to_string()),
         },
-        Ok(Request::End) => {
+        Request::End => {
             handle.end();
             Response::Done
         }
     };
-    let mut answer = serde_json::to_vec(&response)?;
-    answer.push(b'\n');
-    handover::send(connection, &answer, &files)
+    (response, files)
 }
 
 fn wait_path(connection: &UnixStream, handle: &Handle, path: &[u8]) -> Response {

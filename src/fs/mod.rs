@@ -7,6 +7,7 @@ mod ahead;
 mod behind;
 mod handles;
 mod killed;
+mod opens;
 mod parking;
 
 use std::ffi::{OsStr, OsString};
@@ -29,6 +30,7 @@ use parking::{Parked, Parking};
 
 pub use ahead::Window;
 pub use behind::Span;
+pub use opens::Opens;
 pub use parking::Reader;
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
@@ -46,6 +48,7 @@ pub struct Filesystem<B> {
     store: Arc<Store>,
     parking: Arc<Parking>,
     handles: Handles<B>,
+    opens: Arc<Opens>,
     /// Of files, by their inodes.
     walks: Mutex<Walks>,
     /// Of directories, by their order.
@@ -97,6 +100,7 @@ impl<B> Filesystem<B> {
             store,
             parking,
             handles: Handles::default(),
+            opens: Arc::default(),
             walks: Mutex::default(),
             listings: Mutex::default(),
             passes: Mutex::default(),
@@ -106,6 +110,11 @@ impl<B> Filesystem<B> {
     /// What ends waiting: for whoever unmounts.
     pub fn closer(&self) -> Closer {
         Closer(self.parking.clone())
+    }
+
+    /// What is open, by users of the mount.
+    pub fn opens(&self) -> &Arc<Opens> {
+        &self.opens
     }
 
     /// For how long names and attributes may be remembered.

@@ -30,11 +30,11 @@ const PAGE: u32 = 4096;
 /// much at once. Large enough for a thousand names with their attributes.
 const DIRECTORY: u32 = 256 << 10;
 
-/// No handle: the number of the inode is enough.
-const FREE: FileHandle = FileHandle(0);
+/// Of a handle: the filesystem wants to be told when it is closed. Without, the number of the inode is enough.
+const KEPT: u64 = 1;
 
-/// A handle that is to be closed.
-const KEPT: FileHandle = FileHandle(1);
+/// Of a handle: it counts as open, since a user of the mount has it, and not who lists directories ahead.
+const COUNTED: u64 = 2;
 
 pub(super) struct Adapter {
     filesystem: Arc<Filesystem<BackingId>>,
@@ -75,6 +75,15 @@ impl Adapter {
         {
             self.filesystem.forgo_listing(&window);
         }
+    }
+
+    /// A handle with these properties. It counts as open from now on, where it is a user's.
+    fn handle(&self, request: &Request, kept: u64, directory: bool) -> FileHandle {
+        if self.readers.is_helper(request.pid()) {
+            return FileHandle(kept);
+        }
+        self.filesystem.opens().opened(directory);
+        FileHandle(kept | COUNTED)
     }
 
     /// Gives a blob to the kernel, where that takes it.
@@ -207,16 +216,18 @@ impl fuser::Filesystem for Adapter {
         }
     }
 
-    fn open(&self, _: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn open(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         if self.no_open && !self.filesystem.is_open_needed() {
             return reply.error(Errno::ENOSYS);
         }
         // Contents never change: what is in the page cache stays right.
         let flags = FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH;
         match self.filesystem.open(Ino(ino.0), |blob| self.give(&reply, blob)) {
-            Ok(Opened::Free) => reply.opened(FREE, flags),
-            Ok(Opened::Kept) => reply.opened(KEPT, flags),
-            Ok(Opened::Given(blob)) => reply.opened_passthrough(KEPT, FopenFlags::FOPEN_NOFLUSH, &blob),
+            Ok(Opened::Free) => reply.opened(self.handle(request, 0, false), flags),
+            Ok(Opened::Kept) => reply.opened(self.handle(request, KEPT, false), flags),
+            Ok(Opened::Given(blob)) => {
+                reply.opened_passthrough(self.handle(request, KEPT, false), FopenFlags::FOPEN_NOFLUSH, &blob);
+            }
             Err(e) => reply.error(errno(e)),
         }
     }
@@ -274,21 +285,32 @@ impl fuser::Filesystem for Adapter {
         _: bool,
         reply: ReplyEmpty,
     ) {
-        if fh == KEPT {
+        if fh.0 & KEPT != 0 {
             self.filesystem.close(Ino(ino.0));
+        }
+        if fh.0 & COUNTED != 0 {
+            self.filesystem.opens().closed(false);
         }
         reply.ok();
     }
 
-    fn opendir(&self, _: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
+    fn opendir(&self, request: &Request, _: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         if !self.filesystem.is_over() {
-            reply.opened(FREE, FopenFlags::empty());
+            reply.opened(self.handle(request, 0, true), FopenFlags::empty());
         } else if self.no_opendir {
             // From now on the kernel opens directories without asking, with the flags below.
             reply.error(Errno::ENOSYS);
         } else {
-            reply.opened(FREE, FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+            let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+            reply.opened(self.handle(request, 0, true), flags);
         }
+    }
+
+    fn releasedir(&self, _: &Request, _: INodeNo, fh: FileHandle, _: OpenFlags, reply: ReplyEmpty) {
+        if fh.0 & COUNTED != 0 {
+            self.filesystem.opens().closed(true);
+        }
+        reply.ok();
     }
 
     fn readdir(&self, request: &Request, ino: INodeNo, _: FileHandle, offset: u64, mut reply: ReplyDirectory) {

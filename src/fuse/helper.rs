@@ -83,7 +83,7 @@ impl Helper {
     }
 
     /// Its number, as the kernel tells it with requests.
-    pub(super) fn pid(&self) -> u32 {
+    pub fn pid(&self) -> u32 {
         self.pid
     }
 

@@ -35,6 +35,11 @@ impl Readers {
         self.helper.is_some_and(|helper| helper != pid)
     }
 
+    /// Whether it is who lists them.
+    pub(super) fn is_helper(&self, pid: u32) -> bool {
+        self.helper == Some(pid)
+    }
+
     /// A symbolic link is read.
     pub(super) fn read_link(&self, pid: u32) {
         if self.is_other(pid) {

@@ -1,13 +1,15 @@
-//! The mounts of restorefs that can be seen from here, and how one is taken away.
+//! The mounts of restorefs that can be seen from here, who uses one, and how it is taken away.
 
 mod detach;
 mod table;
+mod users;
 
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
 pub use detach::{Attached, Error, abort, detach_all};
 pub use table::{Others, Table};
+pub use users::{Process, Use, users};
 
 /// One mount.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,10 +50,23 @@ pub fn of(device: &str) -> io::Result<Vec<Mounted>> {
 /// The mount that `path` is the root of, or that it is in. A mount whose daemon is gone cannot be looked into, but
 /// is found all the same.
 pub fn find(path: &Path) -> io::Result<Option<Mounted>> {
+    find_with_path(path).map(|found| found.map(|(mounted, _)| mounted))
+}
+
+/// The same, with whether `path` is its root.
+pub fn find_root(path: &Path) -> io::Result<Option<(Mounted, bool)>> {
+    let found = find_with_path(path)?;
+    Ok(found.map(|(mounted, path)| {
+        let is_root = path == mounted.mountpoint;
+        (mounted, is_root)
+    }))
+}
+
+fn find_with_path(path: &Path) -> io::Result<Option<(Mounted, PathBuf)>> {
     let table = Table::read()?;
     let mounts = table.restorefs();
     let path = resolve(path, &mounts)?;
-    Ok(visible(&table, mounts, &path))
+    Ok(visible(&table, mounts, &path).map(|mounted| (mounted, path)))
 }
 
 /// Of mounts one over the other, the one that is seen.
