@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use super::header::{BLOCK, Block, Header, padding};
+use super::key::{MAX_ACL, MAX_PATH};
 use super::member::{
     Builder, Extensions, Owners, Shape, has_payload, is_directory_by_name, is_plain_file, may_have_payload,
 };
@@ -174,11 +175,11 @@ impl Decoder {
                 }
                 State::Long { name, left, .. } => {
                     let piece = take(input, left, &mut self.position);
-                    hold(name, piece, pax::MAX_PATH);
+                    hold(name, piece, MAX_PATH);
                 }
                 State::Acl { text, left } => {
                     let piece = take(input, left, &mut self.position);
-                    hold(text, piece, pax::MAX_ACL);
+                    hold(text, piece, MAX_ACL);
                 }
                 State::Lines { lines, payload, .. } => {
                     let n = (*payload).min(input.len() as u64) as usize;
@@ -583,7 +584,7 @@ impl Decoder {
 
     fn end_long(&mut self) {
         let State::Long { link, name, .. } = std::mem::replace(&mut self.state, State::Header) else { return };
-        if name.len() > pax::MAX_PATH {
+        if name.len() > MAX_PATH {
             self.extensions.too_long = true;
         }
         let name = Some(super::header::until_nul(&name).to_vec());

@@ -1,7 +1,12 @@
 //! The keys of pax records: what each means, and how much of its value is held.
 
-use super::pax::{MAX_ACL, MAX_PATH};
 use crate::entry::{MAX_SEGMENTS, MAX_XATTR_VALUE};
+
+/// A path or link target may have this many bytes: sixteen times PATH_MAX.
+pub(super) const MAX_PATH: usize = 64 << 10;
+
+/// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
+pub(super) const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
 
 /// Any other value: numbers, times, names of owners.
 const MAX_VALUE: usize = 4 << 10;

@@ -115,7 +115,7 @@ impl<'a> Builder<'a, '_> {
             return Err(reason.clone());
         }
         if x.too_long {
-            return Err(format!("its name or target is over {} bytes long", super::pax::MAX_PATH));
+            return Err(format!("its name or target is over {} bytes long", super::key::MAX_PATH));
         }
         let path = EntryPath::parse(raw_path).map_err(|e| e.to_string())?;
         self.leading_slash(raw_path);

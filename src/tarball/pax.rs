@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 
-use super::key::Key;
+use super::key::{Key, MAX_PATH};
 use super::number::{decimal, signed_decimal, time};
 use crate::entry::{MAX_SEGMENTS, MAX_XATTR_VALUE, Timestamp};
 
@@ -18,12 +18,6 @@ const MAX_KEY: usize = 1 << 10;
 
 /// The length of a record has no more digits: so many has the largest number, and leading zeros count.
 const MAX_DIGITS: u32 = 20;
-
-/// A path or link target may have this many bytes: sixteen times PATH_MAX.
-pub(super) const MAX_PATH: usize = 64 << 10;
-
-/// ACL texts name users; a kernel ACL is at most one xattr, and a line of text per 8 bytes of it.
-pub(super) const MAX_ACL: usize = MAX_XATTR_VALUE * 8;
 
 /// Names and attributes that a global header may give to every member. Each member of 512 bytes has them again, in
 /// memory and in the journal; what git and GNU tar write there are times and a comment.

@@ -3,7 +3,7 @@
 //! Its payload is an octal number, a NUL, and the entries as text. The lower bits of the number are how many entries
 //! there are, the upper ones of which kind (libarchive's `header_Solaris_ACL`).
 
-use super::pax::MAX_ACL;
+use super::key::MAX_ACL;
 
 /// The texts of a POSIX ACL, as [`Acl::parse`](crate::entry::Acl::parse) reads them.
 #[derive(Debug, Default, PartialEq, Eq)]

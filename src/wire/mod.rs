@@ -7,6 +7,7 @@ mod frame;
 mod gate;
 mod link;
 mod message;
+mod random;
 mod tls;
 mod token;
 
@@ -17,14 +18,5 @@ pub use link::{Closed, Current, Link, Poker};
 pub use message::{
     Fate, FromReceiver, FromSender, Hash, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,
 };
+pub use random::random;
 pub use token::{Token, TokenError};
-
-/// From the kernel's random numbers.
-pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    let mut filled = 0;
-    while filled < N {
-        filled += rustix::rand::getrandom(&mut bytes[filled..], rustix::rand::GetRandomFlags::empty())?;
-    }
-    Ok(bytes)
-}

@@ -72,12 +72,12 @@ const ALONE: &[(&str, &[&str])] = &[
     ("cli", &["println!", "eprintln!", "print!", "eprint!", "stdout()", "stderr()"]),
 ];
 
-fn src() -> PathBuf {
+pub(crate) fn src() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
 }
 
 /// Every source file with the top-level module that it belongs to, and its text without comments.
-fn sources() -> Vec<(String, PathBuf, String)> {
+pub(crate) fn sources() -> Vec<(String, PathBuf, String)> {
     let mut found = Vec::new();
     let mut todo = vec![src()];
     while let Some(dir) = todo.pop() {
@@ -102,7 +102,7 @@ fn code_of(line: &str) -> &str {
     line.find("//").filter(|&at| !line[..at].contains('"')).map_or(line, |at| &line[..at])
 }
 
-fn word(text: &str) -> &str {
+pub(crate) fn word(text: &str) -> &str {
     &text[..text.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(text.len())]
 }
 

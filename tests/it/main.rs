@@ -6,6 +6,7 @@
 
 mod acl;
 mod adversity;
+mod circles;
 mod commands;
 mod compression;
 mod cuts;
