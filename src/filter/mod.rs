@@ -19,6 +19,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::thread::JoinHandle;
 
+pub use codec::Corrupt;
 pub use detect::Compression;
 use detect::{Detected, ENOUGH, detect};
 pub use recognise::{HEAD, NoTar, recognise};
@@ -41,14 +42,17 @@ pub enum Error {
     #[error("receiving was stopped")]
     Stopped,
     /// The source failed, or the connection broke.
-    #[error("{0}")]
+    #[error(transparent)]
     Read(std::io::Error),
     /// The compressed stream is over, its decompressor is not.
     #[error("the {0} stream ended early")]
     Truncated(&'static str),
     /// The decompressor cannot go on.
-    #[error("{0}")]
-    Corrupt(String),
+    #[error(transparent)]
+    Corrupt(Corrupt),
+    /// A fault of ours.
+    #[error("the decompressor failed")]
+    Panicked,
     /// It is compressed in a form that is not read.
     #[error("{0}")]
     Unsupported(String),
@@ -184,7 +188,7 @@ impl Chunks {
                 Some(Err(_)) | None => {
                     self.over = true;
                     if let Some(Err(_)) = self.stage.take().map(|stage| stage.thread.join()) {
-                        self.failed = Some(Error::Corrupt("the decompressor failed".into()));
+                        self.failed = Some(Error::Panicked);
                     }
                 }
             }

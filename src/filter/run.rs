@@ -4,7 +4,7 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
-use super::codec::{Codec, Progress};
+use super::codec::{Codec, Corrupt, Progress};
 use super::detect::{Compression, Detected, detect};
 use super::{Bytes, CHUNK, Chunk, Error, recognise};
 use crate::monitor::Monitor;
@@ -247,7 +247,7 @@ impl Run {
                 Ok(0) | Err(_) if input.ended => return Err(Error::Truncated("lz4").into()),
                 Ok(0) => return Ok(()),
                 Ok(n) => input.run.output.extend(&piece[..n])?,
-                Err(e) => return Err(Error::Corrupt(format!("lz4: {e}")).into()),
+                Err(e) => return Err(Error::Corrupt(Corrupt::new("lz4", e)).into()),
             }
         }
     }

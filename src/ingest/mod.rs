@@ -218,14 +218,14 @@ impl Ingest<'_> {
                 Ok(None) => return self.finish(),
                 Err(filter::Error::Stopped | filter::Error::Read(_)) if self.decoder.is_empty_so_far() => return Ok(()),
                 Err(e) => {
-                    let mut cause = e.to_string();
+                    let mut cause = Chain(&e).to_string();
                     if self.over {
                         cause.push_str(
                             ", behind the end of the archive: every entry is there, but without its checksum",
                         );
                     }
                     return Err(match e {
-                        filter::Error::Corrupt(_) => Verdict::Corrupt { cause, cut: None },
+                        filter::Error::Corrupt(_) | filter::Error::Panicked => Verdict::Corrupt { cause, cut: None },
                         filter::Error::Unsupported(_) => Verdict::NoArchive { cause },
                         filter::Error::Read(_) => incomplete(format!("the source failed: {cause}")),
                         filter::Error::Stopped | filter::Error::Truncated(_) => incomplete(cause),
@@ -249,7 +249,7 @@ impl Ingest<'_> {
                 Ok(_) | Err(filter::Error::Stopped | filter::Error::Read(_)) => return,
                 Err(e) => {
                     if self.over {
-                        self.monitor.warning(b"", format!("behind the end of the archive: {e}"));
+                        self.monitor.warning(b"", format!("behind the end of the archive: {}", Chain(&e)));
                     }
                     return;
                 }

@@ -4,8 +4,8 @@
 //! The catalogue comes first and makes the tree; contents come later and in any order. Of each body of messages the
 //! contents are written first, then the index is changed under one short lock, then waiting readers are told.
 
+use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
@@ -22,22 +22,19 @@ use crate::store::{Store, Unsettled};
 use crate::wire::{FromReceiver, FromSender, Position, SMALL, Session, Totals};
 
 /// No sender that keeps to the protocol says this.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Violation(String);
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct Violation(Cow<'static, str>);
 
 /// Why nothing more is taken.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Stopped {
     /// The sender is to blame.
-    Violation(Violation),
+    #[error(transparent)]
+    Violation(#[from] Violation),
     /// The store takes no more.
-    Intake(intake::Error),
+    #[error(transparent)]
+    Intake(#[from] intake::Error),
 }
 
 /// Why what has come as a whole is not confirmed.
@@ -51,18 +48,6 @@ pub(super) enum Unfinished {
     Unsettled(#[from] Unsettled),
 }
 
-impl From<Violation> for Stopped {
-    fn from(violation: Violation) -> Self {
-        Stopped::Violation(violation)
-    }
-}
-
-impl From<intake::Error> for Stopped {
-    fn from(e: intake::Error) -> Self {
-        Stopped::Intake(e)
-    }
-}
-
 impl From<spool::Error> for Stopped {
     fn from(e: spool::Error) -> Self {
         Stopped::Intake(e.into())
@@ -71,7 +56,7 @@ impl From<spool::Error> for Stopped {
 
 pub(super) type Outcome<T = ()> = Result<T, Stopped>;
 
-pub(super) fn violation<T>(what: impl Into<String>) -> Outcome<T> {
+pub(super) fn violation<T>(what: impl Into<Cow<'static, str>>) -> Outcome<T> {
     Err(Stopped::Violation(Violation(what.into())))
 }
 

@@ -8,7 +8,7 @@ use super::member::{
     Builder, Extensions, Owners, Shape, has_payload, is_directory_by_name, is_plain_file, may_have_payload,
 };
 use super::pax::Fault;
-use super::sparse::{Lines, Next, OldGnu, Segments};
+use super::sparse::{BadMap, Lines, Next, OldGnu, Segments};
 use super::{End, Event, Options, Stop, pax};
 
 /// An empty archive is padded to a record, which is 1 MiB at the very most with usual tools. More zeros than this are
@@ -315,7 +315,7 @@ impl Decoder {
                         self.end_old_sparse(&header, map.segments, stored);
                     }
                 }
-                Err(reason) => self.stop(reason),
+                Err(endless) => self.stop(endless.to_string()),
             },
             _ => self.take_header(block),
         }
@@ -462,7 +462,7 @@ impl Decoder {
     fn sparse_member(&mut self, header: &Header<'_>, segments: Segments, size: Option<u64>, payload: u64, lead: u64) {
         let stored = payload - lead;
         let map = match size {
-            None => Err("it is sparse, and its size cannot be read".into()),
+            None => Err(BadMap::NoSize),
             Some(size) => segments.into_map(size, stored),
         };
         match map {
@@ -470,7 +470,7 @@ impl Decoder {
                 let shape = Shape { stored: map.stored_len(), sparse: Some(map) };
                 self.member(header, shape, lead, payload);
             }
-            Err(reason) => self.refuse(header, reason, payload),
+            Err(bad) => self.refuse(header, bad.to_string(), payload),
         }
     }
 
@@ -500,7 +500,7 @@ impl Decoder {
                     self.events.push_back(Event::EntryEnd);
                 }
             }
-            Err(reason) => self.events.push_back(Event::Refused { path: raw.to_vec(), reason }),
+            Err(why) => self.events.push_back(Event::Refused { path: raw.to_vec(), reason: why.to_string() }),
         }
         self.events.append(&mut mended);
         for reason in &extensions.local.refused {

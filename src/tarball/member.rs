@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::header::Header;
-use super::pax::{MAX_PROBLEMS, MORE_PROBLEMS, Values};
+use super::pax::{MAX_PATH, MAX_PROBLEMS, MORE_PROBLEMS, Values};
 use super::{Event, Options, solaris};
 use crate::entry::{
-    ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, NOBODY, SET_ID, SparseMap, Timestamp,
-    Xattrs, check_target, escape,
+    ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, NOBODY, PathError, SET_ID, SparseMap,
+    TargetError, Timestamp, Xattrs, check_target, escape,
 };
 
 /// What the headers before a member say of it.
@@ -56,6 +56,22 @@ pub(super) struct Shape {
     pub(super) stored: u64,
     /// The map, where the member has holes.
     pub(super) sparse: Option<SparseMap>,
+}
+
+/// Why a member is left out.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LeftOut {
+    /// Its pax header says so.
+    #[error("{0}")]
+    Header(String),
+    #[error("its name or target is over {MAX_PATH} bytes long")]
+    TooLong,
+    #[error(transparent)]
+    Path(#[from] PathError),
+    #[error("its link target: {0}")]
+    Link(#[source] PathError),
+    #[error(transparent)]
+    Target(#[from] TargetError),
 }
 
 /// Names of owners: most members have those of the member before.
@@ -109,15 +125,15 @@ impl<'a> Builder<'a, '_> {
     }
 
     /// Makes the entry, or says why it is left out. What is mended goes to the events.
-    pub(super) fn build(mut self, raw_path: &[u8], shape: Shape) -> Result<Entry, String> {
+    pub(super) fn build(mut self, raw_path: &[u8], shape: Shape) -> Result<Entry, LeftOut> {
         let x = self.extensions;
         if let Some(reason) = &x.local.refuse_member {
-            return Err(reason.clone());
+            return Err(LeftOut::Header(reason.clone()));
         }
         if x.too_long {
-            return Err(format!("its name or target is over {} bytes long", super::key::MAX_PATH));
+            return Err(LeftOut::TooLong);
         }
-        let path = EntryPath::parse(raw_path).map_err(|e| e.to_string())?;
+        let path = EntryPath::parse(raw_path)?;
         self.leading_slash(raw_path);
         let both = x.long_path.is_some() && x.local.path.get().is_some()
             || x.long_link.is_some() && x.local.link.get().is_some();
@@ -129,7 +145,7 @@ impl<'a> Builder<'a, '_> {
         Ok(Entry { path, kind, metadata })
     }
 
-    fn kind(&mut self, raw_path: &[u8], shape: Shape) -> Result<EntryKind, String> {
+    fn kind(&mut self, raw_path: &[u8], shape: Shape) -> Result<EntryKind, LeftOut> {
         let file = |shape: Shape| EntryKind::File {
             size: shape.sparse.as_ref().map_or(shape.stored, SparseMap::size),
             sparse: shape.sparse.map(Arc::new),
@@ -139,13 +155,13 @@ impl<'a> Builder<'a, '_> {
             0 | b'0' | b'7' | b'S' => file(shape),
             b'1' => {
                 let link = self.raw_link();
-                let target = EntryPath::parse(link).map_err(|e| format!("its link target: {e}"))?;
+                let target = EntryPath::parse(link).map_err(LeftOut::Link)?;
                 self.leading_slash(link);
                 EntryKind::HardLink { target }
             }
             b'2' => {
                 let target = self.raw_link();
-                check_target(target).map_err(|e| e.to_string())?;
+                check_target(target)?;
                 EntryKind::Symlink { target: target.into() }
             }
             b'3' => EntryKind::CharDevice { device: self.device(raw_path) },

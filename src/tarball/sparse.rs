@@ -5,13 +5,37 @@
 
 use super::header::{BLOCK, Block, Header};
 use super::number::header_number;
-use crate::entry::{MAX_SEGMENTS, Segment, SparseMap};
+use crate::entry::{MAX_SEGMENTS, Segment, SparseError, SparseMap};
+
+/// Why there is no sparse map where one should be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum BadMap {
+    #[error("its sparse map cannot be read")]
+    Unreadable,
+    #[error("its sparse map has a field that is no number")]
+    NoNumber,
+    #[error("its sparse map has too many segments")]
+    TooMany,
+    #[error("its sparse map is longer than its payload")]
+    TooLong,
+    #[error("it is sparse, and its size cannot be read")]
+    NoSize,
+    #[error("its sparse map has {map} bytes of data, the archive has {stored} of it")]
+    OtherLength { map: u64, stored: u64 },
+    #[error(transparent)]
+    Map(#[from] SparseError),
+}
+
+/// It is not certain where an old GNU map ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the sparse map has over {MAX_SEGMENTS} segments")]
+pub(super) struct Endless;
 
 /// Segments being collected; `broken` says why they are no map.
 #[derive(Debug, Default)]
 pub(super) struct Segments {
     list: Vec<Segment>,
-    broken: Option<&'static str>,
+    broken: Option<BadMap>,
 }
 
 impl Segments {
@@ -23,17 +47,14 @@ impl Segments {
     }
 
     /// Checks the map against the file's size and its stored length.
-    pub(super) fn into_map(self, size: u64, stored: u64) -> Result<SparseMap, String> {
+    pub(super) fn into_map(self, size: u64, stored: u64) -> Result<SparseMap, BadMap> {
         if let Some(broken) = self.broken {
-            return Err(broken.into());
+            return Err(broken);
         }
-        let map = SparseMap::new(size, self.list).map_err(|e| e.to_string())?;
+        let map = SparseMap::new(size, self.list)?;
         // GNU tar reads whole blocks: a difference that stays within the last one moves nothing.
         if map.stored_len().div_ceil(BLOCK as u64) != stored.div_ceil(BLOCK as u64) {
-            return Err(format!(
-                "its sparse map has {} bytes of data, the archive has {stored} of it",
-                map.stored_len()
-            ));
+            return Err(BadMap::OtherLength { map: map.stored_len(), stored });
         }
         Ok(map)
     }
@@ -42,7 +63,7 @@ impl Segments {
     pub(super) fn from_numbers(numbers: &[u64], broken: bool) -> Self {
         let mut segments = Segments::default();
         if broken || !numbers.len().is_multiple_of(2) {
-            segments.broken = Some("its sparse map cannot be read");
+            segments.broken = Some(BadMap::Unreadable);
         }
         for pair in numbers.chunks_exact(2) {
             segments.push(pair[0], pair[1]);
@@ -72,11 +93,10 @@ impl OldGnu {
         (map, if header.sparse_continues() { Next::Block } else { Next::Payload })
     }
 
-    /// Fails when it is not certain where the map ends.
-    pub(super) fn block(&mut self, block: &Block) -> Result<Next, String> {
+    pub(super) fn block(&mut self, block: &Block) -> Result<Next, Endless> {
         self.blocks += 1;
         if self.blocks > MAX_SEGMENTS / 21 + 1 {
-            return Err(format!("the sparse map has over {MAX_SEGMENTS} segments"));
+            return Err(Endless);
         }
         self.take(&block[..504]);
         Ok(if map_continues(block) { Next::Block } else { Next::Payload })
@@ -90,7 +110,7 @@ impl OldGnu {
             }
             match (number(&field[..12]), number(&field[12..])) {
                 (Some(offset), Some(len)) => self.segments.push(offset, len),
-                _ => self.segments.broken = Some("its sparse map has a field that is no number"),
+                _ => self.segments.broken = Some(BadMap::NoNumber),
             }
         }
     }
@@ -130,7 +150,7 @@ impl Lines {
                     self.digits = 0;
                     match (self.count, self.offset.take()) {
                         (None, _) if value > MAX_SEGMENTS as u64 + 1 => {
-                            self.segments.broken = Some("its sparse map has too many segments");
+                            self.segments.broken = Some(BadMap::TooMany);
                             return (i + 1, true);
                         }
                         (None, _) => self.count = Some(value),
@@ -145,7 +165,7 @@ impl Lines {
                     }
                 }
                 _ => {
-                    self.segments.broken = Some("its sparse map cannot be read");
+                    self.segments.broken = Some(BadMap::Unreadable);
                     return (i + 1, true);
                 }
             }
@@ -155,7 +175,7 @@ impl Lines {
 
     /// The payload ended inside the map.
     pub(super) fn cut_short(&mut self) {
-        self.segments.broken = Some("its sparse map is longer than its payload");
+        self.segments.broken = Some(BadMap::TooLong);
     }
 }
 

@@ -27,6 +27,11 @@ pub(super) struct Reader {
     without: Vec<u64>,
 }
 
+/// It is not known which attributes there are.
+#[derive(Debug, thiserror::Error)]
+#[error("its extended attributes cannot be listed: {0}")]
+pub(super) struct Unlisted(#[source] std::io::Error);
+
 impl Reader {
     pub(super) fn new() -> Self {
         Reader {
@@ -39,7 +44,7 @@ impl Reader {
     }
 
     /// Whether what has this name has any, as far as can be told.
-    pub(super) fn has_any(&mut self, dir: BorrowedFd<'_>, name: &CStr, device: u64) -> Result<bool, String> {
+    pub(super) fn has_any(&mut self, dir: BorrowedFd<'_>, name: &CStr, device: u64) -> Result<bool, Unlisted> {
         if self.without.contains(&device) {
             return Ok(false);
         }
@@ -56,7 +61,7 @@ impl Reader {
     }
 
     /// The same of an open directory.
-    pub(super) fn has_any_open(&mut self, fd: BorrowedFd<'_>, device: u64) -> Result<bool, String> {
+    pub(super) fn has_any_open(&mut self, fd: BorrowedFd<'_>, device: u64) -> Result<bool, Unlisted> {
         if self.without.contains(&device) {
             return Ok(false);
         }
@@ -64,7 +69,7 @@ impl Reader {
         self.any_of(listed, device)
     }
 
-    fn any_of(&mut self, listed: rustix::io::Result<usize>, device: u64) -> Result<bool, String> {
+    fn any_of(&mut self, listed: rustix::io::Result<usize>, device: u64) -> Result<bool, Unlisted> {
         match listed {
             Ok(n) => Ok(n > 0),
             Err(Errno::RANGE) => Ok(true),
@@ -74,7 +79,7 @@ impl Reader {
             }
             // It has vanished; whoever looks next sees it.
             Err(Errno::NOENT) => Ok(false),
-            Err(e) => Err(format!("its extended attributes cannot be listed: {}", std::io::Error::from(e))),
+            Err(e) => Err(Unlisted(e.into())),
         }
     }
 
@@ -85,7 +90,7 @@ impl Reader {
         let len = match listxattr(&*self.path, &mut self.names[..]) {
             Ok(len) => len,
             Err(e) => {
-                problem(format!("its extended attributes cannot be listed: {}", std::io::Error::from(e)));
+                problem(Unlisted(e.into()).to_string());
                 0
             }
         };

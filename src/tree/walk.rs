@@ -246,8 +246,8 @@ impl Walk {
             return Ok(());
         }
         let mut place = None;
-        let has_any = self.attributes.has_any(directory, name, stat.st_dev).unwrap_or_else(|problem| {
-            problems.push(problem);
+        let has_any = self.attributes.has_any(directory, name, stat.st_dev).unwrap_or_else(|unlisted| {
+            problems.push(unlisted.to_string());
             false
         });
         if has_any || may_have_holes(&stat) {
@@ -306,8 +306,8 @@ impl Walk {
         let xattrs = match self.attributes.has_any_open(fd.as_fd(), stat.st_dev) {
             Ok(true) => self.attributes.read(fd.as_fd(), |problem| problems.push(problem)),
             Ok(false) => Xattrs::default(),
-            Err(problem) => {
-                problems.push(problem);
+            Err(unlisted) => {
+                problems.push(unlisted.to_string());
                 Xattrs::default()
             }
         };
