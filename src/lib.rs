@@ -48,7 +48,7 @@
 //! | [`proof`] | checksums of contents, and reads that are compared with them |
 //! | [`spool`] | contents on disk: a journal, and a blob for each large file |
 //! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
-//! | [`store`] | index and contents together, and who is told when more is there |
+//! | [`store`] | index and contents together, and who is told when more is there; [`store::intake`] is the only way in |
 //! | [`ingest`] | the one that drives: source, filter, decoder, store |
 //!
 //! | From a directory to entries | |

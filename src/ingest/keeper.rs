@@ -1,4 +1,4 @@
-//! The thread that keeps what the decoder found: records are written, then the index says so, then who waits is told.
+//! The thread that keeps what the decoder found: it commits batches to the store.
 //!
 //! It works beside the decoder, a few batches behind it at most, and nothing waits for a batch to be full: whatever one
 //! chunk of the source brought is one. Contents belong to the entry that came last, so the decoder need not know

@@ -1,10 +1,8 @@
 //! From a source into the store: read, decompress, decode, keep.
 //!
-//! Works chunk by chunk, on two threads: this one decodes, and writes large files; `keeper` keeps what was found.
-//! Of each chunk the contents are written first, then the index is changed under one short lock, then waiting readers
-//! are told: nobody ever sees an entry whose bytes are not there. Large files and
-//! files with holes get a blob, small ones go into the journal, and those of a plain archive in a regular file
-//! stay where they are.
+//! Works chunk by chunk, on two threads: this one decodes, and writes large files; `keeper` commits what was found to the
+//! store. Large files and files with holes get a blob, small ones go into the journal, and those of a plain archive in a
+//! regular file stay where they are.
 
 mod ahead;
 mod keeper;

@@ -1,8 +1,8 @@
 //! Messages of a sender into the store. Without I/O but that of the spool: any messages, in any order, leave the store in
 //! a state that is true, or are a [`Violation`].
 //!
-//! The catalogue comes first and makes the tree; contents come later and in any order. Of each body of messages the
-//! contents are written first, then the index is changed under one short lock, then waiting readers are told.
+//! The catalogue comes first and makes the tree; contents come later and in any order. What a body of messages brings is
+//! committed at once.
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap, HashSet};
