@@ -593,3 +593,6 @@ pub(super) fn stopped(stop: &Stop, waits: &Option<Waits>) -> impl Fn() -> bool +
 }
 
 const _: () = assert!(SMALL == BLOB_THRESHOLD, "what comes at once goes into the journal at once");
+
+// There are as many as files.
+const _: () = assert!(size_of::<Slot>() == 4 && size_of::<Known>() == 24);
