@@ -60,7 +60,7 @@ fn frame(messages: &[(FromSender, &[u8])]) -> Vec<u8> {
 
 fn entry(path: &str, kind: EntryKind) -> FromSender {
     let path = EntryPath::parse(path.as_bytes()).expect("a sound path");
-    FromSender::Entry(Box::new(Entry { path, kind, metadata: Metadata::default() }))
+    FromSender::Entry { entry: Box::new(Entry { path, kind, metadata: Metadata::default() }), ctime: None }
 }
 
 /// Entries, with the bytes of those that have some.
@@ -79,14 +79,14 @@ fn files() -> Vec<(FromSender, &'static [u8])> {
 
 /// One connection of a sender that has this.
 fn sender(session: u8, files: &[(FromSender, &'static [u8])]) -> Vec<u8> {
-    let mut bytes = frame(&[(FromSender::Hello { session: [session; 16], host: "host".into() }, b"")]);
+    let mut bytes = frame(&[(FromSender::Hello { session: [session; 16], host: "host".into(), pid: 1, take_over: false }, b"")]);
     let entries: Vec<_> = files.iter().map(|(entry, _)| (entry.clone(), &b""[..])).collect();
     let mut records = Vec::new();
     for (entry, _) in &entries {
         record::encode(entry, &[], &mut records);
     }
     let stored = |message: &FromSender| match message {
-        FromSender::Entry(entry) => entry.kind.stored_len(),
+        FromSender::Entry { entry, .. } => entry.kind.stored_len(),
         _ => 0,
     };
     let totals = Totals {
@@ -135,7 +135,7 @@ fn receiver() -> Vec<u8> {
         FromReceiver::Waiting { reason: Some("no room".into()) },
         FromReceiver::Waiting { reason: None },
         FromReceiver::Want(position(2, 0, 0)),
-        FromReceiver::Commit { totals: Totals::default(), refused: 0 },
+        FromReceiver::Commit { totals: Totals::default(), refused: 0, cut: 0 },
         FromReceiver::Bye { reason: "over".into() },
     ];
     let mut bytes = Vec::new();

@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU64;
 
+use super::digest::digest;
 use super::sink::{Announced, Became, Known, Number, Outcome, Sink, State, violation};
 use crate::entry::{Checked, Entry, EntryKind, check};
 use crate::index::{Arrival, Ino};
@@ -199,10 +200,4 @@ impl Ranges {
             _ => self.0.push((id, 1)),
         }
     }
-}
-
-fn digest(encoded: &[u8]) -> NonZeroU64 {
-    let hash = blake3::hash(encoded);
-    let first: [u8; 8] = hash.as_bytes()[..8].try_into().expect("a hash has 32 bytes");
-    NonZeroU64::new(u64::from_le_bytes(first)).unwrap_or(NonZeroU64::MIN)
 }

@@ -6,6 +6,7 @@
 
 mod catalogue;
 mod contents;
+mod digest;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod sink;

@@ -124,7 +124,7 @@ pub(super) enum State {
 /// What is known of an inode beside the index.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    /// Of its entry, as it was encoded. None where no entry of a session is behind it.
+    /// [Of what the sender said of it](super::digest::digest). None where no entry of a session is behind it.
     pub(super) digest: Option<NonZeroU64>,
     /// Number of its entry in the journal.
     pub(super) journal: u32,
@@ -317,7 +317,7 @@ impl Sink {
             if at == 0 && matches!(message, FromSender::File { .. } | FromSender::Sum { .. }) {
                 return self.files(body);
             }
-            if !matches!(message, FromSender::Entry(_) | FromSender::Problem { .. }) {
+            if !matches!(message, FromSender::Entry { .. } | FromSender::Problem { .. }) {
                 self.hasher.update(&body[std::mem::replace(unhashed, 0..0)]);
             }
             let counted = self.totals.records;
@@ -343,7 +343,7 @@ impl Sink {
             return violation("bytes behind a message that has none");
         }
         match message {
-            FromSender::Entry(entry) => {
+            FromSender::Entry { entry, .. } => {
                 self.catalogue()?;
                 self.entry(*entry, encoded)?;
                 if self.again

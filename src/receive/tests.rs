@@ -82,11 +82,8 @@ fn small_files(files: &[(u64, &[u8], Fate)]) -> Vec<u8> {
 }
 
 fn entry(path: &str, kind: EntryKind) -> FromSender {
-    FromSender::Entry(Box::new(Entry {
-        path: EntryPath::parse(path.as_bytes()).unwrap(),
-        kind,
-        metadata: Metadata::default(),
-    }))
+    let entry = Entry { path: EntryPath::parse(path.as_bytes()).unwrap(), kind, metadata: Metadata::default() };
+    FromSender::Entry { entry: Box::new(entry), ctime: None }
 }
 
 fn file(path: &str, size: u64) -> FromSender {

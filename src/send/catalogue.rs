@@ -62,6 +62,7 @@ fn all(walk: Walk, monitor: &Monitor, send: &SyncSender<Piece>, poke: &impl Fn()
         match step {
             Step::Entry { entry, contents } => {
                 let stored = entry.kind.stored_len();
+                let ctime = contents.as_ref().filter(|_| stored > 0).map(Origin::ctime);
                 if let Some(origin) = contents.filter(|_| stored > 0) {
                     piece.files.push((totals.entries, origin));
                     totals.files += 1;
@@ -69,7 +70,7 @@ fn all(walk: Walk, monitor: &Monitor, send: &SyncSender<Piece>, poke: &impl Fn()
                 }
                 totals.entries += 1;
                 piece.entries += 1;
-                record::encode(&FromSender::Entry(entry), &[], &mut piece.records);
+                record::encode(&FromSender::Entry { entry, ctime }, &[], &mut piece.records);
             }
             Step::Problem { path, reason } => {
                 monitor.refused(&path, &reason);

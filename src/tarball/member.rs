@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::header::Header;
-use super::pax::{MAX_PATH, MAX_PROBLEMS, MORE_PROBLEMS, Values};
+use super::key::MAX_PATH;
+use super::pax::{MAX_PROBLEMS, MORE_PROBLEMS, Values};
 use super::{Event, Options, solaris};
 use crate::entry::{
     ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, NOBODY, PathError, SET_ID, SparseMap,

@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::Entry;
+use crate::entry::{Entry, Timestamp};
 
 /// Files of fewer stored bytes than this, without holes, come as one [`FromSender::File`].
 pub const SMALL: u64 = 128 << 10;
@@ -36,7 +36,13 @@ pub enum FromSender {
         host: String,
     },
     /// The next record of the catalogue, an entry: these are numbered from 0. Contents follow later, and in any order.
-    Entry(Box<Entry>),
+    Entry {
+        /// What it is.
+        entry: Box<Entry>,
+        /// Of a file with contents, when its inode was changed last: whatever changes the contents changes this too, and
+        /// nobody can set it back.
+        ctime: Option<Timestamp>,
+    },
     /// The next record of the catalogue, something that could not be taken into it.
     Problem {
         /// Which name, as bytes.
