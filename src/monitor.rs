@@ -168,6 +168,9 @@ pub enum Sending {
 pub struct SenderStatus {
     /// The name of its machine, escaped.
     pub host: String,
+    /// Its number there; 0 where it is not known.
+    #[serde(default)]
+    pub pid: u32,
     /// Where it connects from.
     pub address: String,
     /// Whether it is connected at the moment.
@@ -184,7 +187,7 @@ pub struct SenderStatus {
     pub missing_files: u64,
     /// Announced bytes that have not come.
     pub missing_bytes: u64,
-    /// When it is over: the first [`MAX_CUT_NAMED`] files of which a part has come, escaped for printing, in order.
+    /// When it is over: the first [`MAX_CUT_NAMED`] files that are cut, escaped for printing, in order.
     #[serde(default)]
     pub cut: Vec<String>,
     /// How many there are.
@@ -401,6 +404,18 @@ impl Monitor {
             s.problems.clear();
             s.problem_bytes = 0;
         });
+    }
+
+    /// All of it is told once more: nothing that was counted so far counts.
+    pub fn begin_anew(&self) {
+        for count in [&self.entries, &self.bytes, &self.source_bytes] {
+            count.store(0, Ordering::Relaxed);
+        }
+        self.update(|s| {
+            s.samples.clear();
+            s.receiving = None;
+        });
+        self.forget_problems();
     }
 
     /// Something was accepted after a change. An empty path stands for the stream.

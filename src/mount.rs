@@ -310,6 +310,7 @@ impl Running {
         let helper = helper.map(Arc::new);
         let session = fuse::mount(filesystem, point.as_fd(), &mountpoint, &name, options, helper.clone())
             .map_err(|cause| Error::Mount { hint: hint(&cause), path: mountpoint.clone(), cause })?;
+        let shown = escape_path(&mountpoint);
         let handle = Arc::new(Handle {
             stop: stop.clone(),
             closer,
@@ -333,7 +334,7 @@ impl Running {
                 Box::new(move || ingest::run(job))
             }
             Feed::Sender(listener) => {
-                let job = receive::Job { listener, store, monitor, stop, max_index };
+                let job = receive::Job { listener, store, monitor, stop, max_index, mountpoint: shown };
                 Box::new(move || receive::run(job))
             }
         };

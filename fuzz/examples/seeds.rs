@@ -9,7 +9,7 @@ use std::path::Path;
 
 use restorefs::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
 use restorefs::tree::{Options, Walk};
-use restorefs::wire::{Batch, Fate, FromReceiver, FromSender, Position, SMALL, Token, Totals};
+use restorefs::wire::{Batch, Fate, FromReceiver, FromSender, Leave, Position, SMALL, Token, Totals};
 use restorefs::{record, send};
 
 /// The checksums of messages and headers are made right.
@@ -116,7 +116,7 @@ fn sender(session: u8, files: &[(FromSender, &'static [u8])]) -> Vec<u8> {
         bytes.extend(frame(&messages));
     }
     bytes.extend(frame(&[(FromSender::Done, b"")]));
-    bytes.extend(frame(&[(FromSender::Bye { reason: None }, b"")]));
+    bytes.extend(frame(&[(FromSender::Bye(Leave::Done), b"")]));
     bytes
 }
 

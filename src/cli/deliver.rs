@@ -5,23 +5,28 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
-use indicatif::{HumanBytes, HumanCount};
-use signal_hook::consts::{SIGINT, SIGTERM};
-
 use super::progress::Progress;
-use super::{DeliverArgs, Exit, fail, say_json, show, tell, token};
+use super::{DeliverArgs, Exit, fail, say_json, show, signals, tell, token};
 use crate::monitor::{Monitor, Severity, Status};
 use crate::send::{self, Delivered, Failure};
 use crate::stop::Stop;
-use crate::tree::Walk;
+use crate::tree::{self, Walk};
 use crate::wire::{Token, TokenError};
+use indicatif::{HumanBytes, HumanCount};
 
 const TICK: Duration = Duration::from_millis(200);
 
 /// So many problems are printed.
 const PRINTED: usize = 20;
 
-pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, json: bool) -> Exit {
+pub(super) fn run(
+    walk: Walk,
+    again: impl FnMut() -> Result<Walk, tree::Error> + Send + 'static,
+    to: &str,
+    args: &DeliverArgs,
+    rate: Option<u64>,
+    json: bool,
+) -> Exit {
     let token = match token::of_sender(args.token_file.as_deref()) {
         Ok(token) => token,
         Err(message) => return fail(message),
@@ -35,9 +40,12 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
     monitor.source(to.into(), None);
     let job = send::Job {
         walk,
+        again: Box::new(again),
         to: to.into(),
         token,
         host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        pid: std::process::id(),
+        take_over: args.take_over,
         silence: args.timeout.into(),
         retry: Duration::from_secs(args.retry),
         rate,
@@ -49,12 +57,19 @@ pub(super) fn run(walk: Walk, to: &str, args: &DeliverArgs, rate: Option<u64>, j
     let seconds = begun.elapsed().as_secs_f64();
     let status = monitor.status();
     let exit = match &ended {
+        Ok(delivered) if delivered.cut > 0 => Exit::Incomplete,
         Ok(delivered) if delivered.refused == 0 && status.refused == 0 => Exit::Complete,
         Ok(_) => Exit::Problems,
         Err(Failure::Denied(_)) => Exit::Denied,
         Err(Failure::Incomplete { .. }) => Exit::Incomplete,
         Err(Failure::Protocol(_)) => Exit::Corrupt,
-        Err(Failure::Connect(_) | Failure::Other(_)) => Exit::Failed,
+        Err(
+            Failure::Connect(_)
+            | Failure::Refused { .. }
+            | Failure::TakenOver { .. }
+            | Failure::Tree(_)
+            | Failure::Other(_),
+        ) => Exit::Failed,
     };
     tell_problems(&status);
     match &ended {
@@ -99,8 +114,16 @@ fn show_while<T: Send>(monitor: &Arc<Monitor>, work: impl FnOnce() -> T + Send) 
 }
 
 fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> String {
+    let (what, all) = match delivered.cut {
+        0 => ("delivered", "all of it".into()),
+        1 => ("incomplete", "all but 1 file that is cut ('restorefs status' there names it)".into()),
+        n => (
+            "incomplete",
+            format!("all but {} files that are cut ('restorefs status' there names them)", HumanCount(n)),
+        ),
+    };
     let mut line = format!(
-        "delivered: {}, {}{}; {to} has confirmed number, bytes and hashes, and has all of it on its disk",
+        "{what}: {}, {}{}; {to} has confirmed number, bytes and hashes, and has {all} on its disk",
         show::entries(delivered.totals.entries),
         HumanBytes(delivered.bytes),
         show::took(seconds),
@@ -149,6 +172,7 @@ fn report(ended: &Result<Delivered, Failure>, status: &Status, seconds: f64, exi
                 "files": delivered.totals.files,
                 "bytes": delivered.bytes,
                 "left_out": delivered.refused,
+                "cut": delivered.cut,
             });
             object["outages"] = serde_json::json!(delivered.outages);
             object["there_already"] = serde_json::json!(delivered.there_already);
@@ -172,7 +196,7 @@ fn tell_problems(status: &Status) {
 /// The first one ends it, and the receiver is told; with the second this process goes at once.
 fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
     let stop = stop.clone();
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = signal_hook::iterator::Signals::new(signals::that_end_us())?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         for (n, _) in signals.forever().enumerate() {
             if n > 0 {

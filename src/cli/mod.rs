@@ -14,6 +14,7 @@ mod progress;
 mod scrub;
 mod send;
 mod show;
+mod signals;
 mod status;
 mod stop;
 mod token;
@@ -270,6 +271,9 @@ struct DeliverArgs {
     /// Take a connection for lost when nothing has come over it for so many seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", requires = "to", value_parser = parse_timeout)]
     timeout: Seconds,
+    /// Take the place of another sender with the same token that is still sending, instead of being refused
+    #[arg(long, requires = "to")]
+    take_over: bool,
     /// Never compress; otherwise it is done where the network is slower than the compressor, for what gets smaller
     #[arg(long, requires = "to")]
     no_compress: bool,

@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, HumanCount};
 use rustix::fs::{FileType, fstat};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::progress::Progress;
-use super::{Exit, SendArgs, deliver, fail, names, show, tell};
+use super::{Exit, SendArgs, deliver, fail, names, show, signals, tell};
 use crate::send::{self, Note, Report, Summary};
 use crate::tree::{Options, Walk};
 
@@ -40,9 +39,14 @@ pub(super) fn run(args: SendArgs) -> Exit {
             return Exit::Usage;
         }
     };
-    let walk = match options(args.walk, &destination).and_then(|o| Walk::new(&paths, o).map_err(|e| e.to_string())) {
-        Ok(walk) => walk,
+    let options = match options(args.walk, &destination) {
+        Ok(options) => options,
         Err(message) => return fail(message),
+    };
+    let again = move || Walk::new(&paths, options.clone());
+    let walk = match again() {
+        Ok(walk) => walk,
+        Err(e) => return fail(e),
     };
     for note in walk.notes() {
         tell(note);
@@ -50,7 +54,7 @@ pub(super) fn run(args: SendArgs) -> Exit {
     let out = match destination {
         Destination::Archive(out) => out,
         Destination::Receiver(to) => {
-            return deliver::run(walk, &to, &args.deliver, args.rate_limit, args.json);
+            return deliver::run(walk, again, &to, &args.deliver, args.rate_limit, args.json);
         }
     };
     if let Err(e) = stop_on_signals() {
@@ -165,7 +169,7 @@ fn with_progress<T: Send>(report: &Report, begun: Instant, work: impl FnOnce() -
 }
 
 fn stop_on_signals() -> io::Result<()> {
-    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let mut signals = signal_hook::iterator::Signals::new(signals::that_end_us())?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if signals.forever().next().is_some() {
             tell("stopped; the archive has no end marker, and what was sent of it is right");

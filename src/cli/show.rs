@@ -146,7 +146,8 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
     }
     if let Some(sender) = &status.sender {
         let there = if sender.connected { "" } else { ", not connected" };
-        field("sender", format!("{} ({}{there})", sender.host, sender.address));
+        let pid = if sender.pid == 0 { String::new() } else { format!(", PID {}", sender.pid) };
+        field("sender", format!("{}{pid} ({}{there})", sender.host, sender.address));
         let sends = match sender.sending {
             Sending::Catalogue => "the names of everything".into(),
             Sending::InOrder => "contents, in order".into(),

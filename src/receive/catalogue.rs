@@ -6,8 +6,8 @@ use std::num::NonZeroU64;
 use super::digest::digest;
 use super::sink::{Announced, Became, Known, Number, Outcome, Sink, State, violation};
 use crate::entry::{Checked, Entry, EntryKind, check};
-use crate::index::{Arrival, Ino};
-use crate::wire::{FromReceiver, Totals};
+use crate::index::Arrival;
+use crate::wire::Totals;
 
 /// So many bytes of entries are put into the index at once.
 const ANNOUNCED_BYTES: usize = 1 << 20;
@@ -117,7 +117,7 @@ impl Sink {
         true
     }
 
-    pub(super) fn catalogue_end(&mut self, totals: Totals, answers: &mut Vec<FromReceiver>) -> Outcome {
+    pub(super) fn catalogue_end(&mut self, totals: Totals) -> Outcome {
         self.commit()?;
         if totals != self.totals() {
             return violation("it counts its catalogue otherwise than what came of it");
@@ -131,36 +131,7 @@ impl Sink {
                 self.name_what_is_gone()?;
             }
         }
-        let mut parts = Vec::new();
-        let (mut whole, mut cut) = (Ranges::default(), Ranges::default());
-        {
-            let index = self.store.index();
-            for (id, slot) in (0..).zip(&self.slots) {
-                let ino = match slot.get() {
-                    Became::Inode(ino) => ino,
-                    Became::LeftOut => {
-                        cut.add(id);
-                        continue;
-                    }
-                    Became::Nothing => {
-                        whole.add(id);
-                        continue;
-                    }
-                };
-                match self.known.get(ino as usize).map(|known| known.state) {
-                    Some(State::Awaited) => {}
-                    Some(State::Part) => parts.extend(self.parts.get(&ino).map(|part| part.position(id))),
-                    Some(State::Over) if index.arrival(Ino(ino.into())) != Some(Arrival::Complete) => cut.add(id),
-                    // Also what has no contents of its own.
-                    Some(State::Over) | None => whole.add(id),
-                }
-            }
-        }
-        answers.push(FromReceiver::Whole { ranges: whole.0 });
-        answers.push(FromReceiver::Cut { ranges: cut.0 });
-        answers.push(FromReceiver::Parts(parts));
-        answers.push(FromReceiver::Ready);
-        answers.extend(self.wanted_messages());
+        self.answering = Some(0);
         Ok(())
     }
 
@@ -186,18 +157,5 @@ impl Sink {
         });
         // Then nothing was refused either.
         if self.finished && is_changed { violation(CHANGED_SINCE) } else { Ok(()) }
-    }
-}
-
-/// Numbers, as ranges of a first one and how many.
-#[derive(Default)]
-struct Ranges(Vec<(u64, u64)>);
-
-impl Ranges {
-    fn add(&mut self, id: u64) {
-        match self.0.last_mut() {
-            Some((first, count)) if *first + *count == id => *count += 1,
-            _ => self.0.push((id, 1)),
-        }
     }
 }

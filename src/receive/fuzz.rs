@@ -12,7 +12,7 @@ use crate::record;
 use crate::spool::{Config, Spool};
 use crate::stop::Stop;
 use crate::store::{Read, Store};
-use crate::wire::{Frames, FromReceiver, FromSender};
+use crate::wire::{Frames, FromReceiver, FromSender, Leave};
 
 /// The index of one takes no more: what it is filled with has to end sometime.
 pub(super) const MAX_INDEX: u64 = 64 << 20;
@@ -63,7 +63,8 @@ impl Receiver {
                     self.sink.begin(session);
                 }
                 _ if !greeted => return false,
-                Ok((FromSender::Bye { .. }, ..)) => return false,
+                Ok((FromSender::Bye(Leave::Done), ..)) => return false,
+                Ok((FromSender::Bye(_), ..)) => return true,
                 Ok((FromSender::Done, &[], length)) if length == body.len() => {
                     if !self.sink.is_whole() {
                         return false;
@@ -87,6 +88,9 @@ impl Receiver {
     pub(super) fn body(&mut self, body: &[u8]) -> Result<Vec<FromReceiver>, Stopped> {
         let mut answers = Vec::new();
         self.sink.body(body, || {}, &mut answers)?;
+        while self.sink.is_answering() {
+            answers.extend(self.sink.next_answers());
+        }
         // Somebody reads what came last.
         let last = self.store.index().inodes() as u64;
         answers.extend(self.sink.want(Ino(last)));

@@ -4,11 +4,14 @@
 //! A connection that is lost is no end: what came stays, readers go on waiting, and the sender goes on from there when it
 //! is back. Whoever reads what has not come has the sender send that first. `sink` has what becomes of the messages.
 
+mod answers;
 mod catalogue;
 mod contents;
+mod cut;
 mod digest;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod session;
 mod sink;
 #[cfg(test)]
 mod tests;
@@ -16,7 +19,6 @@ mod tests;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -30,23 +32,19 @@ use crate::stop::Stop;
 use crate::store::intake;
 use crate::store::{Store, Unsettled};
 use crate::strangers::Told;
-use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Link, Listener, MAX_HOST};
+use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Leave, Link, Listener};
+use cut::CutFiles;
+use session::{Byes, Greeting, HELLO, Newcomers, Present, say_last};
 use sink::{Sink, Stopped, Unfinished};
 
-/// A sender says at once who it is.
-const HELLO: Duration = Duration::from_secs(10);
-
-/// So many that have come while another one is heard may say who they are,
-const NEWCOMERS: usize = 2;
-
-/// and it is looked so often whether one has.
+/// It is looked so often at those who have come while another one is heard.
 const SOON: Duration = Duration::from_millis(50);
 
 /// So often it is told how it stands, where nothing else happens.
 const TELL: Duration = Duration::from_secs(1);
 
-/// At most this many connections whose place is taken are told so at a time; others are closed without a word.
-const BYES: usize = 4;
+/// Answers go into frames of about so many bytes.
+const FRAME: usize = 1 << 20;
 
 /// What is to be received.
 pub struct Job {
@@ -60,6 +58,8 @@ pub struct Job {
     pub stop: Stop,
     /// The most memory that the index may take, in bytes.
     pub max_index: u64,
+    /// Where it is mounted, as it is shown.
+    pub mountpoint: String,
 }
 
 /// Receives until everything is there, or it is stopped; tells the monitor how it ended. After that it stays until the
@@ -70,7 +70,7 @@ pub fn run(job: Job) {
 }
 
 fn receive(job: Job) {
-    let Job { listener, store, monitor, stop, max_index } = job;
+    let Job { listener, store, monitor, stop, max_index, mountpoint } = job;
     let ended = |cause: String| monitor.end(Verdict::Failed { cause });
     // The token has served then, however it ends.
     let done = match Stop::new() {
@@ -102,10 +102,12 @@ fn receive(job: Job) {
         arrivals,
         current,
         wants,
-        newcomers: Vec::new(),
+        mountpoint,
+        newcomers: Newcomers::default(),
+        present: None,
         status: SenderStatus::default(),
         told: Told::default(),
-        byes: Vec::new(),
+        byes: Byes::default(),
         met: false,
         whole: false,
     };
@@ -130,12 +132,13 @@ struct Receive {
     arrivals: Receiver<wire::Arrival>,
     current: Current,
     wants: Arc<Mutex<Vec<Ino>>>,
-    /// Connections that have come while another one is heard, and until when they have to say who they are.
-    newcomers: Vec<(Link, Instant)>,
+    mountpoint: String,
+    newcomers: Newcomers,
+    /// Who came last.
+    present: Option<Present>,
     status: SenderStatus,
     told: Told,
-    /// What tells connections whose place is taken.
-    byes: Vec<JoinHandle<()>>,
+    byes: Byes,
     /// A sender with the token has been there.
     met: bool,
     /// Everything is there, and the monitor knows.
@@ -146,8 +149,10 @@ struct Receive {
 enum Next {
     /// The sender may come back.
     Again(String),
+    /// The sender has ended, and may be started again.
+    Left(String),
     /// Another connection has come, with this greeting.
-    Other(Link, Vec<u8>),
+    Other(Link, Greeting),
     /// The sender knows that everything is there.
     Done,
 }
@@ -160,7 +165,7 @@ impl Receive {
             let (link, greeting) = match next.take() {
                 Some((link, greeting)) => (link, Some(greeting)),
                 None => match self.next_link() {
-                    Ok(link) => (link, None),
+                    Ok(next) => next,
                     Err(verdict) => return verdict,
                 },
             };
@@ -172,8 +177,18 @@ impl Receive {
             match ended {
                 Ok(Next::Done) => return None,
                 Ok(Next::Other(other, greeting)) => {
-                    self.dismiss(link);
+                    self.dismiss(link, &greeting);
                     next = Some((other, greeting));
+                }
+                Ok(Next::Left(cause)) => {
+                    if !self.whole {
+                        let mountpoint = &self.mountpoint;
+                        let cause =
+                            format!("{cause}; waiting for it, or 'restorefs stop {mountpoint}' ends the reception");
+                        self.told.warn(format_args!("{peer}: {cause}"));
+                        self.tell_status();
+                        self.monitor.paused_for_sender(Some(cause));
+                    }
                 }
                 Ok(Next::Again(cause)) => {
                     if !self.whole {
@@ -193,39 +208,40 @@ impl Receive {
                         // Who waits here is told first.
                         self.conclude(verdict);
                     }
-                    say_bye(link, &reason);
+                    say_last(link, &FromReceiver::Bye { reason });
                     return None;
                 }
             }
         }
     }
 
-    /// Another connection has taken the place of this one. It is told so, but nobody waits until it hears.
-    fn dismiss(&mut self, link: Link) {
-        self.byes.retain(|bye| !bye.is_finished());
-        if self.byes.len() >= BYES {
-            return;
+    /// Another connection has taken the place of this one.
+    fn dismiss(&mut self, link: Link, other: &Greeting) {
+        let is_same = self.present.as_ref().is_none_or(|present| present.greeting.session == other.session);
+        let message = match is_same {
+            true => FromReceiver::Bye { reason: "another connection of it has taken its place".into() },
+            false => FromReceiver::TakenOver { host: other.host.clone(), pid: other.pid },
+        };
+        if !is_same {
+            let (host, peer) = (escape(other.host.as_bytes()), link.peer());
+            self.told.warn(format_args!("host {host}, PID {} takes over from {peer}", other.pid));
         }
-        let reason = "another connection with the same token has taken its place";
-        match std::thread::Builder::new().name("bye".into()).spawn(move || say_bye(link, reason)) {
-            Ok(bye) => self.byes.push(bye),
-            Err(e) => log::debug!("a connection is closed without a word: {e}"),
-        }
+        self.byes.say(link, message);
     }
 
     /// Waits for somebody with the token.
-    fn next_link(&mut self) -> Result<Link, Option<Verdict>> {
+    fn next_link(&mut self) -> Result<(Link, Option<Greeting>), Option<Verdict>> {
         loop {
             if self.stop.is_stopped() {
                 return Err(self.stopped());
             }
-            if !self.newcomers.is_empty() {
-                return Ok(self.newcomers.remove(0).0);
+            if let Some(next) = self.newcomers.take() {
+                return Ok(next);
             }
             match self.arrivals.recv_timeout(TELL) {
                 Ok(arrival) => {
                     if let Some(link) = self.arrival(arrival)? {
-                        return Ok(link);
+                        return Ok((link, None));
                     }
                 }
                 Err(RecvTimeoutError::Timeout) if self.met && !self.whole => self.tell_status(),
@@ -257,11 +273,12 @@ impl Receive {
     }
 
     /// One connection from its beginning to its end.
-    fn connection(&mut self, link: &Link, greeting: Option<Vec<u8>>) -> Result<Next, Verdict> {
-        let mut consumed = match self.hello(link, greeting)? {
-            Ok(greeting) => greeting,
+    fn connection(&mut self, link: &Link, greeting: Option<Greeting>) -> Result<Next, Verdict> {
+        let present = match self.hello(link, greeting)? {
+            Ok(present) => present,
             Err(next) => return Ok(next),
         };
+        let mut consumed = present.greeting.length;
         // Who was waited for before is waited for still.
         let mut answers = self.sink.wanted_messages();
         let mut told = Instant::now();
@@ -270,8 +287,11 @@ impl Receive {
             answers.extend(wants.into_iter().filter_map(|ino| self.sink.want(ino)));
             if !answers.is_empty() {
                 // Where it is closed, what came before counts: it is told when all of that has been taken.
-                let _ = link.send_now(frame(&answers));
+                frames(&answers).into_iter().for_each(|frame| drop(link.send_now(frame)));
                 answers.clear();
+            }
+            while self.sink.is_answering() && link.has_room() {
+                let _ = link.send_now(frame(&self.sink.next_answers()));
             }
             if self.stop.is_stopped() {
                 return Err(self.stopped().unwrap_or(Verdict::Complete));
@@ -282,18 +302,20 @@ impl Receive {
             }
             while let Ok(arrival) = self.arrivals.try_recv() {
                 match self.arrival(arrival) {
-                    Ok(Some(other)) => {
-                        self.newcomers.truncate(NEWCOMERS - 1);
-                        self.newcomers.insert(0, (other, Instant::now() + HELLO));
-                    }
+                    Ok(Some(other)) => self.newcomers.add(other),
                     Ok(None) => {}
                     Err(verdict) => return Err(verdict.unwrap_or(Verdict::Complete)),
                 }
             }
-            if let Some((other, greeting)) = self.newcomer() {
+            if let Some((other, greeting)) = self.newcomers.look(&present, link, &mut self.byes) {
                 return Ok(Next::Other(other, greeting));
             }
-            let body = match link.receive(if self.newcomers.is_empty() { TELL } else { SOON }) {
+            let patience = if self.newcomers.is_empty() { TELL } else { SOON };
+            let received = match self.sink.is_answering() {
+                true => link.receive_or_room(patience),
+                false => link.receive(patience),
+            };
+            let body = match received {
                 Ok(Some(body)) => body,
                 Ok(None) => continue,
                 Err(closed) => return Ok(Next::Again(closed.to_string())),
@@ -312,31 +334,15 @@ impl Receive {
         }
     }
 
-    /// A connection that has come meanwhile, and has said who it is. One that only shows that it has the token may be one
-    /// that was given up, and takes nobody's place.
-    fn newcomer(&mut self) -> Option<(Link, Vec<u8>)> {
-        let is_greeting = |body: &[u8]| matches!(record::decode(body), Ok((FromSender::Hello { .. }, ..)));
-        let mut n = 0;
-        while n < self.newcomers.len() {
-            let (link, deadline) = &self.newcomers[n];
-            match link.receive(Duration::ZERO) {
-                Ok(Some(body)) if is_greeting(&body) => return Some((self.newcomers.remove(n).0, body)),
-                Ok(None) if Instant::now() < *deadline => n += 1,
-                _ => drop(self.newcomers.remove(n)),
-            }
-        }
-        None
-    }
-
-    /// Who is there, and how far they are. How long their greeting was.
-    fn hello(&mut self, link: &Link, greeting: Option<Vec<u8>>) -> Result<Result<u64, Next>, Verdict> {
+    /// Who is there, and how far they are.
+    fn hello(&mut self, link: &Link, greeting: Option<Greeting>) -> Result<Result<Present, Next>, Verdict> {
         let deadline = Instant::now() + HELLO;
-        let body = loop {
+        let greeting = loop {
             if let Some(greeting) = greeting {
                 break greeting;
             }
             match link.receive(deadline.saturating_duration_since(Instant::now())) {
-                Ok(Some(body)) => break body,
+                Ok(Some(body)) => break Greeting::of(&body).map_err(corrupt)?,
                 Ok(None) if self.stop.is_stopped() => return Err(self.stopped().unwrap_or(Verdict::Complete)),
                 Ok(None) if Instant::now() >= deadline => {
                     return Ok(Err(Next::Again("the sender did not say who it is".into())));
@@ -345,20 +351,17 @@ impl Receive {
                 Err(closed) => return Ok(Err(Next::Again(closed.to_string()))),
             }
         };
-        let Ok((FromSender::Hello { session, mut host }, &[], length)) = record::decode::<FromSender>(&body) else {
-            return Err(corrupt("its first message is no greeting"));
-        };
-        if length != body.len() {
-            return Err(corrupt("more than a greeting at once"));
-        }
-        host = host.chars().take(MAX_HOST).collect();
-        let catalogue = self.sink.begin(session);
+        let present = Present::new(greeting, self.present.take());
+        self.present = Some(present.clone());
+        let Greeting { session, host, pid, .. } = &present.greeting;
+        let catalogue = self.sink.begin(*session);
         if !self.met {
             self.met = true;
             self.monitor.add_source_bytes(0);
         }
         self.monitor.paused_for_sender(None);
         self.status.host = escape(host.as_bytes());
+        self.status.pid = *pid;
         self.status.address = link.peer().to_string();
         self.status.connected = true;
         if self.status.outages > 0 {
@@ -366,7 +369,7 @@ impl Receive {
         }
         self.tell_status();
         match link.send_now(frame(&[FromReceiver::Welcome { catalogue }])) {
-            Ok(()) => Ok(Ok(length as u64)),
+            Ok(()) => Ok(Ok(present)),
             Err(closed) => Ok(Err(Next::Again(closed.to_string()))),
         }
     }
@@ -374,13 +377,11 @@ impl Receive {
     fn body(&mut self, link: &Link, body: &[u8], answers: &mut Vec<FromReceiver>) -> Result<Option<Next>, Verdict> {
         match record::decode::<FromSender>(body) {
             Ok((FromSender::Done, &[], length)) if length == body.len() => self.done(answers).map(|()| None),
-            Ok((FromSender::Bye { reason: None }, ..)) if self.whole => Ok(Some(Next::Done)),
-            Ok((FromSender::Bye { reason }, ..)) => {
-                let (files, bytes) = self.sink.missing();
-                let reason =
-                    reason.map_or_else(|| "without a reason".into(), |reason| escape(clipped(reason.as_bytes())));
-                let cause = format!("the sender ended: {reason}; {}", missing(files, bytes));
-                Err(Verdict::Incomplete { cause, cut: None })
+            Ok((FromSender::Bye(Leave::Done), ..)) if self.whole => Ok(Some(Next::Done)),
+            Ok((FromSender::Bye(Leave::Done), ..)) => Err(corrupt("it says that it is done, and is not")),
+            Ok((FromSender::Bye(Leave::Interrupted), ..)) => Ok(Some(Next::Left("the sender was interrupted".into()))),
+            Ok((FromSender::Bye(Leave::Failed { reason }), ..)) => {
+                Ok(Some(Next::Left(format!("the sender ended: {}", escape(clipped(reason.as_bytes()))))))
             }
             _ if self.whole => {
                 // A sender that did not hear that all is there says the end of its catalogue again.
@@ -441,8 +442,10 @@ impl Receive {
             e => Verdict::Failed { cause: Chain(&e).to_string() },
         })?;
         self.whole = true;
+        let CutFiles { count, named } = self.sink.cut_files.clone();
+        (self.status.cut_files, self.status.cut) = (count, named);
         self.tell_status();
-        self.monitor.end(Verdict::Complete);
+        self.monitor.end(self.sink.cut_files.verdict());
         answers.push(commit);
         Ok(())
     }
@@ -488,11 +491,6 @@ impl Receive {
     }
 }
 
-fn say_bye(link: Link, reason: &str) {
-    let _ = link.send_now(frame(&[FromReceiver::Bye { reason: reason.into() }]));
-    link.close();
-}
-
 fn corrupt(what: &str) -> Verdict {
     Verdict::Corrupt { cause: format!("the sender does not keep to the protocol: {what}"), cut: None }
 }
@@ -508,4 +506,20 @@ fn frame(messages: &[FromReceiver]) -> Vec<u8> {
         batch.push(message);
     }
     batch.finish()
+}
+
+/// The same in as many frames as that takes.
+fn frames(messages: &[FromReceiver]) -> Vec<Vec<u8>> {
+    let mut frames = Vec::new();
+    let mut batch = Batch::default();
+    for message in messages {
+        batch.push(message);
+        if batch.len() >= FRAME {
+            frames.push(std::mem::take(&mut batch).finish());
+        }
+    }
+    if !batch.is_empty() {
+        frames.push(batch.finish());
+    }
+    frames
 }

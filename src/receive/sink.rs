@@ -11,6 +11,7 @@ use std::num::{NonZeroU32, NonZeroU64};
 use std::ops::Range;
 use std::sync::Arc;
 
+use super::cut::CutFiles;
 use crate::entry::{EntryKind, clipped, escape};
 use crate::index::{Ino, Inserted};
 use crate::monitor::{Monitor, Receiving};
@@ -183,6 +184,8 @@ pub(super) struct Sink {
     pub(super) complete: bool,
     /// This connection has said the end of its catalogue.
     pub(super) ended: bool,
+    /// From this entry of the catalogue on the sender has to be told what is there.
+    pub(super) answering: Option<usize>,
     /// Names that this session has said, where there was another before; by a keyed hash.
     pub(super) named: HashSet<u64>,
     pub(super) keys: RandomState,
@@ -198,6 +201,8 @@ pub(super) struct Sink {
     pub(super) over_bytes: u64,
     /// Everything was there, and whoever looks may remember it.
     pub(super) finished: bool,
+    /// What is cut then.
+    pub(super) cut_files: CutFiles,
 }
 
 impl Sink {
@@ -221,6 +226,7 @@ impl Sink {
             totals: Totals::default(),
             complete: false,
             ended: false,
+            answering: None,
             named: HashSet::new(),
             keys: RandomState::new(),
             awaited: 0,
@@ -230,6 +236,7 @@ impl Sink {
             nameless: HashSet::new(),
             over_bytes: 0,
             finished: false,
+            cut_files: CutFiles::default(),
         }
     }
 
@@ -257,6 +264,7 @@ impl Sink {
             }
         }
         self.ended = false;
+        self.answering = None;
         self.totals.records
     }
 
@@ -359,7 +367,7 @@ impl Sink {
                 self.refuse(&path, reason);
                 Ok(())
             }
-            FromSender::CatalogueEnd(totals) => self.catalogue_end(totals, answers),
+            FromSender::CatalogueEnd(totals) => self.catalogue_end(totals),
             FromSender::Begin { id, path } => self.begin_file(id, path),
             FromSender::Data { id, offset } => self.data(id, offset, bytes),
             FromSender::Check { id, upto, hash } => self.check(id, upto, hash),
@@ -368,7 +376,7 @@ impl Sink {
             | FromSender::Sum { .. }
             | FromSender::Hello { .. }
             | FromSender::Done
-            | FromSender::Bye { .. } => violation("a message where it does not belong"),
+            | FromSender::Bye(_) => violation("a message where it does not belong"),
         }
     }
 
@@ -539,7 +547,9 @@ impl Sink {
 
     /// Everything is there. It is brought to the disk.
     pub(super) fn finish(&mut self) -> Result<FromReceiver, Unfinished> {
-        let refused = self.intake.finish(&mut self.draft, &stopped(&self.stop, &self.waits))?;
+        self.cut_files = CutFiles::of(&self.store.index());
+        let complete = self.cut_files.count == 0;
+        let refused = self.intake.finish(&mut self.draft, complete, &stopped(&self.stop, &self.waits))?;
         self.refuse_all(refused);
         self.monitor.settling();
         self.store.settle(&self.monitor)?;
@@ -549,7 +559,7 @@ impl Sink {
 
     /// What the sender is told then.
     pub(super) fn commit_message(&self) -> FromReceiver {
-        FromReceiver::Commit { totals: self.totals(), refused: self.refused }
+        FromReceiver::Commit { totals: self.totals(), refused: self.refused, cut: self.cut_files.count }
     }
 
     /// Nothing more comes: what is not whole is cut.

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::fuzz::Receiver;
 use super::sink::Stopped;
-use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
+use crate::entry::{Entry, EntryKind, EntryPath, Metadata, Timestamp};
 use crate::index::Arrival;
+use crate::monitor::Verdict;
 use crate::record::{self, Record};
 use crate::store::{Read, intake};
 use crate::wire::{Fate, FromReceiver, FromSender, MAX_DATA, SMALL, Totals};
@@ -251,6 +252,90 @@ fn what_is_wanted_of_one_sender_is_wanted_of_the_next() {
     assert_eq!(wanted, [0, 1, 2]);
     // The one that is gone is waited for no longer.
     assert_eq!(bench.sink.wanted(&[]), 3);
+}
+
+#[test]
+fn a_file_with_another_ctime_is_sent_again() {
+    let at = |seconds| {
+        let FromSender::Entry { entry, .. } = file("f", 5) else { unreachable!() };
+        FromSender::Entry { entry, ctime: Some(Timestamp::new(seconds, 0)) }
+    };
+    let mut bench = Bench::new();
+    bench.take(&[(at(1), NOTHING)]).unwrap();
+    bench.files(&[(0, b"first", Fate::Whole)]).unwrap();
+    bench.sink.begin([2; 16]);
+    bench.take(&[(at(1), NOTHING)]).unwrap();
+    assert_eq!(end(&mut bench)[0], FromReceiver::Whole { ranges: vec![(0, 1)] });
+    // Size and mtime are the same.
+    bench.sink.begin([3; 16]);
+    bench.take(&[(at(2), NOTHING)]).unwrap();
+    assert_eq!(end(&mut bench)[0], FromReceiver::Whole { ranges: vec![] });
+    bench.files(&[(0, b"other", Fate::Whole)]).unwrap();
+    assert_eq!(bench.contents("f").unwrap(), b"other");
+}
+
+#[test]
+fn what_is_there_of_a_large_catalogue_is_said_in_several_messages() {
+    const FILES: u64 = 40_000;
+    let mut bench = Bench::new();
+    let names: Vec<_> = (0..FILES).map(|n| (file(&n.to_string(), 1), NOTHING)).collect();
+    bench.take(&names).unwrap();
+    let every_other: Vec<_> = (0..FILES).step_by(2).map(|id| (id, &b"x"[..], Fate::Whole)).collect();
+    bench.files(&every_other).unwrap();
+    let answers = end(&mut bench);
+    let mut whole = Vec::new();
+    let mut messages = 0;
+    for answer in &answers {
+        if let FromReceiver::Whole { ranges } = answer {
+            messages += 1;
+            whole.extend_from_slice(ranges);
+        }
+    }
+    assert!(messages > 1, "{messages}");
+    assert_eq!(whole, (0..FILES).step_by(2).map(|id| (id, 1)).collect::<Vec<_>>());
+    let is_ready = |answer: &&FromReceiver| **answer == FromReceiver::Ready;
+    assert_eq!(answers.iter().filter(is_ready).count(), 1);
+    let after = answers.iter().position(|answer| *answer == FromReceiver::Ready).unwrap();
+    assert!(answers[after..].iter().all(|answer| !matches!(answer, FromReceiver::Whole { .. })));
+}
+
+#[test]
+fn a_file_that_is_cut_keeps_a_tree_from_being_complete() {
+    let short = |path: &str| Fate::Short { path: path.into(), reason: "it has become shorter".into() };
+    let changed = || Fate::Changed { path: b"changed".to_vec() };
+    let mut bench = Bench::new();
+    let names = ["whole", "changed", "small", "wrong", "left"];
+    bench.take(&names.map(|name| (file(name, 5), NOTHING))).unwrap();
+    bench.take(&[(file("large", SMALL), NOTHING), (link_to("other-name", "large"), NOTHING)]).unwrap();
+    end(&mut bench);
+    bench.files(&[(0, b"whole", Fate::Whole), (1, b"other", changed()), (2, b"sm", short("small"))]).unwrap();
+    bench.files(&[(4, b"", short("left"))]).unwrap();
+    let mut body = small_files(&[(3, b"wrong", Fate::Whole)]);
+    let sum = small_files(&[(3, b"right", Fate::Whole)]);
+    let length = sum.len() - record::frame_length(&sum).unwrap();
+    body.truncate(body.len() - length);
+    body.extend_from_slice(&sum[sum.len() - length..]);
+    bench.body(&body).unwrap();
+    let begin = FromSender::Begin { id: 5, path: b"large".to_vec() };
+    let end = FromSender::End { id: 5, hash: hash(b"a part"), fate: short("large") };
+    bench.take(&[(begin, NOTHING), (FromSender::Data { id: 5, offset: 0 }, b"a part"), (end, NOTHING)]).unwrap();
+    let commit = bench.sink.finish().unwrap();
+    assert!(matches!(commit, FromReceiver::Commit { cut: 4, refused: 5, .. }), "{commit:?}");
+    assert_eq!(bench.sink.cut_files.named, ["large", "left", "small", "wrong"]);
+    let verdict = bench.sink.cut_files.verdict();
+    assert!(matches!(verdict, Verdict::Incomplete { cut: Some(ref cut), .. } if cut == "large"), "{verdict:?}");
+    let last = journal(&bench).pop();
+    assert_eq!(last, Some(Record::Finish { complete: false }));
+}
+
+#[test]
+fn a_file_that_changed_and_is_whole_is_not_cut() {
+    let mut bench = Bench::new();
+    bench.take(&[(file("f", 5), NOTHING)]).unwrap();
+    end(&mut bench);
+    bench.files(&[(0, b"other", Fate::Changed { path: b"f".to_vec() })]).unwrap();
+    assert!(matches!(bench.sink.finish().unwrap(), FromReceiver::Commit { cut: 0, refused: 1, .. }));
+    assert_eq!(bench.sink.cut_files.verdict(), Verdict::Complete);
 }
 
 #[test]

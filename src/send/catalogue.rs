@@ -4,6 +4,7 @@ use std::io;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::monitor::Monitor;
@@ -35,14 +36,37 @@ pub(super) struct Piece {
     pub(super) failed: Option<String>,
 }
 
+/// A walk that has begun.
+pub(super) struct Catalogue {
+    pieces: Option<Receiver<Piece>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Catalogue {
+    /// The next piece, where there is one already.
+    pub(super) fn next(&self) -> Option<Piece> {
+        self.pieces.as_ref()?.try_recv().ok()
+    }
+
+    /// All that come yet.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn rest(&self) -> Vec<Piece> {
+        self.pieces.iter().flatten().collect()
+    }
+
+    /// Nobody wants more of it. When this returns, it tells the monitor no more.
+    pub(super) fn end(&mut self) {
+        self.pieces = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
 /// Begins to walk. `poke` is called when there is a piece.
-pub(super) fn begin(
-    walk: Walk,
-    monitor: Arc<Monitor>,
-    poke: impl Fn() + Send + 'static,
-) -> io::Result<Receiver<Piece>> {
+pub(super) fn begin(walk: Walk, monitor: Arc<Monitor>, poke: impl Fn() + Send + 'static) -> io::Result<Catalogue> {
     let (send, pieces) = sync_channel(AHEAD);
-    std::thread::Builder::new().name("walk".into()).spawn(move || {
+    let thread = std::thread::Builder::new().name("walk".into()).spawn(move || {
         let walked = std::panic::catch_unwind(AssertUnwindSafe(|| all(walk, &monitor, &send, &poke)));
         if walked.is_err() {
             let failed = Some("reading the tree ended with a panic: please report it".into());
@@ -50,7 +74,7 @@ pub(super) fn begin(
             poke();
         }
     })?;
-    Ok(pieces)
+    Ok(Catalogue { pieces: Some(pieces), thread: Some(thread) })
 }
 
 fn all(walk: Walk, monitor: &Monitor, send: &SyncSender<Piece>, poke: &impl Fn()) {

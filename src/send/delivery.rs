@@ -7,21 +7,20 @@
 pub mod fuzz;
 
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
-use super::catalogue::{self, Piece};
+use super::catalogue::{self, Catalogue};
 use super::flight::Flight;
 use super::limit::Limit;
 use super::plan::{Odd, Plan};
 use super::shrink::Shrink;
-use crate::entry::{clipped, escape};
+use crate::entry::{Timestamp, clipped, escape};
 use crate::monitor::Monitor;
 use crate::record;
 use crate::stop::Stop;
-use crate::tree::Walk;
+use crate::tree::{self, Walk};
 use crate::wire::{
-    self, Batch, Closed, ConnectError, Current, FromReceiver, FromSender, Link, Session, Token, Totals, connect,
+    self, Batch, Closed, ConnectError, Current, FromReceiver, FromSender, Leave, Link, Session, Token, Totals, connect,
 };
 
 /// It is looked so often whether there is something to do, where nobody says so.
@@ -30,16 +29,25 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Between two tries to connect again: at first, and at most.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
+/// What is said of somebody's interrupt.
+const STOPPED: &str = "sending was stopped; the same command goes on from what the receiver has";
+
 /// What is to be delivered, and how.
 pub struct Job {
     /// What is sent.
     pub walk: Walk,
+    /// The same once more: for a receiver that has less than it had, since it was started again from what its disk has.
+    pub again: Box<dyn FnMut() -> Result<Walk, tree::Error> + Send>,
     /// Where to: `HOST:PORT`.
     pub to: String,
     /// What the receiver has too.
     pub token: Token,
     /// The name of this machine.
     pub host: String,
+    /// The number of this process.
+    pub pid: u32,
+    /// Whether it takes the place of another sender that is alive.
+    pub take_over: bool,
     /// After so long without a sign the connection is lost.
     pub silence: Duration,
     /// So long it is tried to connect again.
@@ -63,6 +71,8 @@ pub struct Delivered {
     pub bytes: u64,
     /// Entries and attributes that it has left out.
     pub refused: u64,
+    /// Files of its tree that are cut: by what became of them here, or there.
+    pub cut: u64,
     /// Files that were there from an earlier try, and are not read again.
     pub there_already: u64,
     /// How often the connection was lost.
@@ -75,6 +85,30 @@ pub enum Failure {
     /// There was no connection at all.
     #[error("{0}")]
     Connect(ConnectError),
+    /// Another sender with the same token is alive.
+    #[error(
+        "host {}, PID {pid} is sending since {}; --take-over takes its place",
+        escape(clipped(.host.as_bytes())), .since.utc()
+    )]
+    Refused {
+        /// Its machine, as it calls itself.
+        host: String,
+        /// Its number there.
+        pid: u32,
+        /// When it came, by the clock of the receiver.
+        since: Timestamp,
+    },
+    /// Another sender with the same token has taken the place of this one.
+    #[error("host {}, PID {pid} took over", escape(clipped(.host.as_bytes())))]
+    TakenOver {
+        /// Its machine, as it calls itself.
+        host: String,
+        /// Its number there.
+        pid: u32,
+    },
+    /// What is sent cannot be looked at once more.
+    #[error(transparent)]
+    Tree(#[from] tree::Error),
     /// The receiver has another token.
     #[error("the receiver at {0} has another token: nothing was sent")]
     Denied(String),
@@ -96,14 +130,20 @@ pub enum Failure {
 
 /// How a connection ended.
 enum End {
-    Delivered(Totals, u64),
+    Delivered {
+        totals: Totals,
+        refused: u64,
+        cut: u64,
+    },
     Lost(String),
     Denied,
     /// The receiver has ended.
     Bye(String),
+    /// It has another sender.
+    Other(Failure),
     Stopped,
     Protocol(String),
-    /// The receiver is another one than before.
+    /// The receiver has less than it had.
     Anew,
     /// We cannot go on.
     Failed(String),
@@ -111,8 +151,7 @@ enum End {
 
 /// Delivers. Returns when the receiver has confirmed everything.
 pub fn run(job: Job) -> Result<Delivered, Failure> {
-    let Job { walk, to, token, host, silence, retry, rate, compress, monitor, stop } = job;
-    let session: Session = wire::random()?;
+    let Job { walk, mut again, to, token, host, pid, take_over, silence, retry, rate, compress, monitor, stop } = job;
     let current = Current::default();
     let poke = {
         let current = current.clone();
@@ -120,13 +159,13 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
     };
     stop.on_stop(poke.clone());
     let mut link = Some(first(&to, &token, silence, &stop)?);
-    let opener = walk.opener();
-    let pieces = catalogue::begin(walk, monitor.clone(), poke)?;
     let mut delivery = Delivery {
-        plan: Plan::new(opener, monitor.clone()),
-        pieces,
-        session,
+        plan: Plan::new(walk.opener(), monitor.clone()),
+        catalogue: catalogue::begin(walk, monitor.clone(), poke.clone())?,
+        session: wire::random()?,
         host,
+        pid,
+        take_over,
         limit: Limit::new(rate, Instant::now()),
         flight: Flight::new(Instant::now()),
         shrink: Shrink::new(compress),
@@ -160,44 +199,44 @@ pub fn run(job: Job) -> Result<Delivered, Failure> {
             Err(e) => End::Lost(e.to_string()),
         };
         let incomplete = |cause: String| Failure::Incomplete { cause, missing: delivery.plan.missing() };
-        match end {
-            End::Delivered(totals, refused) => {
+        let lost = match end {
+            End::Delivered { totals, refused, cut } => {
                 let there_already = delivery.plan.there_already();
                 let bytes = totals.bytes.saturating_sub(delivery.plan.short_bytes());
-                return Ok(Delivered { totals, bytes, refused, there_already, outages });
+                return Ok(Delivered { totals, bytes, refused, cut, there_already, outages });
             }
             End::Denied if outages > 0 => {
                 return Err(incomplete(format!("the receiver at {to} has another token now")));
             }
             End::Denied => return Err(Failure::Denied(to)),
-            End::Anew => {
-                let cause = format!("the receiver at {to} was started anew, and has nothing of what was sent before");
-                return Err(incomplete(format!("{cause}: start the sender again too")));
-            }
+            End::Other(failure) => return Err(failure),
             End::Bye(reason) => {
                 return Err(incomplete(format!("the receiver ended: {}", escape(clipped(reason.as_bytes())))));
             }
-            End::Stopped => return Err(incomplete("sending was stopped".into())),
+            End::Stopped => return Err(incomplete(STOPPED.into())),
             End::Protocol(what) => return Err(Failure::Protocol(what)),
             End::Failed(what) => return Err(Failure::Other(std::io::Error::other(what))),
-            End::Lost(cause) => {
-                let since = *lost_at.get_or_insert_with(|| {
-                    outages += 1;
-                    log::warn!("{cause}: trying again, for {} s", retry.as_secs());
-                    Instant::now()
-                });
-                if since.elapsed() + pause > retry {
-                    return Err(incomplete(format!("{cause}, and the receiver was not there again for {retry:.0?}")));
-                }
-                delivery
-                    .monitor
-                    .paused_for_sender(Some(format!("{cause}; trying again, for {} s at most", retry.as_secs())));
-                if delivery.stop.wait(pause) {
-                    return Err(incomplete("sending was stopped".into()));
-                }
-                pause = (pause * 2).min(BACK_OFF.1);
+            End::Anew => {
+                delivery.begin_anew(again()?, poke.clone())?;
+                reached = 0;
+                format!("the receiver at {to} has less than it had: everything is announced to it anew")
             }
+            End::Lost(cause) => cause,
+        };
+        let incomplete = |cause: String| Failure::Incomplete { cause, missing: delivery.plan.missing() };
+        let since = *lost_at.get_or_insert_with(|| {
+            outages += 1;
+            log::warn!("{lost}: trying again, for {} s", retry.as_secs());
+            Instant::now()
+        });
+        if since.elapsed() + pause > retry {
+            return Err(incomplete(format!("{lost}, and the receiver was not there again for {retry:.0?}")));
         }
+        delivery.monitor.paused_for_sender(Some(format!("{lost}; trying again, for {} s at most", retry.as_secs())));
+        if delivery.stop.wait(pause) {
+            return Err(incomplete(STOPPED.into()));
+        }
+        pause = (pause * 2).min(BACK_OFF.1);
     }
 }
 
@@ -211,9 +250,12 @@ fn first(to: &str, token: &Token, silence: Duration, stop: &Stop) -> Result<Link
 
 struct Delivery {
     plan: Plan,
-    pieces: Receiver<Piece>,
+    catalogue: Catalogue,
     session: Session,
     host: String,
+    pid: u32,
+    /// As long as no receiver has taken it in: later it does not take the place of whoever has taken its own.
+    take_over: bool,
     limit: Limit,
     flight: Flight,
     shrink: Shrink,
@@ -222,13 +264,24 @@ struct Delivery {
 }
 
 impl Delivery {
+    /// Everything is said once more, as another session.
+    fn begin_anew(&mut self, walk: Walk, poke: impl Fn() + Send + 'static) -> Result<(), Failure> {
+        self.catalogue.end();
+        self.monitor.begin_anew();
+        self.session = wire::random()?;
+        self.plan = Plan::new(walk.opener(), self.monitor.clone());
+        self.catalogue = catalogue::begin(walk, self.monitor.clone(), poke)?;
+        Ok(())
+    }
+
     /// One connection from its beginning to its end.
     fn connection(&mut self, link: &Link) -> End {
         self.plan.disconnected();
         self.shrink.begin(link);
         self.flight = Flight::new(Instant::now());
         let mut hello = Batch::default();
-        hello.push(&FromSender::Hello { session: self.session, host: self.host.clone() });
+        let Delivery { session, pid, take_over, .. } = *self;
+        hello.push(&FromSender::Hello { session, host: self.host.clone(), pid, take_over });
         self.flight.sent(hello.len() as u64, Instant::now());
         if let Err(closed) = link.send_now(hello.finish()) {
             return lost(closed);
@@ -245,15 +298,15 @@ impl Delivery {
     /// Hears what has come, then sends one frame.
     fn turn(&mut self, link: &Link) -> Result<Option<End>, Closed> {
         if self.stop.is_stopped() {
-            self.say_bye(link, Some("it was stopped".into()));
+            self.say_bye(link, Leave::Interrupted);
             return Ok(Some(End::Stopped));
         }
         let mut news = false;
         while !self.plan.is_far_ahead()
-            && let Ok(piece) = self.pieces.try_recv()
+            && let Some(piece) = self.catalogue.next()
         {
             if let Some(failed) = piece.failed {
-                self.say_bye(link, Some(failed.clone()));
+                self.say_bye(link, Leave::Failed { reason: failed.clone() });
                 return Ok(Some(End::Failed(failed)));
             }
             self.plan.announce(piece);
@@ -272,8 +325,8 @@ impl Delivery {
         if let Some(body) = body {
             let end = self.hear(&body);
             match &end {
-                Some(End::Delivered(..)) => self.say_bye(link, None),
-                Some(End::Protocol(what)) => self.say_bye(link, Some(what.clone())),
+                Some(End::Delivered { .. }) => self.say_bye(link, Leave::Done),
+                Some(End::Protocol(what)) => self.say_bye(link, Leave::Failed { reason: what.clone() }),
                 _ => {}
             }
             return Ok(end);
@@ -284,7 +337,7 @@ impl Delivery {
         let next = match self.plan.next() {
             Ok(next) => next,
             Err(failed) => {
-                self.say_bye(link, Some(failed.clone()));
+                self.say_bye(link, Leave::Failed { reason: failed.clone() });
                 return Ok(Some(End::Failed(failed)));
             }
         };
@@ -298,9 +351,9 @@ impl Delivery {
         Ok(None)
     }
 
-    fn say_bye(&self, link: &Link, reason: Option<String>) {
+    fn say_bye(&self, link: &Link, leave: Leave) {
         let mut batch = Batch::default();
-        batch.push(&FromSender::Bye { reason });
+        batch.push(&FromSender::Bye(leave));
         // It is told where it can be: that the connection is closed already changes nothing of what is told.
         let _ = link.send_now(batch.finish());
     }
@@ -313,13 +366,20 @@ impl Delivery {
             };
             body = &body[length..];
             match message {
-                FromReceiver::Commit { totals, refused } => {
+                FromReceiver::Commit { totals, refused, cut } => {
                     if !self.plan.is_confirmed(&totals) {
                         return Some(End::Protocol("it confirms something else than was sent".into()));
                     }
-                    return Some(End::Delivered(totals, refused));
+                    return Some(End::Delivered { totals, refused, cut });
                 }
                 FromReceiver::Bye { reason } => return Some(End::Bye(reason)),
+                FromReceiver::Refused { host, pid, since } => {
+                    let since = Timestamp::new(since.try_into().unwrap_or(i64::MAX), 0);
+                    return Some(End::Other(Failure::Refused { host, pid, since }));
+                }
+                FromReceiver::TakenOver { host, pid } => {
+                    return Some(End::Other(Failure::TakenOver { host, pid }));
+                }
                 FromReceiver::Consumed { bytes } => {
                     if !self.flight.taken(bytes, Instant::now()) {
                         return Some(End::Protocol("it has taken what was not sent".into()));
@@ -333,6 +393,7 @@ impl Delivery {
                 message => {
                     if matches!(message, FromReceiver::Welcome { .. }) {
                         self.monitor.paused_for_sender(None);
+                        self.take_over = false;
                     }
                     match self.plan.hear(message) {
                         Ok(()) => {}

@@ -21,6 +21,9 @@ use super::tls;
 /// Nothing was sent for so long: the other side is told that we are alive.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 
+/// Nothing came for so long, though two signs of life were due: nobody has to wait for the other side any longer.
+pub const OVERDUE: Duration = Duration::from_secs(2 * ALIVE_EVERY.as_secs());
+
 /// More than so many bytes of frames do not wait to be sent: what is wanted next must not be long behind them.
 const OUTBOX: usize = 512 << 10;
 
@@ -80,6 +83,9 @@ struct Shared {
     /// Something came, or there is room, or it is closed.
     changed: Condvar,
     wake: OwnedFd,
+    begun: Instant,
+    /// Milliseconds from then to when something came last.
+    heard: AtomicU64,
     /// Bytes of frames that went over the wire.
     written: AtomicU64,
     /// Microseconds during which there was something to send.
@@ -115,6 +121,8 @@ impl Link {
             state: Mutex::default(),
             changed: Condvar::new(),
             wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+            begun: Instant::now(),
+            heard: AtomicU64::new(0),
             written: AtomicU64::new(0),
             busy: AtomicU64::new(0),
         });
@@ -134,6 +142,11 @@ impl Link {
         };
         let thread = std::thread::Builder::new().name("link".into()).spawn(move || pump.run())?;
         Ok(Link { shared, peer, thread: Some(thread) })
+    }
+
+    /// When something came last. Where nothing is read, since what came before has not been taken, that is now.
+    pub fn heard(&self) -> Instant {
+        self.shared.begun + Duration::from_millis(self.shared.heard.load(Ordering::Relaxed))
     }
 
     /// Who is at the other end.
@@ -195,6 +208,11 @@ impl Link {
         }
     }
 
+    /// Whether the other side is gone, as in [`Poker::is_gone`].
+    pub fn is_gone(&self) -> bool {
+        self.shared.is_gone()
+    }
+
     /// For whoever has something for the one that waits in [`Link::receive`].
     pub fn poker(&self) -> Poker {
         Poker(self.shared.clone())
@@ -237,8 +255,7 @@ impl Poker {
 
     /// Whether the other side is gone. What it said before may still have to be taken.
     pub fn is_gone(&self) -> bool {
-        let state = self.0.state.lock();
-        state.gone || state.closed.is_some()
+        self.0.is_gone()
     }
 
     /// As [`Link::send_now`].
@@ -282,6 +299,11 @@ impl Shared {
         state.outbox.push_back(frame);
         self.wake();
         Ok(())
+    }
+
+    fn is_gone(&self) -> bool {
+        let state = self.state.lock();
+        state.gone || state.closed.is_some()
     }
 
     fn wake(&self) {
@@ -366,7 +388,7 @@ impl Pump {
             }
             let now = Instant::now();
             if !reading {
-                self.heard = now;
+                self.is_heard(now);
             }
             let mut until = self.heard + self.silence;
             // What waits to be sent says as much.
@@ -457,6 +479,12 @@ impl Pump {
         }
     }
 
+    fn is_heard(&mut self, now: Instant) {
+        self.heard = now;
+        let since = now.saturating_duration_since(self.shared.begun).as_millis();
+        self.shared.heard.store(since as u64, Ordering::Relaxed);
+    }
+
     fn count_busy(&self, since: Instant) {
         self.shared.busy.fetch_add(since.elapsed().as_micros() as u64, Ordering::Relaxed);
     }
@@ -492,7 +520,7 @@ impl Pump {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(lost(e)),
             };
-            self.heard = Instant::now();
+            self.is_heard(Instant::now());
             self.encrypted = 0..n;
             if n < READ {
                 return self.take();

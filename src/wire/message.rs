@@ -1,5 +1,5 @@
 //! What the two sides say to each other. Each message is a record in a frame of [`record`](crate::record); of
-//! [`FromSender::Data`] the bytes follow behind it.
+//! [`FromSender::Data`] and [`FromSender::File`] the bytes follow behind it.
 //!
 //! `docs/wire.md` has the protocol on one page.
 
@@ -34,6 +34,10 @@ pub enum FromSender {
         session: Session,
         /// Its machine, to be shown.
         host: String,
+        /// Its number there, to be shown.
+        pid: u32,
+        /// It takes the place of another sender, though that one is alive.
+        take_over: bool,
     },
     /// The next record of the catalogue, an entry: these are numbered from 0. Contents follow later, and in any order.
     Entry {
@@ -101,9 +105,20 @@ pub enum FromSender {
     /// Everything has been sent: for [`FromReceiver::Commit`].
     Done,
     /// The sender ends.
-    Bye {
-        /// Why, where that is before it is done.
-        reason: Option<String>,
+    Bye(Leave),
+}
+
+/// Why a sender ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Leave {
+    /// It knows that everything is there.
+    Done,
+    /// Somebody has interrupted it, and may start it again.
+    Interrupted,
+    /// It cannot go on.
+    Failed {
+        /// Why.
+        reason: String,
     },
 }
 
@@ -170,7 +185,8 @@ pub enum FromReceiver {
         /// Decompressed.
         bytes: u64,
     },
-    /// Of these entries (first, and how many) all is there.
+    /// Of these entries (first, and how many) all is there. What there is to be said of a catalogue comes in as many messages
+    /// as it takes.
     Whole {
         /// In order, not overlapping.
         ranges: Vec<(u64, u64)>,
@@ -197,6 +213,24 @@ pub enum FromReceiver {
         totals: Totals,
         /// Entries and attributes that it had to leave out.
         refused: u64,
+        /// Files of the tree that are cut.
+        cut: u64,
+    },
+    /// Answers [`FromSender::Hello`] where another sender is alive that this one does not take the place of.
+    Refused {
+        /// The machine of the other one, as it has said.
+        host: String,
+        /// Its number there.
+        pid: u32,
+        /// When it came, by the clock of the receiver, in seconds since 1970.
+        since: u64,
+    },
+    /// Another sender has taken the place of this one.
+    TakenOver {
+        /// Its machine, as it has said.
+        host: String,
+        /// Its number there.
+        pid: u32,
     },
     /// The receiver ends.
     Bye {

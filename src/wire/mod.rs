@@ -14,9 +14,9 @@ mod token;
 pub use connect::{ConnectError, connect};
 pub use frame::{Batch, FrameError, Frames, MAX_BODY};
 pub use gate::{Arrival, Listener};
-pub use link::{Closed, Current, Link, Poker};
+pub use link::{Closed, Current, Link, OVERDUE, Poker};
 pub use message::{
-    Fate, FromReceiver, FromSender, Hash, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,
+    Fate, FromReceiver, FromSender, Hash, Leave, MAX_DATA, MAX_HOST, Position, SEGMENT, SMALL, Session, Totals,
 };
 pub use random::random;
 pub use token::{Token, TokenError};

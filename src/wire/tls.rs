@@ -18,7 +18,7 @@ use rustls::{
 use super::Token;
 
 /// Says what is spoken, and in which form: a peer of another one is told apart before anything is sent.
-const PROTOCOL: &[u8] = b"restorefs/1";
+const PROTOCOL: &[u8] = b"restorefs/2";
 
 /// What goes before the 32 bytes of an Ed25519 seed to make it PKCS #8 (RFC 8410, section 7).
 const PKCS8: [u8; 16] = [0x30, 0x2e, 2, 1, 0, 0x30, 5, 6, 3, 0x2b, 0x65, 0x70, 4, 0x22, 4, 0x20];

@@ -23,12 +23,14 @@ pub fn any_bytes(input: &[u8], tree: &Path) {
     let options = Options { directory: Some(tree.into()), ..Options::default() };
     let walk = Walk::new(&[".".into()], options).expect("there is a tree");
     let opener = walk.opener();
-    let pieces = catalogue::begin(walk, monitor.clone(), || {}).expect("a thread can be started");
+    let catalogue = catalogue::begin(walk, monitor.clone(), || {}).expect("a thread can be started");
     let mut delivery = Delivery {
         plan: Plan::new(opener, monitor.clone()),
-        pieces,
+        catalogue,
         session: [0; 16],
         host: "fuzz".into(),
+        pid: 1,
+        take_over: false,
         limit: Limit::new(None, Instant::now()),
         flight: Flight::new(Instant::now()),
         shrink: Shrink::new(false),
@@ -36,7 +38,7 @@ pub fn any_bytes(input: &[u8], tree: &Path) {
         stop: Stop::new().expect("there are descriptors"),
     };
     let mut stored = HashMap::new();
-    while let Ok(piece) = delivery.pieces.recv() {
+    for piece in delivery.catalogue.rest() {
         stored.extend(piece.files.iter().map(|(id, origin)| (*id, origin.stored_len())));
         delivery.plan.announce(piece);
     }

@@ -225,12 +225,17 @@ impl Intake {
         }
     }
 
-    /// Everything is there, and the journal says so.
+    /// Everything that is to come has come, and the journal says so, and whether it is `complete`.
     ///
     /// # Errors
     /// It cannot be made to say so: then nothing is over yet.
-    pub fn finish(&mut self, draft: &mut Draft, stopped: &dyn Fn() -> bool) -> Result<Refused, Error> {
-        draft.finish(true);
+    pub fn finish(
+        &mut self,
+        draft: &mut Draft,
+        complete: bool,
+        stopped: &dyn Fn() -> bool,
+    ) -> Result<Refused, Error> {
+        draft.finish(complete);
         let batch = draft.take();
         let base = self.write(&batch, stopped)?.ok_or(Error::Lost)?;
         Ok(self.end(batch.ops, Some(base), true))

@@ -139,7 +139,7 @@ fn what_cannot_be_written_is_shown_as_cut_and_the_journal_has_no_gaps() {
     bench.draft.data(last(later), b"l", Arrival::Complete);
     bench.commit().unwrap();
     assert_eq!(bench.arrival("later"), Arrival::Truncated { received: 0 });
-    assert!(matches!(bench.intake.finish(&mut bench.draft, &|| true), Err(Error::Lost)));
+    assert!(matches!(bench.intake.finish(&mut bench.draft, true, &|| true), Err(Error::Lost)));
     let mut closing = bench.intake.closing(&mut bench.draft);
     closing.data(last(later), b"l");
     assert!(bench.intake.close(closing, false).is_empty());
@@ -220,6 +220,6 @@ fn a_store_that_is_partly_filled_is_filled_further() {
     assert!(bench.read("f", 300_000) == [[7; 100_000].as_slice(), &[8; 200_000]].concat());
     let begins = bench.journal().iter().filter(|record| matches!(record, Record::Begin { .. })).count();
     assert_eq!(begins, 1);
-    assert!(bench.intake.finish(&mut bench.draft, &|| true).unwrap().is_empty());
+    assert!(bench.intake.finish(&mut bench.draft, true, &|| true).unwrap().is_empty());
     assert_eq!(bench.journal().last(), Some(&Record::Finish { complete: true }));
 }
