@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
+use signal_hook::consts::SIGHUP;
+
 use super::progress::Progress;
 use super::{DeliverArgs, Exit, fail, say_json, show, signals, tell, token};
 use crate::monitor::{Monitor, Severity, Status};
@@ -193,13 +195,14 @@ fn tell_problems(status: &Status) {
     }
 }
 
-/// The first one ends it, and the receiver is told; with the second this process goes at once.
+/// The first one ends it, and the receiver is told; with the next this process goes at once.
 fn stop_on_signals(stop: &Stop) -> std::io::Result<()> {
     let stop = stop.clone();
     let mut signals = signal_hook::iterator::Signals::new(signals::that_end_us())?;
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        for (n, _) in signals.forever().enumerate() {
-            if n > 0 {
+        for (n, signal) in signals.forever().enumerate() {
+            // A terminal that hangs up may say so more than once.
+            if n > 0 && signal != SIGHUP {
                 std::process::exit(i32::from(Exit::Incomplete as u8));
             }
             stop.stop();

@@ -45,7 +45,7 @@ Exit codes:
   1  failed
   2  wrong usage
   3  complete, with problems: entries or attributes were left out, each is named
-  4  incomplete: the stream ended early, or was stopped
+  4  incomplete: the stream ended early or was stopped, or 'send --to' could not bring a file to its end
   5  corrupt: the stream cannot be followed further
   6  'send' has another token than the receiver";
 
@@ -237,7 +237,9 @@ enum OverwriteArg {
                   from behind any /, or that of a directory that it is in; with a / in front, from the root only.\n\n\
                   The exit code is 3 where something vanished, was changed while it was read, or could not be read: \
                   each is named. It is 4 where whoever reads the archive ends before it is complete, and 1 where a PATH \
-                  is not there or the archive cannot be written."
+                  is not there or the archive cannot be written.\n\nWith --to it is 4 where it was stopped, or a part of a \
+                  file is missing at the receiver; the same command goes on from what is there. It is 1 where another \
+                  sender with the same token is alive (see --take-over)."
 )]
 struct SendArgs {
     /// What is to be sent, and '-' for an archive on standard output

@@ -175,27 +175,23 @@ impl Receive {
             self.current.set(None);
             self.status.connected = false;
             match ended {
-                Ok(Next::Done) => return None,
+                Ok(Next::Done) => {
+                    self.newcomers.dismiss("another sender has delivered everything", &mut self.byes);
+                    return None;
+                }
                 Ok(Next::Other(other, greeting)) => {
                     self.dismiss(link, &greeting);
                     next = Some((other, greeting));
                 }
                 Ok(Next::Left(cause)) => {
                     if !self.whole {
-                        let mountpoint = &self.mountpoint;
-                        let cause =
-                            format!("{cause}; waiting for it, or 'restorefs stop {mountpoint}' ends the reception");
-                        self.told.warn(format_args!("{peer}: {cause}"));
-                        self.tell_status();
-                        self.monitor.paused_for_sender(Some(cause));
+                        self.wait_for_sender(peer, &format!("{cause}; waiting for it"));
                     }
                 }
                 Ok(Next::Again(cause)) => {
                     if !self.whole {
-                        self.told.warn(format_args!("{peer}: {cause}; it is waited for"));
                         self.status.outages += 1;
-                        self.tell_status();
-                        self.monitor.paused_for_sender(Some(format!("{cause}; waiting for the sender to come back")));
+                        self.wait_for_sender(peer, &format!("{cause}; waiting for the sender to come back"));
                     }
                 }
                 Err(verdict) => {
@@ -208,11 +204,20 @@ impl Receive {
                         // Who waits here is told first.
                         self.conclude(verdict);
                     }
+                    self.newcomers.dismiss(&reason, &mut self.byes);
                     say_last(link, &FromReceiver::Bye { reason });
                     return None;
                 }
             }
         }
+    }
+
+    /// No sender is there, and one may come: it is told what can be done.
+    fn wait_for_sender(&mut self, peer: std::net::SocketAddr, cause: &str) {
+        let cause = format!("{cause}, or 'restorefs stop {}' ends the reception", self.mountpoint);
+        self.told.warn(format_args!("{peer}: {cause}"));
+        self.tell_status();
+        self.monitor.paused_for_sender(Some(cause));
     }
 
     /// Another connection has taken the place of this one.
@@ -291,7 +296,7 @@ impl Receive {
                 answers.clear();
             }
             while self.sink.is_answering() && link.has_room() {
-                let _ = link.send_now(frame(&self.sink.next_answers()));
+                frames(&self.sink.next_answers()).into_iter().for_each(|frame| drop(link.send_now(frame)));
             }
             if self.stop.is_stopped() {
                 return Err(self.stopped().unwrap_or(Verdict::Complete));

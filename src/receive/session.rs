@@ -110,6 +110,13 @@ impl Newcomers {
         self.0.insert(0, Newcomer { link, came: Instant::now(), greeting: None });
     }
 
+    /// All of them are told that nobody is waited for any more.
+    pub(super) fn dismiss(&mut self, reason: &str, byes: &mut Byes) {
+        for Newcomer { link, .. } in self.0.drain(..) {
+            byes.say(link, FromReceiver::Bye { reason: reason.into() });
+        }
+    }
+
     /// One of them, for whoever has no sender any more: one that has said who it is, if there is one.
     pub(super) fn take(&mut self) -> Option<(Link, Option<Greeting>)> {
         let n = self.0.iter().position(|newcomer| newcomer.greeting.is_some()).unwrap_or(0);

@@ -114,7 +114,11 @@ pub(super) fn advance(connection: &mut Connection, mut socket: &TcpStream) -> Re
         if let Err(e) = connection.process_new_packets() {
             // The other side is told why.
             let _ = connection.write_tls(&mut socket);
-            return Err(if tls::is_denied(&e) { Closed::Denied } else { Closed::Broken(e.to_string()) });
+            return Err(match e {
+                e if tls::is_denied(&e) => Closed::Denied,
+                e if tls::is_other_version(&e) => Closed::Version,
+                e => Closed::Broken(e.to_string()),
+            });
         }
     }
 }

@@ -63,6 +63,9 @@ pub enum Closed {
     /// The other side has another token.
     #[error("the token is not the one of the other side")]
     Denied,
+    /// The other side is a restorefs of another version.
+    #[error("the other side speaks another version of the protocol: use the same restorefs on both")]
+    Version,
     /// What came is no TLS, or no frame.
     #[error("what came over the connection is not what restorefs speaks: {0}")]
     Broken(String),

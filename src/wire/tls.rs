@@ -59,6 +59,10 @@ pub(super) fn receiver(token: &Token) -> Result<Arc<ServerConfig>, Error> {
 
 /// A connection from the sender's side.
 pub(super) fn sender(token: &Token) -> Result<ClientConnection, Error> {
+    sender_of(token, PROTOCOL)
+}
+
+fn sender_of(token: &Token, protocol: &[u8]) -> Result<ClientConnection, Error> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -67,7 +71,7 @@ pub(super) fn sender(token: &Token) -> Result<ClientConnection, Error> {
     config.resumption = Resumption::disabled();
     config.enable_early_data = false;
     config.enable_sni = false;
-    config.alpn_protocols = vec![PROTOCOL.into()];
+    config.alpn_protocols = vec![protocol.into()];
     let nobody = ServerName::try_from("restorefs.invalid").map_err(|e| Error::General(e.to_string()))?;
     ClientConnection::new(Arc::new(config), nobody)
 }
@@ -93,6 +97,12 @@ pub(super) fn is_denied(e: &Error) -> bool {
         ),
         _ => false,
     }
+}
+
+/// Whether an error means that the other side speaks another version of the protocol.
+pub(super) fn is_other_version(e: &Error) -> bool {
+    let refused = Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol);
+    *e == Error::NoApplicationProtocol || *e == refused
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -217,5 +227,27 @@ impl ClientCertVerifier for Peer {
 
     fn requires_raw_public_keys(&self) -> bool {
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_told_on_both_sides() {
+        let token = Token::generate().unwrap();
+        let mut receiver = accept(&receiver(&token).unwrap()).unwrap();
+        let mut sender = sender_of(&token, b"restorefs/1").unwrap();
+        let mut bytes = Vec::new();
+        sender.write_tls(&mut bytes).unwrap();
+        receiver.read_tls(&mut &bytes[..]).unwrap();
+        let refused = receiver.process_new_packets().unwrap_err();
+        assert!(is_other_version(&refused), "{refused:?}");
+        bytes.clear();
+        receiver.write_tls(&mut bytes).unwrap();
+        sender.read_tls(&mut &bytes[..]).unwrap();
+        let refused = sender.process_new_packets().unwrap_err();
+        assert!(is_other_version(&refused), "{refused:?}");
     }
 }

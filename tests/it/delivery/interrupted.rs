@@ -38,6 +38,7 @@ fn the_same_command_goes_on_after_it() {
         command.args(["--default-signal", RESTOREFS]);
         let args = ["--no-compress", "--rate-limit", "8M"];
         let sender = pair.send_by(command, &pair.token, proxy.address, &args);
+        pair.mount.wait_for(format!("file-{:02}", FILES - 1));
         wait_until("some are whole", || {
             (0..8).all(|n| pair.mount.state(format!("file-{n:02}")) == "complete").then_some(())
         });
