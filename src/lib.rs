@@ -70,7 +70,7 @@
 //! | [`cli`] | the commands; the only part that prints |
 //! | [`sys`] | the few system calls that need `unsafe` |
 //!
-//! `tests/it/layering.rs` holds the modules to this order.
+//! `tests/it/layering.rs` holds the modules to this order, `tests/it/circles.rs` the files in each.
 
 #![cfg_attr(test, allow(clippy::print_stdout, clippy::print_stderr))]
 
