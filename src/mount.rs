@@ -26,7 +26,7 @@ pub use crate::fuse::Helper;
 use crate::index::{Index, Ino};
 use crate::ingest;
 pub use crate::ingest::opening;
-use crate::monitor::{Monitor, Phase, Problem, Severity, Status};
+use crate::monitor::{Monitor, Phase, Piece, Problem, Severity, Status};
 use crate::mounts::{self, Mounted, Others, Table};
 use crate::receive;
 use crate::source::Source;
@@ -509,22 +509,9 @@ impl Handle {
     /// How it stands.
     pub fn status(&self) -> Status {
         let mut status = self.monitor.status();
-        if self.store.is_changed() {
-            let reason = "the archive has been changed since it was mounted: its contents cannot be read any more \
-                          (unmount it, and mount it again)";
-            status.warnings += 1;
-            status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason: reason.into() });
-        }
-        let damaged = self.store.damaged();
-        if damaged > 0 {
-            let files = if damaged == 1 { "one file is" } else { "some files are" };
-            let reason = format!(
-                "{files} damaged in the spool, and reading gives an error ('restorefs scrub {}' names all)",
-                escape_path(&self.mountpoint)
-            );
-            status.warnings += 1;
-            status.problems.push(Problem { severity: Severity::Warning, path: String::new(), reason });
-        }
+        let own = self.own_problems();
+        status.warnings += own.len() as u64;
+        status.problems.extend(own);
         if let (None, Some(spool)) = (&status.paused, self.store.spool())
             && let Some(stalled) = spool.stalled()
         {
@@ -535,6 +522,35 @@ impl Handle {
             ));
         }
         status
+    }
+
+    /// A part of all problems, counted from 0.
+    pub fn problems(&self, number: usize) -> Piece {
+        let mut piece = self.monitor.problems_piece(number);
+        if piece.last {
+            piece.problems.extend(self.own_problems());
+        }
+        piece
+    }
+
+    /// What is wrong with the mount, not with what was packed.
+    fn own_problems(&self) -> Vec<Problem> {
+        let warning = |reason| Problem { severity: Severity::Warning, path: String::new(), reason };
+        let mut problems = Vec::new();
+        if self.store.is_changed() {
+            let reason = "the archive has been changed since it was mounted: its contents cannot be read any more \
+                          (unmount it, and mount it again)";
+            problems.push(warning(reason.into()));
+        }
+        let damaged = self.store.damaged();
+        if damaged > 0 {
+            let files = if damaged == 1 { "one file is" } else { "some files are" };
+            problems.push(warning(format!(
+                "{files} damaged in the spool, and reading gives an error ('restorefs scrub {}' names all)",
+                escape_path(&self.mountpoint)
+            )));
+        }
+        problems
     }
 
     /// Reads back what is in the spool, as long as `go_on` returns true. None where there is no spool.

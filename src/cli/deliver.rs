@@ -9,7 +9,7 @@ use signal_hook::consts::SIGHUP;
 
 use super::progress::Progress;
 use super::{DeliverArgs, Exit, fail, say_json, show, signals, tell, token};
-use crate::monitor::{Monitor, Severity, Status};
+use crate::monitor::{Monitor, Problem, Severity, Status};
 use crate::send::{self, Delivered, Failure};
 use crate::stop::Stop;
 use crate::tree::{self, Walk};
@@ -73,13 +73,13 @@ pub(super) fn run(
             | Failure::Other(_),
         ) => Exit::Failed,
     };
-    tell_problems(&status);
+    tell_problems(&monitor, status.refused);
     match &ended {
         Ok(delivered) => tell(summary(to, delivered, &status, seconds)),
         Err(failure) => tell(failure),
     }
     if json {
-        say_json(&report(&ended, &status, seconds, exit));
+        say_json(&report(&ended, &monitor, seconds, exit));
     }
     exit
 }
@@ -159,13 +159,14 @@ fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> St
     line
 }
 
-fn report(ended: &Result<Delivered, Failure>, status: &Status, seconds: f64, exit: Exit) -> serde_json::Value {
+fn report(ended: &Result<Delivered, Failure>, monitor: &Monitor, seconds: f64, exit: Exit) -> serde_json::Value {
+    let status = monitor.status();
     let mut object = serde_json::json!({
         "exit": exit as u8,
         "entries": status.entries,
         "bytes": status.bytes,
         "seconds": seconds,
-        "problems": status.problems.iter().filter(|p| p.severity == Severity::Refused).collect::<Vec<_>>(),
+        "problems": refused(monitor).collect::<Vec<_>>(),
     });
     match ended {
         Ok(delivered) => {
@@ -184,12 +185,16 @@ fn report(ended: &Result<Delivered, Failure>, status: &Status, seconds: f64, exi
     object
 }
 
-fn tell_problems(status: &Status) {
-    let refused = || status.problems.iter().filter(|problem| problem.severity == Severity::Refused);
-    for problem in refused().take(PRINTED) {
+/// What could not be sent as it is.
+fn refused(monitor: &Monitor) -> impl Iterator<Item = Problem> {
+    monitor.problems().filter(|problem| problem.severity == Severity::Refused)
+}
+
+fn tell_problems(monitor: &Monitor, count: u64) {
+    for problem in refused(monitor).take(PRINTED) {
         tell(format_args!("'{}': {}", problem.path, problem.reason));
     }
-    let more = status.refused.saturating_sub(refused().count().min(PRINTED) as u64);
+    let more = count.saturating_sub(PRINTED as u64);
     if more > 0 {
         tell(format_args!("… and {} more", HumanCount(more)));
     }

@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 
 use super::daemon::{Service, Settled, logger, signals, stdin_to_null};
 use super::progress::Progress;
-use super::{Exit, fail, materialize, show, tell};
+use super::{Exit, fail, materialize, problems, show, tell};
 use crate::monitor::{Monitor, Phase};
 use crate::mount::{Handle, Helper, Options};
 
@@ -48,7 +48,7 @@ pub(super) fn run(mut options: Options, verbose: bool, restore: Option<PathBuf>)
     let shown = std::thread::Builder::new().name("progress".into()).spawn({
         let (monitor, settled) = (monitor.clone(), service.settled());
         let mountpoint = is_mounted.then(|| show::path(handle.mountpoint()));
-        move || show_until_over(&monitor, &settled, mountpoint)
+        move || show_until_over(&monitor, &settled, mountpoint, verbose)
     });
     let shown = shown.map_err(|e| tell(format_args!("no progress is shown: {e}")));
     let restoring = restore.map(|dest| {
@@ -73,13 +73,16 @@ pub(super) fn run(mut options: Options, verbose: bool, restore: Option<PathBuf>)
 }
 
 /// `mountpoint`: where it is said to be mounted.
-fn show_until_over(monitor: &Monitor, settled: &Settled, mountpoint: Option<String>) {
+fn show_until_over(monitor: &Monitor, settled: &Settled, mountpoint: Option<String>, verbose: bool) {
     let mut progress = Progress::new();
     while !settled.wait(TICK) {
         progress.update(&monitor.status());
     }
     progress.clear();
     let status = monitor.status();
+    if !verbose {
+        problems::tell_more(&status, mountpoint.as_deref().filter(|_| !status.is_nothing()));
+    }
     let summary = show::summary(&status);
     tell(&summary);
     if let Some(mountpoint) = mountpoint.filter(|_| status.is_nothing()) {

@@ -8,10 +8,10 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::daemon::{Note, STOP};
 use super::progress::Progress;
-use super::{Exit, fail, materialize, show, tell};
+use super::{Exit, fail, materialize, problems, show, tell};
 
 /// `restore`: a mount point, and where what comes to it is restored.
-pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, PathBuf)>) -> Exit {
+pub(super) fn run(daemon: UnixStream, detach: bool, verbose: bool, restore: Option<(PathBuf, PathBuf)>) -> Exit {
     if let Err(e) = pass_signals_on(&daemon) {
         tell(format_args!("Ctrl-C will not stop receiving, only this display: {e}"));
     }
@@ -44,6 +44,9 @@ pub(super) fn run(daemon: UnixStream, detach: bool, restore: Option<(PathBuf, Pa
                     restoring = Some(materialize::beside(from, to, || true));
                 }
                 progress.clear();
+                if !verbose {
+                    problems::tell_more(&status, mounted.then_some(&mountpoint[..]));
+                }
                 tell(show::summary(&status));
                 let exit = match restoring {
                     None => Exit::Complete,

@@ -12,20 +12,19 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::problems::LongLine;
 use super::progress::{Estimate, Progress};
 use super::status::{ask, end, find, other, unexpected};
-use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, say_json, show, tell};
+use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
+use crate::monitor::PROBLEMS_SHOWN;
 use crate::mount::{path_below, raise_open_files};
 use crate::replay::{self, Contents};
 use crate::tarball;
 
 const TICK: Duration = Duration::from_millis(200);
-
-/// So many problems are printed; `--json` has more.
-const PRINTED: usize = 20;
 
 pub(super) fn run(args: &MaterializeArgs) -> Exit {
     let mounted = match find(&args.mountpoint) {
@@ -48,18 +47,24 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         return fail(format_args!("cannot wait for signals: {e}"));
     }
     let begun = Instant::now();
-    let (exit, summary) = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
+    let (exit, mut summary) = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
     let exit = if exit == Exit::Failed { exit } else { exit.worse(stream(&mounted, args.how.no_wait)) };
     if args.how.dry_run {
-        tell_problems(&summary);
+        tell_problems(&summary, None);
     } else {
-        tell_summary(&summary, exit, begun);
+        tell_summary(&summary, exit, begun, args.how.json);
     }
     if args.how.json {
+        let problems = std::mem::take(&mut summary.problems);
         let mut object = serde_json::json!(summary);
         object["exit"] = serde_json::json!(exit as u8);
         object["seconds"] = serde_json::json!(begun.elapsed().as_secs_f64());
-        say_json(&object);
+        if let Some(fields) = object.as_object_mut() {
+            fields.remove("problems");
+        }
+        let mut line = LongLine::begin(&object, "problems");
+        line.add(&problems);
+        line.end();
     }
     exit
 }
@@ -107,7 +112,7 @@ pub(super) fn beside(
             Ok(options) => work(&mounted, &options, &show),
             Err(message) => return fail(message),
         };
-        tell_summary(&summary, exit, begun);
+        tell_summary(&summary, exit, begun, false);
         exit
     })?;
     Ok(Beside { thread, shown })
@@ -288,12 +293,13 @@ fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Inst
     )
 }
 
-fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
+/// `in_json`: a report follows on standard output.
+fn tell_summary(summary: &Summary, exit: Exit, begun: Instant, in_json: bool) {
     // Where nothing was begun, the error has said it all.
     if exit == Exit::Failed && *summary == Summary::default() {
         return;
     }
-    tell_problems(summary);
+    tell_problems(summary, Some(if in_json { "all are in the JSON report" } else { "--json reports all" }));
     if summary.owners > 0 {
         let count = show::entries(summary.owners);
         let (are, them, their) =
@@ -321,13 +327,15 @@ fn tell_summary(summary: &Summary, exit: Exit, begun: Instant) {
     tell(line);
 }
 
-fn tell_problems(summary: &Summary) {
-    for problem in summary.problems.iter().take(PRINTED) {
+/// `all`: where the others are.
+fn tell_problems(summary: &Summary, all: Option<&str>) {
+    for problem in summary.problems.iter().take(PROBLEMS_SHOWN) {
         tell(format_args!("'{}': {}", problem.path, problem.reason));
     }
-    let more = summary.left_out.saturating_sub(summary.problems.len().min(PRINTED) as u64);
+    let more = summary.left_out.saturating_sub(summary.problems.len().min(PROBLEMS_SHOWN) as u64);
     if more > 0 {
-        tell(format_args!("… and {} more", HumanCount(more)));
+        let all = all.map_or(String::new(), |all| format!(": {all}"));
+        tell(format_args!("and {} more{all}", HumanCount(more)));
     }
     for sentence in summary.attributes.iter().chain(&summary.notes).chain(&summary.unmatched) {
         tell(sentence);

@@ -10,6 +10,7 @@ mod front;
 mod materialize;
 mod mount;
 mod names;
+mod problems;
 mod progress;
 mod scrub;
 mod send;
@@ -131,7 +132,7 @@ struct MountArgs {
     /// Read on behind an end marker: for archives that were joined with cat
     #[arg(long)]
     concatenated: bool,
-    /// Tell more of what goes on
+    /// Tell more of what goes on, and each problem: otherwise the first 20 are told
     #[arg(short, long)]
     verbose: bool,
 }
@@ -140,12 +141,16 @@ struct MountArgs {
 struct StatusArgs {
     /// A mount point, or a path in a mount; without it, all mounts
     mountpoint: Option<PathBuf>,
-    /// As JSON, an object per mount and line
+    /// As JSON, an object per mount and line, with all problems in it
     #[arg(long)]
     json: bool,
     /// Again every second, until the stream is over
     #[arg(long, requires = "mountpoint")]
     watch: bool,
+    /// All problems instead, a line for each: what was left out, and what was changed to be taken; with --json an object per
+    /// line
+    #[arg(long, requires = "mountpoint", conflicts_with = "watch")]
+    problems: bool,
 }
 
 #[derive(Debug, Args)]
@@ -375,6 +380,13 @@ fn tell(message: impl std::fmt::Display) {
 fn say(line: impl std::fmt::Display) -> bool {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{}", harmless(&line.to_string())).and_then(|()| out.flush()).is_ok()
+}
+
+/// Lines on standard output, written together. False when nobody reads them any more.
+fn say_lines(lines: impl Iterator<Item = String>) -> bool {
+    let text: String = lines.map(|line| harmless(&line) + "\n").collect();
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).is_ok()
 }
 
 /// What a terminal would obey is shown as text. Names are escaped where they come from; but a status may come from

@@ -62,7 +62,7 @@ pub(super) fn run(args: MountArgs) -> Exit {
             if let Err(e) = daemon::stdin_to_null() {
                 tell(format_args!("cannot let go of standard input: {e}"));
             }
-            front::run(front, detach, restore)
+            front::run(front, detach, verbose, restore)
         }
     }
 }

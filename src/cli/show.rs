@@ -5,11 +5,16 @@ use std::path::Path;
 use indicatif::{HumanBytes, HumanCount};
 
 use crate::entry::escape;
-use crate::monitor::{Phase, Sending, Severity, Status, Verdict};
+use crate::monitor::{PROBLEMS_SHOWN, Phase, Problem, Sending, Severity, Status, Verdict};
 
 /// How many entries, in words.
 pub(super) fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })
+}
+
+/// A number, in groups of three digits.
+pub(super) fn count(count: u64) -> String {
+    HumanCount(count).to_string()
 }
 
 /// How many files, in words.
@@ -65,8 +70,9 @@ pub(super) fn summary(status: &Status) -> String {
     };
     if status.refused > 0 {
         line.push_str(&format!(
-            "; {} left out ('restorefs status' names {})",
+            "; {} left out ('restorefs status{}' names {})",
             HumanCount(status.refused),
+            if status.refused.saturating_add(status.warnings) > PROBLEMS_SHOWN as u64 { " --problems" } else { "" },
             them(status.refused)
         ));
     }
@@ -117,8 +123,8 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
     };
     field("state", phase);
     let (paths, more) = cut(status);
-    for path in paths {
-        field("cut", path.clone());
+    for cut in paths {
+        field("cut", cut.clone());
     }
     if more > 0 {
         field("cut", format!("… and {} more", HumanCount(more)));
@@ -177,17 +183,26 @@ pub(super) fn status(mountpoint: &Path, status: &Status) -> Vec<String> {
     if status.warnings > 0 {
         field("warnings", HumanCount(status.warnings).to_string());
     }
-    for problem in &status.problems {
-        let word = if problem.severity == Severity::Refused { "left out" } else { "warning" };
-        let whose = if problem.path.is_empty() { String::new() } else { format!(" '{}'", problem.path) };
-        lines.push(format!("  {word}{whose}: {}", problem.reason));
-    }
+    lines.extend(status.problems.iter().map(|told| format!("  {}", problem(told))));
     let told = status.problems.len() as u64;
     let more = status.refused.saturating_add(status.warnings).saturating_sub(told);
     if more > 0 {
-        lines.push(format!("  … and {} more", HumanCount(more)));
+        let (more, path) = (HumanCount(more), path(mountpoint));
+        lines.push(format!("  and {more} more: 'restorefs status --problems {path}'"));
     }
     lines
+}
+
+/// A problem, in a line.
+pub(super) fn problem(problem: &Problem) -> String {
+    let word = if problem.severity == Severity::Refused { "left out" } else { "warning" };
+    let whose = if problem.path.is_empty() { String::new() } else { format!(" '{}'", problem.path) };
+    format!("{word}{whose}: {}", problem.reason)
+}
+
+/// Problems that were too many to be kept.
+pub(super) fn unkept(count: u64) -> String {
+    format!("and {} more, which were too many to be kept", HumanCount(count))
 }
 
 /// A path of this machine, safe to print.
@@ -239,7 +254,7 @@ mod tests {
         (claimed.refused, claimed.warnings, claimed.bytes, claimed.rate) =
             (u64::MAX, u64::MAX, u64::MAX, f64::INFINITY);
         let lines = status(Path::new("/mnt"), &claimed);
-        assert_eq!(lines.last().unwrap(), "  … and 18,446,744,073,709,551,615 more");
+        assert_eq!(lines.last().unwrap(), "  and 18,446,744,073,709,551,615 more: 'restorefs status --problems /mnt'");
         summary(&claimed);
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use super::problems::{self, LongLine};
 use super::{Exit, StatusArgs, fail, names, say, say_json, show, tell};
 use crate::control::{self, Connection, Error, Mounted, Request, Response};
 use crate::entry::{escape, printable};
@@ -23,6 +24,9 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
             Err(e) => return fail(format_args!("cannot read /proc/self/mountinfo: {e}")),
         },
     };
+    if let (true, [mounted]) = (args.problems, &mounts[..]) {
+        return problems::run(mounted, args.json);
+    }
     if mounts.is_empty() && !args.json {
         say("no restorefs is mounted");
     }
@@ -41,8 +45,10 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
                     exit = Exit::Failed;
                 }
                 Ok(status) => {
-                    if !print(mounted, &status, args.json) {
-                        return Exit::Complete;
+                    match print(mounted, &status, args.json) {
+                        Ok(true) => {}
+                        Ok(false) => return Exit::Complete,
+                        Err(e) => return fail(e),
                     }
                     if args.watch && status.end.is_none() {
                         std::thread::sleep(WATCH);
@@ -125,11 +131,18 @@ fn print_foreign(mounted: &Mounted, as_json: bool) -> bool {
     .all(say)
 }
 
-fn print(mounted: &Mounted, status: &Status, as_json: bool) -> bool {
+/// False when nobody reads it any more.
+fn print(mounted: &Mounted, status: &Status, as_json: bool) -> Result<bool, Error> {
     if !as_json {
-        return show::status(&mounted.mountpoint, status).into_iter().all(say);
+        return Ok(show::status(&mounted.mountpoint, status).into_iter().all(say));
     }
     let mut object = json!(status);
     object["mountpoint"] = json!(mounted.mountpoint.to_string_lossy());
-    say_json(&object)
+    if let Some(fields) = object.as_object_mut() {
+        fields.remove("problems");
+    }
+    let mut line = LongLine::begin(&object, "problems");
+    let ended = problems::each(mounted, |problems| line.add(problems));
+    let is_read = line.end();
+    ended.map(|_| is_read)
 }

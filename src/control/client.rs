@@ -29,7 +29,7 @@ const BEGINS: Duration = Duration::from_secs(2);
 /// So often it is looked for the socket in that moment.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// An answer has at most some hundred problems in it. More is nobody's whom we know.
+/// An answer has at most a piece of the problems in it. More is nobody's whom we know.
 const MAX_ANSWER: usize = 16 << 20;
 
 /// A trace is two paths and two words.
@@ -222,6 +222,7 @@ impl Connection {
             Request::Wait { .. } | Request::Stop | Request::More { known: Some(_), .. } | Request::Scrub => None,
             Request::Status
             | Request::Users
+            | Request::Problems { .. }
             | Request::Unmount { .. }
             | Request::End
             | Request::Contents

@@ -21,7 +21,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{Timestamp, escape_path};
-use crate::monitor::Status;
+use crate::monitor::{Problem, Status};
 
 /// Whoever holds the lock makes or removes two files, or takes a mount away, which is slow when the kernel has much of it
 /// to forget. Longer than this it is held by a process that is stopped.
@@ -38,6 +38,11 @@ pub use server::Server;
 pub enum Request {
     /// How it stands.
     Status,
+    /// For a part of all problems.
+    Problems {
+        /// Which, counted from 0.
+        piece: usize,
+    },
     /// To be told when the stream is over or, where a path (below the root) is named, when that is complete.
     Wait {
         /// The path, as bytes.
@@ -75,6 +80,17 @@ pub enum Request {
 pub enum Response {
     /// How it stands.
     Status(Box<Status>),
+    /// A part of all problems.
+    Problems {
+        /// They.
+        problems: Vec<Problem>,
+        /// Counts how often the list began anew.
+        list: u64,
+        /// Whether no more have been found.
+        last: bool,
+        /// How many were found and not kept.
+        unkept: u64,
+    },
     /// What was asked has been done.
     Done,
     /// The mount may be taken away.

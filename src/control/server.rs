@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::{Client, Doing, Request, Response, Scrub, Trace, Users, handover, lock, own_directory};
 use crate::entry::{escape, escape_path};
-use crate::monitor::Monitor;
+use crate::monitor::{Monitor, Piece};
 use crate::mount::{HandOver, Handle, Leave, Present, Scrubbed};
 use crate::sys;
 
@@ -199,6 +199,10 @@ fn answer(request: Request, connection: &UnixStream, handle: &Handle) -> (Respon
     let mut files = Vec::new();
     let response = match request {
         Request::Status => Response::Status(Box::new(handle.status())),
+        Request::Problems { piece } => {
+            let Piece { list, problems, last, unkept } = handle.problems(piece);
+            Response::Problems { problems, list, last, unkept }
+        }
         Request::Stop => {
             handle.stop_receiving();
             while handle.monitor().wait_end(LOOK).is_none() && is_there(connection) {}

@@ -197,6 +197,18 @@ pub fn clipped(bytes: &[u8]) -> &[u8] {
     &bytes[..bytes.len().min(4096)]
 }
 
+/// A text of at most `most` bytes: of a longer one the beginning and the end.
+pub fn shortened(text: String, most: usize) -> String {
+    const GAP: &str = "…";
+    if text.len() <= most {
+        return text;
+    }
+    let each = most.saturating_sub(GAP.len()) / 2;
+    let begin = text.floor_char_boundary(each);
+    let end = text.ceil_char_boundary(text.len() - each);
+    format!("{}{GAP}{}", &text[..begin], &text[end..])
+}
+
 /// Bytes from a stream, made safe for a terminal and a log: control characters and what is not UTF-8
 /// become `\n`, `\x1b` and the like; a backslash is doubled, so that the text is unambiguous.
 pub fn escape(bytes: &[u8]) -> String {
@@ -248,6 +260,13 @@ mod tests {
         assert_eq!(normal(b"./"), b"");
         assert_eq!(normal(b"..."), b"...");
         assert_eq!(normal(b"-rf \xff\n"), b"-rf \xff\n");
+    }
+
+    #[test]
+    fn long_texts_keep_both_ends() {
+        assert_eq!(shortened("short".into(), 5), "short");
+        assert_eq!(shortened("0123456789".into(), 9), "012…789");
+        assert_eq!(shortened("äöüäöüäöü".into(), 10), "ä…ü");
     }
 
     #[test]

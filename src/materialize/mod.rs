@@ -15,6 +15,7 @@
 
 mod disk;
 mod error;
+mod kept;
 mod options;
 mod plan;
 mod report;

@@ -6,10 +6,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde::Serialize;
 
+use super::kept::Kept;
 use crate::entry::escape;
-
-/// So many problems are kept in full; further ones are only counted.
-const MAX_PROBLEMS: usize = 10_000;
 
 /// Counters that grow while it works.
 #[derive(Debug, Default)]
@@ -49,7 +47,7 @@ pub(super) fn weight(stored: u64) -> u64 {
 
 #[derive(Debug, Default)]
 struct State {
-    problems: Vec<Problem>,
+    problems: Kept,
     /// By the first part of the attribute's name and the reason: how often, and where first.
     attributes: BTreeMap<(String, String), (u64, String)>,
     /// Attributes of macOS that were left out, and where first.
@@ -81,7 +79,7 @@ pub struct Summary {
     pub bytes: u64,
     /// Entries that could not be restored, or not as they were packed.
     pub left_out: u64,
-    /// Which, and why; the first ten thousand.
+    /// Which, and why.
     pub problems: Vec<Problem>,
     /// Attributes that could not be set: a sentence for each kind.
     pub attributes: Vec<String>,
@@ -106,22 +104,16 @@ pub(super) fn told(path: &[u8]) -> String {
 impl Report {
     pub(super) fn problem(&self, path: &[u8], reason: impl ToString) {
         self.left.fetch_add(1, Ordering::Relaxed);
-        let mut state = self.state.lock();
-        if state.problems.len() < MAX_PROBLEMS {
-            state.problems.push(Problem { path: told(path), reason: reason.to_string() });
-        }
+        self.state.lock().problems.push(told(path), reason.to_string());
     }
 
     /// What was wrong with this path is so no more.
     pub(super) fn forget(&self, path: &[u8]) {
         let mut state = self.state.lock();
-        if state.problems.is_empty() {
-            return;
+        if !state.problems.is_empty() {
+            let dropped = state.problems.forget(told(path));
+            self.left.fetch_sub(dropped, Ordering::Relaxed);
         }
-        let path = told(path);
-        let before = state.problems.len();
-        state.problems.retain(|problem| problem.path != path);
-        self.left.fetch_sub((before - state.problems.len()) as u64, Ordering::Relaxed);
     }
 
     pub(super) fn attribute_left(&self, name: &[u8], path: &[u8], reason: impl ToString) {
@@ -217,7 +209,7 @@ impl Report {
     pub fn summary(&self) -> Summary {
         let state = self.state.lock();
         Summary {
-            problems: state.problems.clone(),
+            problems: state.problems.iter().cloned().collect(),
             attributes: state
                 .attributes
                 .iter()

@@ -3,6 +3,8 @@
 //! One [`Monitor`] goes with each mount. Whoever works tells it what happened; whoever shows it (a progress
 //! bar, `status`, a log) asks for a [`Status`] or waits for a change. The library itself never prints.
 
+mod problems;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -11,13 +13,11 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::escape;
+pub use problems::{MAX_PROBLEM_TEXT, Piece};
+use problems::Problems;
 
-/// So many problems are kept in full; further ones are only counted and logged. A hostile stream could name
-/// millions.
-pub const MAX_PROBLEMS_KEPT: usize = 10_000;
-
-/// So many bytes of them are kept: a path that is refused can be very long, and each `status` carries all of them.
-const MAX_PROBLEM_BYTES_KEPT: usize = 4 << 20;
+/// So many problems are printed, and are in each [`Status`]; all others are counted, and can be asked for.
+pub const PROBLEMS_SHOWN: usize = 20;
 
 /// A sender can have begun many files; of those that were cut at most this many are named, and the others counted.
 pub const MAX_CUT_NAMED: usize = 16;
@@ -222,7 +222,7 @@ pub struct Status {
     pub refused: u64,
     /// Changes made to what was packed.
     pub warnings: u64,
-    /// The first [`MAX_PROBLEMS_KEPT`] of both.
+    /// The first [`PROBLEMS_SHOWN`] of both: [`Monitor::problems`] has all.
     pub problems: Vec<Problem>,
     /// The file being received.
     pub receiving: Option<Receiving>,
@@ -267,8 +267,7 @@ struct State {
     source_size: Option<u64>,
     compression: Option<String>,
     label: Option<String>,
-    problems: Vec<Problem>,
-    problem_bytes: usize,
+    problems: Problems,
     receiving: Option<Receiving>,
     spool: Option<SpoolUse>,
     paused: Option<String>,
@@ -400,10 +399,7 @@ impl Monitor {
     pub fn forget_problems(&self) {
         self.refused.store(0, Ordering::Relaxed);
         self.warnings.store(0, Ordering::Relaxed);
-        self.update(|s| {
-            s.problems.clear();
-            s.problem_bytes = 0;
-        });
+        self.update(|s| s.problems.clear());
     }
 
     /// All of it is told once more: nothing that was counted so far counts.
@@ -427,18 +423,34 @@ impl Monitor {
     fn problem(&self, severity: Severity, path: &[u8], reason: String) {
         let problem = Problem { severity, path: escape(path), reason };
         let word = if severity == Severity::Refused { "refused" } else { "warning" };
-        if problem.path.is_empty() {
-            log::warn!("{word}: {}", problem.reason);
+        let line = if problem.path.is_empty() {
+            format!("{word}: {}", problem.reason)
         } else {
-            log::warn!("{word} '{}': {}", problem.path, problem.reason);
-        }
+            format!("{word} '{}': {}", problem.path, problem.reason)
+        };
+        let mut shown = false;
         self.update(|s| {
-            let bytes = problem.path.len() + problem.reason.len();
-            if s.problems.len() < MAX_PROBLEMS_KEPT && s.problem_bytes + bytes <= MAX_PROBLEM_BYTES_KEPT {
-                s.problem_bytes += bytes;
-                s.problems.push(problem);
-            }
+            s.problems.push(problem);
+            shown = s.problems.found() <= PROBLEMS_SHOWN as u64;
         });
+        log::log!(if shown { log::Level::Warn } else { log::Level::Info }, "{line}");
+    }
+
+    /// A part of all problems, counted from 0.
+    pub fn problems_piece(&self, number: usize) -> Piece {
+        self.state.lock().problems.piece(number)
+    }
+
+    /// All problems, in the order in which they were found; of a list that begins anew meanwhile, what was there before.
+    pub fn problems(&self) -> impl Iterator<Item = Problem> + '_ {
+        let list = self.problems_piece(0).list;
+        let mut number = Some(0);
+        let pieces = std::iter::from_fn(move || {
+            let piece = self.problems_piece(number?);
+            number = number.filter(|_| !piece.last).map(|number| number + 1);
+            (piece.list == list).then_some(piece.problems)
+        });
+        pieces.flatten()
     }
 
     /// Everything has come; what is left to do is to bring it to the disk.
@@ -531,7 +543,7 @@ impl Monitor {
             seconds,
             refused: self.refused.load(Ordering::Relaxed),
             warnings: self.warnings.load(Ordering::Relaxed),
-            problems: s.problems.clone(),
+            problems: s.problems.first().to_vec(),
             receiving: s.receiving.clone(),
             spool: s.spool.clone(),
             paused: s.paused.clone(),
@@ -545,23 +557,5 @@ impl Monitor {
         change(&mut state);
         state.version += 1;
         self.changed.notify_all();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn long_problems_are_counted_and_not_all_kept() {
-        let monitor = Monitor::new();
-        let path = vec![1; 64 << 10];
-        for _ in 0..200 {
-            monitor.refused(&path, "its name is too long");
-        }
-        let status = monitor.status();
-        assert_eq!(status.refused, 200);
-        let kept: usize = status.problems.iter().map(|problem| problem.path.len()).sum();
-        assert!(!status.problems.is_empty() && kept <= MAX_PROBLEM_BYTES_KEPT, "{kept}");
     }
 }
