@@ -4,9 +4,11 @@
 mod busy;
 mod daemon;
 mod deliver;
+mod discard;
 mod exit;
 mod foreground;
 mod front;
+mod left;
 mod materialize;
 mod mount;
 mod names;
@@ -26,6 +28,8 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+use crate::spool;
 
 pub use exit::Exit;
 
@@ -54,7 +58,7 @@ Exit codes:
 enum Command {
     /// Mount an archive: a file, a FIFO, standard input, or what somebody sends over TCP
     Mount(MountArgs),
-    /// Tell how a mount stands
+    /// Tell how a mount stands; or all mounts, and what daemons that are gone have left
     Status(StatusArgs),
     /// Wait until all of a mount, or the named paths in it, have arrived
     Wait(WaitArgs),
@@ -68,6 +72,8 @@ enum Command {
     Stop(StopArgs),
     /// Unmount
     Umount(UmountArgs),
+    /// Remove a spool that no daemon has any more
+    Discard(DiscardArgs),
 }
 
 #[derive(Debug, Args)]
@@ -108,7 +114,7 @@ struct MountArgs {
     #[arg(long, value_name = "DEST", conflicts_with = "detach")]
     materialize: Option<PathBuf>,
     /// Where contents are kept on disk while mounted (not needed for an uncompressed archive file)
-    #[arg(long, value_name = "DIR", default_value = "/var/tmp")]
+    #[arg(long, value_name = "DIR", default_value = spool::DIRECTORY)]
     spool: PathBuf,
     /// Keep at most so much there, as 500M or 20G; when it is full, receiving waits
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -139,9 +145,10 @@ struct MountArgs {
 
 #[derive(Debug, Args)]
 struct StatusArgs {
-    /// A mount point, or a path in a mount; without it, all mounts
+    /// A mount point, or a path in a mount; without it, all mounts, those whose daemon is gone too, and spools without a
+    /// daemon
     mountpoint: Option<PathBuf>,
-    /// As JSON, an object per mount and line, with all problems in it
+    /// As JSON, an object per line: for each mount, with all problems in it, and for each spool without a daemon
     #[arg(long)]
     json: bool,
     /// Again every second, until the stream is over
@@ -347,6 +354,21 @@ struct UmountArgs {
     lazy: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(
+    after_help = "A spool stays when its daemon is killed, or with 'mount --keep-spool'; 'restorefs status' names all that \
+                  were left. What arrived is in there and nowhere else: nothing is asked before it is removed. A spool that \
+                  is mounted is refused."
+)]
+struct DiscardArgs {
+    /// Directories that 'restorefs status' names
+    #[arg(required_unless_present = "all", value_name = "SPOOL")]
+    spools: Vec<PathBuf>,
+    /// Every one of yours that is left over
+    #[arg(long, conflicts_with = "spools")]
+    all: bool,
+}
+
 /// Runs a command line.
 pub fn run(cli: Cli) -> Exit {
     // Over a limit on the size of files (ulimit -f) the write fails, and is reported; the signal would only kill.
@@ -362,6 +384,7 @@ pub fn run(cli: Cli) -> Exit {
         Command::Scrub(args) => scrub::run(&args),
         Command::Stop(args) => stop::run(&args),
         Command::Umount(args) => umount::run(&args),
+        Command::Discard(args) => discard::run(&args),
     }
 }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::problems::{self, LongLine};
-use super::{Exit, StatusArgs, fail, names, say, say_json, show, tell};
+use super::{Exit, StatusArgs, fail, left, names, say, say_json, show, tell};
 use crate::control::{self, Connection, Error, Mounted, Request, Response};
 use crate::entry::{escape, printable};
 use crate::monitor::Status;
+use crate::spool::left_over;
 
 const WATCH: Duration = Duration::from_secs(1);
 
@@ -27,8 +28,9 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
     if let (true, [mounted]) = (args.problems, &mounts[..]) {
         return problems::run(mounted, args.json);
     }
-    if mounts.is_empty() && !args.json {
-        say("no restorefs is mounted");
+    let left = if args.mountpoint.is_none() { left_over() } else { Vec::new() };
+    if mounts.is_empty() && left.is_empty() && !args.json {
+        say("no restorefs is mounted, and no spool is left over");
     }
     let mut exit = Exit::Complete;
     for mounted in &mounts {
@@ -37,6 +39,11 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
                 // In the list of all mounts, those of others have what the kernel tells everybody.
                 Err(Error::Denied(_)) if args.mountpoint.is_none() => {
                     if !print_foreign(mounted, args.json) {
+                        return Exit::Complete;
+                    }
+                }
+                Err(Error::Gone { trace, .. }) if args.mountpoint.is_none() => {
+                    if !left::print_mount(mounted, trace.as_ref(), args.json) {
                         return Exit::Complete;
                     }
                 }
@@ -58,6 +65,9 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
             }
             break;
         }
+    }
+    if !left.iter().all(|left| left::print_spool(left, args.json)) {
+        return Exit::Complete;
     }
     exit
 }
@@ -114,6 +124,12 @@ pub(super) fn other(mounted: &Mounted, cause: std::io::Error) -> Error {
     Error::Other { mountpoint: mounted.mountpoint.clone(), cause }
 }
 
+/// A user, by name where there is one, and by number.
+pub(super) fn owner(uid: u32) -> String {
+    let name = names::of_user(uid).map_or(String::new(), |name| format!("{} ", escape(&name)));
+    format!("{name}({uid})")
+}
+
 /// Another user's mount, as the kernel tells everybody of it.
 fn print_foreign(mounted: &Mounted, as_json: bool) -> bool {
     if as_json {
@@ -121,10 +137,9 @@ fn print_foreign(mounted: &Mounted, as_json: bool) -> bool {
             "mountpoint": mounted.mountpoint.to_string_lossy(), "source": mounted.source, "owner": mounted.uid,
         }));
     }
-    let name = names::of_user(mounted.uid).map_or(String::new(), |name| format!("{} ", escape(&name)));
     [
         show::path(&mounted.mountpoint),
-        format!("  owner      {name}({}): only they and root may ask how it stands", mounted.uid),
+        format!("  owner      {}: only they and root may ask how it stands", owner(mounted.uid)),
         format!("  source     {}", printable(&mounted.source)),
     ]
     .into_iter()

@@ -14,9 +14,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub use check::{Checked, check};
-pub use path::{
-    EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, clipped, escape, escape_path, printable, shortened,
-};
+pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, clipped, escape, escape_path, printable, shortened};
 pub use sparse::{MAX_SEGMENTS, Segment, SparseError, SparseMap};
 pub use time::Timestamp;
 pub use xattr::{

@@ -204,8 +204,9 @@ pub fn shortened(text: String, most: usize) -> String {
         return text;
     }
     let each = most.saturating_sub(GAP.len()) / 2;
-    let begin = text.floor_char_boundary(each);
-    let end = text.ceil_char_boundary(text.len() - each);
+    let boundary = |at: &usize| text.is_char_boundary(*at);
+    let begin = (0..=each).rev().find(boundary).unwrap_or(0);
+    let end = (text.len() - each..=text.len()).find(boundary).unwrap_or(text.len());
     format!("{}{GAP}{}", &text[..begin], &text[end..])
 }
 

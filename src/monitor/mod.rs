@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
 
 use crate::entry::escape;
-pub use problems::{MAX_PROBLEM_TEXT, Piece};
 use problems::Problems;
+pub use problems::{MAX_PROBLEM_TEXT, Piece};
 
 /// So many problems are printed, and are in each [`Status`]; all others are counted, and can be asked for.
 pub const PROBLEMS_SHOWN: usize = 20;

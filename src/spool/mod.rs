@@ -12,6 +12,10 @@
 //! the end, and says whether the disk took it. Blobs have checksums (see [`crate::proof`]), which are in the journal too;
 //! the journal's records have their own. A full disk is not an error: writing waits for room, and the monitor says so.
 
+mod discard;
+mod found;
+mod registry;
+
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
 use std::io;
@@ -33,6 +37,8 @@ use crate::entry::SparseMap;
 use crate::monitor::{Monitor, SpoolUse};
 use crate::proof::Sums;
 use crate::record;
+pub use discard::{Error as DiscardError, discard};
+pub use found::{DIRECTORY, Ended, LeftOver, left_over};
 
 /// Files of this many stored bytes and more get a blob: it can be opened, linked and passed through on its
 /// own. Below it the cost of creating one is most of the work.
@@ -216,6 +222,7 @@ impl Spool {
             _lock: lock,
         };
         spool.report();
+        registry::add(&spool.path);
         Ok(spool)
     }
 
@@ -443,11 +450,13 @@ impl Spool {
 
     /// Removes it from the disk, unless it is to be kept. Only the first call counts.
     pub fn remove(&self) {
-        if !self.keep
-            && !self.removed.swap(true, Ordering::Relaxed)
-            && let Err(e) = std::fs::remove_dir_all(&self.path)
-        {
-            log::warn!("cannot remove the spool '{}': {e}", self.path.display());
+        if self.keep || self.removed.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let removed = discard::remove_contents(&self.directory, &mut 0);
+        match removed.and_then(|()| std::fs::remove_dir(&self.path)) {
+            Ok(()) => registry::remove(&self.path),
+            Err(e) => log::warn!("cannot remove the spool '{}': {e}", self.path.display()),
         }
     }
 

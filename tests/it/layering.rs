@@ -56,6 +56,7 @@ const TABLE: &[(&str, &[&str])] = &[
             "tree",
             "wire",
             "send",
+            "spool",
             "mounts",
             "mount",
             "control",

@@ -22,6 +22,11 @@ impl Disk {
         Disk::mount(&["-t", kind, "-o", options, kind], dir.path().join("disk"), Some(dir))
     }
 
+    /// The same, mounted at `point`.
+    pub fn at(point: &Path, kind: &str, options: &str) -> Disk {
+        Disk::mount(&["-t", kind, "-o", options, kind], point.to_owned(), None)
+    }
+
     /// An ext4 in the file `image`, made with the options `make`, and mounted at `point`.
     pub fn ext4(image: &Path, point: &Path, make: &str, options: &str) -> Disk {
         shell(Path::new("/"), &format!("truncate -s 32M {image:?} && mkfs.ext4 -q {make} {image:?} 2>/dev/null"));
