@@ -83,11 +83,11 @@ mod tests {
             found.sort();
             found
         };
-        assert_eq!(sorted(), [&spools[2], &spools[0], &spools[1]]);
+        assert_eq!(sorted(), [2, 0, 1].map(|n: usize| spools[n].clone()));
         std::fs::remove_dir(&spools[0]).unwrap();
         std::fs::remove_dir_all(above.join("in")).unwrap();
         std::fs::write(above.join("in"), "a file by now").unwrap();
-        assert_eq!(sorted(), [&spools[1]]);
+        assert_eq!(sorted(), [spools[1].clone()]);
         assert_eq!(directory.read_dir().unwrap().count(), 2);
     }
 }
