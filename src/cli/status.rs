@@ -42,6 +42,8 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
                         return Exit::Complete;
                     }
                 }
+                // It was unmounted while the others were asked.
+                Err(_) if args.mountpoint.is_none() && mounted.is_gone() => {}
                 Err(Error::Gone { trace, .. }) if args.mountpoint.is_none() => {
                     if !left::print_mount(mounted, trace.as_ref(), args.json) {
                         return Exit::Complete;
@@ -55,7 +57,11 @@ pub(super) fn run(args: &StatusArgs) -> Exit {
                     match print(mounted, &status, args.json) {
                         Ok(true) => {}
                         Ok(false) => return Exit::Complete,
-                        Err(e) => return fail(e),
+                        Err(e) => {
+                            tell(e);
+                            exit = Exit::Failed;
+                            break;
+                        }
                     }
                     if args.watch && status.end.is_none() {
                         std::thread::sleep(WATCH);
