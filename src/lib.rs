@@ -46,7 +46,7 @@
 //! |---|---|
 //! | [`record`] | entries to bytes and back, for the journal |
 //! | [`proof`] | checksums of contents, and reads that are compared with them |
-//! | [`spool`] | contents on disk: a journal, and a blob for each large file |
+//! | [`spool`] | contents on disk: a journal, and a blob for each large file; those whose daemon is gone, found and removed |
 //! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
 //! | [`store`] | index and contents together, and who is told when more is there; [`store::intake`] is the only way in |
 //! | [`ingest`] | the one that drives: source, filter, decoder, store |
