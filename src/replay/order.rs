@@ -12,6 +12,7 @@ use std::hash::{BuildHasher, RandomState};
 use super::items::Item;
 use crate::entry::{Entry, EntryKind};
 use crate::index::Place;
+use crate::record::{self, Record};
 
 /// Those that have been announced, and not been given.
 #[derive(Default)]
@@ -28,6 +29,8 @@ pub(super) struct Order {
     above: HashSet<u64>,
     /// Names that hard links repeat, by a hash.
     linked: HashSet<u64>,
+    /// The entries of those that wait for their contents.
+    kept: Kept,
     /// What comes later waits for this entry.
     barrier: Option<u64>,
     /// Leading components that paths lose.
@@ -43,17 +46,78 @@ enum Tree {
     Target,
 }
 
+/// Small: of a catalogue whose contents have not come all files are here.
 struct Announced {
-    /// None: it has become `item`.
-    entry: Option<Box<Entry>>,
-    item: Option<Item>,
-    blob: Option<Place>,
-    /// Its name, the one that it links to, and what is left of its name.
-    keys: [Option<u64>; 3],
+    state: State,
     /// So many have to be given before.
-    after: usize,
+    after: u32,
     /// All that came before have to.
     last: bool,
+}
+
+const _: () = assert!(size_of::<Announced>() <= 24);
+
+/// What has come of one.
+enum State {
+    Entry(Spot),
+    /// The entry, and where its contents go.
+    Blob(Box<(Spot, Place)>),
+    Item(Box<Item>),
+    /// It is being made into an item.
+    Taken,
+}
+
+/// Where an entry is [`Kept`].
+#[derive(Clone, Copy)]
+struct Spot {
+    segment: u32,
+    offset: u32,
+}
+
+/// Entries as they are encoded, in large segments: in memory, one takes many times as much.
+#[derive(Default)]
+struct Kept(Vec<Segment>);
+
+struct Segment {
+    bytes: Vec<u8>,
+    /// Of those in it, so many have not been taken.
+    left: u32,
+}
+
+/// A segment is full when it has so many bytes.
+const SEGMENT: usize = 256 << 10;
+
+impl Kept {
+    fn add(&mut self, entry: Box<Entry>) -> Spot {
+        if self.0.last().is_none_or(|segment| segment.bytes.len() >= SEGMENT) {
+            // The last entry in it goes beyond.
+            self.0.push(Segment { bytes: Vec::with_capacity(SEGMENT + (4 << 10)), left: 0 });
+        }
+        let number = self.0.len() - 1;
+        let segment = &mut self.0[number];
+        let offset = segment.bytes.len();
+        record::encode(&Record::Entry(entry), &[], &mut segment.bytes);
+        segment.left += 1;
+        Spot { segment: number as u32, offset: offset as u32 }
+    }
+
+    fn take(&mut self, spot: Spot) -> Option<Box<Entry>> {
+        let segment = self.0.get_mut(spot.segment as usize)?;
+        let decoded = record::decode(segment.bytes.get(spot.offset as usize..)?);
+        segment.left -= 1;
+        let entry = match decoded {
+            Ok((Record::Entry(entry), ..)) => Some(entry),
+            _ => None,
+        };
+        if segment.left == 0 {
+            // The last one is used again, the others are given back.
+            match spot.segment as usize + 1 == self.0.len() {
+                true => self.0[spot.segment as usize].bytes.clear(),
+                false => self.0[spot.segment as usize].bytes = Vec::new(),
+            }
+        }
+        entry
+    }
 }
 
 impl Order {
@@ -64,16 +128,7 @@ impl Order {
 
     /// An entry. Where it has contents, these are to come.
     pub(super) fn announce(&mut self, id: u64, entry: Box<Entry>) {
-        let target = match &entry.kind {
-            EntryKind::HardLink { target } => Some(target),
-            _ => None,
-        };
-        let left = if self.strip > 0 { entry.path.without_first(self.strip) } else { None };
-        let paths = [
-            Some((Tree::Mount, entry.path.as_bytes())),
-            target.map(|target| (Tree::Mount, target.as_bytes())),
-            left.map(|left| (Tree::Target, left)),
-        ];
+        let paths = self.paths(&entry);
         let keys = paths.map(|path| path.map(|path| self.keys.hash_one(path)));
         let above: Vec<u64> = paths.into_iter().flatten().flat_map(|(tree, path)| self.above(tree, path)).collect();
         let mut before: Vec<u64> =
@@ -98,9 +153,25 @@ impl Order {
         }
         self.last.extend(keys.iter().flatten().map(|&key| (key, id)));
         self.above.extend(above);
-        let (entry, item) =
-            if has_contents { (Some(entry), None) } else { (None, Some(Item::new(entry, Place::Empty))) };
-        self.announced.insert(id, Announced { entry, item, blob: None, keys, after: before.len(), last });
+        let state = match has_contents {
+            true => State::Entry(self.kept.add(entry)),
+            false => State::Item(Box::new(Item::new(entry, Place::Empty))),
+        };
+        self.announced.insert(id, Announced { state, after: before.len() as u32, last });
+    }
+
+    /// The name of an entry, the one that it links to, and what is left of its name.
+    fn paths<'e>(&self, entry: &'e Entry) -> [Option<(Tree, &'e [u8])>; 3] {
+        let target = match &entry.kind {
+            EntryKind::HardLink { target } => Some(target),
+            _ => None,
+        };
+        let left = if self.strip > 0 { entry.path.without_first(self.strip) } else { None };
+        [
+            Some((Tree::Mount, entry.path.as_bytes())),
+            target.map(|target| (Tree::Mount, target.as_bytes())),
+            left.map(|left| (Tree::Target, left)),
+        ]
     }
 
     /// The directories that a path is in, by their hashes.
@@ -111,19 +182,30 @@ impl Order {
 
     /// Where its contents go.
     pub(super) fn set_blob(&mut self, id: u64, blob: Place) {
-        if let Some(announced) = self.announced.get_mut(&id) {
-            announced.blob = Some(blob);
+        let Some(announced) = self.announced.get_mut(&id) else { return };
+        match &mut announced.state {
+            State::Entry(spot) => announced.state = State::Blob(Box::new((*spot, blob))),
+            State::Blob(kept) => kept.1 = blob,
+            State::Item(_) | State::Taken => {}
         }
     }
 
     /// No more of its contents comes. `item` makes of the entry, and the place of its blob, what is given.
     pub(super) fn end(&mut self, id: u64, item: impl FnOnce(Box<Entry>, Option<Place>) -> Item) {
         let Some(announced) = self.announced.get_mut(&id) else { return };
-        let Some(entry) = announced.entry.take() else { return };
-        announced.item = Some(item(entry, announced.blob.take()));
+        let (spot, blob) = match std::mem::replace(&mut announced.state, State::Taken) {
+            State::Entry(spot) => (spot, None),
+            State::Blob(kept) => (kept.0, Some(kept.1)),
+            before @ (State::Item(_) | State::Taken) => {
+                announced.state = before;
+                return;
+            }
+        };
+        let Some(entry) = self.kept.take(spot) else { return };
+        announced.state = State::Item(Box::new(item(entry, blob)));
         if self.can_be_given(id) {
             self.give(id);
-        } else if let Some(Announced { item: Some(item), .. }) = self.announced.get_mut(&id) {
+        } else if let Some(Announced { state: State::Item(item), .. }) = self.announced.get_mut(&id) {
             // What is read is not kept for as long as that takes.
             item.bytes = None;
         }
@@ -131,7 +213,9 @@ impl Order {
 
     fn can_be_given(&self, id: u64) -> bool {
         let is_first = || self.announced.first_key_value().is_some_and(|(&first, _)| first == id);
-        self.announced.get(&id).is_some_and(|one| one.item.is_some() && one.after == 0 && (!one.last || is_first()))
+        self.announced
+            .get(&id)
+            .is_some_and(|one| matches!(one.state, State::Item(_)) && one.after == 0 && (!one.last || is_first()))
     }
 
     /// The next one that can be given.
@@ -153,13 +237,14 @@ impl Order {
     fn give(&mut self, id: u64) {
         let mut next = vec![id];
         while let Some(id) = next.pop() {
-            let Some(announced) = self.announced.remove(&id) else { continue };
-            for key in announced.keys.iter().flatten() {
-                if self.last.get(key) == Some(&id) {
-                    self.last.remove(key);
+            let Some(Announced { state: State::Item(item), .. }) = self.announced.remove(&id) else { continue };
+            for path in self.paths(&item.entry).into_iter().flatten() {
+                let key = self.keys.hash_one(path);
+                if self.last.get(&key) == Some(&id) {
+                    self.last.remove(&key);
                 }
             }
-            self.ready.extend(announced.item);
+            self.ready.push_back(*item);
             let waiting = self.waiting.remove(&id).unwrap_or_default();
             for other in waiting.into_iter().rev() {
                 let Some(after) = self.announced.get_mut(&other).map(|other| &mut other.after) else { continue };
@@ -225,6 +310,33 @@ mod tests {
         end(&mut order, 0);
         assert_eq!(given(&mut order), names(&[("a", 1)]));
         assert!(order.announced.is_empty() && order.last.is_empty() && order.waiting.is_empty());
+    }
+
+    #[test]
+    fn what_waits_is_as_it_was_and_its_memory_is_given_back() {
+        let mut order = Order::default();
+        let name = |n: u64| format!("{n}-{}", "x".repeat(200));
+        for n in 0..5000 {
+            order.announce(n, file(&name(n), n + 1));
+        }
+        assert!(order.kept.0.len() > 2);
+        for n in (0..5000).rev() {
+            order.set_blob(n, Place::in_blob(n, false));
+            order.end(n, |entry, blob| Item::new(entry, blob.unwrap()));
+            let item = order.pop().unwrap();
+            assert_eq!(item.entry, file(&name(n), n + 1));
+            assert!(matches!(item.place, Place::Blob(number) if number == n));
+        }
+        assert!(order.announced.is_empty() && order.last.is_empty());
+        let (last, others) = order.kept.0.split_last().unwrap();
+        assert!(others.iter().all(|segment| segment.bytes.capacity() == 0) && last.bytes.is_empty());
+        // One after the other they take no more.
+        let segments = order.kept.0.len();
+        for n in 5000..20_000 {
+            order.announce(n, file(&name(n), 1));
+            end(&mut order, n);
+        }
+        assert_eq!(order.kept.0.len(), segments);
     }
 
     #[test]
