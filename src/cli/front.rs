@@ -66,7 +66,12 @@ pub(super) fn run(daemon: UnixStream, detach: bool, verbose: bool, restore: Opti
         }
     }
     progress.clear();
-    fail("the daemon is gone: it was killed")
+    let exit = fail("the daemon is gone: it was killed");
+    // It goes on with what is there.
+    match restoring {
+        Some(Ok(restoring)) => restoring.join(),
+        _ => exit,
+    }
 }
 
 /// The first SIGINT makes the daemon stop receiving; the second, or SIGTERM, ends this process alone. The mount stays in all

@@ -12,16 +12,17 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::line::Line;
 use super::problems::LongLine;
 use super::progress::{Estimate, Progress};
-use super::status::{ask, end, find, other, unexpected};
+use super::status::find;
 use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
-use crate::control::{Connection, Error, Mounted, Request, Response};
+use crate::control::Mounted;
 use crate::entry::{EntryPath, Timestamp};
-use crate::materialize::{self, Action, Options, Origin, Overwrite, Report, Selection, Stage, Summary};
+use crate::materialize::{self, Action, Options, Overwrite, Report, Selection, Stage, Summary};
 use crate::monitor::PROBLEMS_SHOWN;
 use crate::mount::{path_below, raise_open_files};
-use crate::replay::{self, Contents};
+use crate::replay::Contents;
 use crate::tarball;
 
 const TICK: Duration = Duration::from_millis(200);
@@ -47,8 +48,11 @@ pub(super) fn run(args: &MaterializeArgs) -> Exit {
         return fail(format_args!("cannot wait for signals: {e}"));
     }
     let begun = Instant::now();
-    let (exit, mut summary) = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
-    let exit = if exit == Exit::Failed { exit } else { exit.worse(stream(&mounted, args.how.no_wait)) };
+    let Done { exit, mut summary, line, finished } = work(&mounted, &options, &AtomicBool::new(!args.how.dry_run));
+    let exit = match line {
+        Some(line) if exit != Exit::Failed => exit.worse(line.end(args.how.no_wait, finished)),
+        _ => exit,
+    };
     if args.how.dry_run {
         tell_problems(&summary, None);
     } else {
@@ -108,9 +112,14 @@ pub(super) fn beside(
             Ok(mounted) => mounted,
             Err(message) => return fail(message),
         };
-        let (exit, summary) = match options(&RestoreArgs::default(), &[], &dest) {
+        let Done { exit, summary, line, finished } = match options(&RestoreArgs::default(), &[], &dest) {
             Ok(options) => work(&mounted, &options, &show),
             Err(message) => return fail(message),
+        };
+        // The mount tells how the stream ended, as long as its daemon does.
+        let exit = match line.filter(Line::is_lost) {
+            Some(line) if exit != Exit::Failed => exit.worse(line.end(false, finished)),
+            _ => exit,
         };
         tell_summary(&summary, exit, begun, false);
         exit
@@ -118,11 +127,22 @@ pub(super) fn beside(
     Ok(Beside { thread, shown })
 }
 
-/// Restores. The exit code is that of restoring alone, not that of the stream. Progress is shown as soon as `shown` says so.
-fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summary) {
-    let origin = match origin(mounted) {
-        Ok(origin) => origin,
-        Err(e) => return (fail(e), Summary::default()),
+/// What restoring came to.
+struct Done {
+    /// The code of restoring alone, not that of the stream.
+    exit: Exit,
+    summary: Summary,
+    /// The daemon, if it has handed over anything.
+    line: Option<Line>,
+    /// Whether the stream is over as it should be, where what was read of it tells.
+    finished: Option<bool>,
+}
+
+/// Restores. Progress is shown as soon as `shown` says so.
+fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> Done {
+    let (line, origin) = match Line::open(mounted) {
+        Ok(opened) => opened,
+        Err(e) => return Done { exit: fail(e), summary: Summary::default(), line: None, finished: None },
     };
     raise_open_files();
     // What is made has the mode that it is made with.
@@ -142,8 +162,9 @@ fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summ
         let ended = loop {
             match ends.recv_timeout(TICK) {
                 Err(RecvTimeoutError::Timeout) if shown.load(Ordering::Relaxed) => {
-                    let part = || part(mounted, archive, report);
-                    progress.get_or_insert_with(Progress::new).show(|| line(report, part(), &mut estimate, begun));
+                    let part = || part(&line, archive, report);
+                    let doing = progress.get_or_insert_with(Progress::new);
+                    doing.show(|| progress_line(report, part(), &mut estimate, begun));
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 ended => break ended,
@@ -163,33 +184,15 @@ fn work(mounted: &Mounted, options: &Options, shown: &AtomicBool) -> (Exit, Summ
         Ok(Err(e)) => fail(e),
         Err(_) => fail("restoring ended with a panic"),
     };
-    (exit, summary)
+    Done { exit, summary, line: Some(line), finished: report.finished() }
 }
 
 /// Which part of all that is to come has been restored, where it is known how much that is.
-fn part(mounted: &Mounted, archive: Option<u64>, report: &Report) -> Option<f64> {
+fn part(line: &Line, archive: Option<u64>, report: &Report) -> Option<f64> {
     if let Some(size) = archive {
         return Some(report.part(size));
     }
-    let progress = Connection::open(mounted).and_then(|c| c.ask(&Request::More { known: None, spooled: None }));
-    let Ok(Response::Progress { spooled, over, source: (came, size), .. }) = progress else { return None };
-    let arrived = match size {
-        _ if over => 1.0,
-        Some(size) if size > 0 => came.min(size) as f64 / size as f64,
-        _ => return None,
-    };
-    Some(arrived * report.part(spooled))
-}
-
-/// The code of the stream itself.
-fn stream(mounted: &Mounted, no_wait: bool) -> Exit {
-    // Of an archive in place we may have come to the end before the daemon has.
-    let request = if no_wait { Request::Status } else { Request::Wait { path: None } };
-    match ask(mounted, &request) {
-        Ok(status) if status.end.is_none() && no_wait => Exit::Complete,
-        Ok(status) => end(&status),
-        Err(e) => fail(e),
-    }
+    line.arrived().map(|(arrived, spooled)| arrived * report.part(spooled))
 }
 
 fn options(args: &RestoreArgs, paths: &[Vec<u8>], dest: &std::path::Path) -> Result<Options, String> {
@@ -236,33 +239,6 @@ fn time(text: &str) -> Result<Timestamp, String> {
     Ok(Timestamp::new(metadata.mtime(), metadata.mtime_nsec() as u32))
 }
 
-/// What the daemon hands over.
-fn origin(mounted: &Mounted) -> Result<Origin, Error> {
-    let other = |cause: replay::Error| other(mounted, cause.into());
-    let mut connection = Connection::open(mounted)?;
-    let (response, files) = connection.ask_for_files(&Request::Contents)?;
-    let mut files = files.into_iter();
-    let (contents, concatenated, made) = match (response, files.next(), files.next()) {
-        (Response::Contents { spool: true, made, .. }, Some(journal), Some(blobs)) => {
-            (Contents::spool(journal, blobs, mounted.uid).map_err(other)?, false, made)
-        }
-        (Response::Contents { spool: false, concatenated, made }, Some(file), None) => {
-            (Contents::archive(file).map_err(other)?, concatenated, made)
-        }
-        (response, ..) => return Err(unexpected(mounted, &response)),
-    };
-    let mounted = mounted.clone();
-    let more =
-        move |known, spooled| match Connection::open(&mounted).and_then(|c| c.ask(&Request::More { known, spooled })) {
-            Ok(Response::Progress { journal, over, replaced, changed, spooled, .. }) => {
-                Ok(materialize::Progress { journal, over, replaced, changed, spooled })
-            }
-            Ok(other) => Err(io::Error::other(unexpected(&mounted, &other))),
-            Err(e) => Err(io::Error::other(e)),
-        };
-    Ok(Origin { contents, concatenated, made, more: Box::new(more) })
-}
-
 /// What is half made is under a name of its own, or has not its time yet: another run makes it whole.
 fn stop_on_signals() -> io::Result<()> {
     let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
@@ -275,7 +251,7 @@ fn stop_on_signals() -> io::Result<()> {
     Ok(())
 }
 
-fn line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Instant) -> String {
+fn progress_line(report: &Report, part: Option<f64>, estimate: &mut Estimate, begun: Instant) -> String {
     let summary = report.counts();
     let seconds = begun.elapsed().as_secs_f64();
     let rate = show::rate(summary.bytes as f64 / seconds, seconds).map_or(String::new(), |rate| format!("  {rate}"));

@@ -9,6 +9,7 @@ mod exit;
 mod foreground;
 mod front;
 mod left;
+mod line;
 mod materialize;
 mod mount;
 mod names;

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::status::{ask, end, find};
 use super::{Exit, WaitArgs, fail, show, tell};
-use crate::control::{Connection, Mounted, Request, Response};
+use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::mount::path_below;
 
 pub(super) fn run(args: &WaitArgs) -> Exit {
@@ -26,7 +26,7 @@ pub(super) fn run(args: &WaitArgs) -> Exit {
 fn all(mounted: &Mounted) -> Exit {
     match ask(mounted, &Request::Wait { path: None }) {
         Ok(status) => end(&status),
-        Err(e) => fail(e),
+        Err(e) => lost(mounted, e),
     }
 }
 
@@ -43,6 +43,19 @@ fn one(mounted: &Mounted, path: &Path) -> Exit {
             Exit::Incomplete
         }
         Ok(other) => fail(format_args!("unexpected answer {other:?}")),
-        Err(e) => fail(e),
+        Err(e) => lost(mounted, e),
     }
+}
+
+/// What is waited for has not come when the daemon ends.
+fn lost(mounted: &Mounted, cause: Error) -> Exit {
+    if !matches!(cause, Error::Ended(_)) {
+        return fail(cause);
+    }
+    tell(format_args!("{cause}, before the stream was over"));
+    // It says where the spool is.
+    if let Err(e @ Error::Gone { .. }) = Connection::open(mounted) {
+        tell(e);
+    }
+    Exit::Incomplete
 }

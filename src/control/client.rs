@@ -206,11 +206,6 @@ impl Connection {
         self.ask_for_files(request).map(|(response, _)| response)
     }
 
-    /// Whether it is to the same process as another. Where none can be seen from here, it is taken to be.
-    pub fn is_to_same(&self, other: Option<Pid>) -> bool {
-        self.pid == other
-    }
-
     /// The process of the daemon, where it can be seen from here.
     pub fn pid(&self) -> Option<Pid> {
         self.pid

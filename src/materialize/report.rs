@@ -23,6 +23,8 @@ pub struct Report {
     /// Bytes of the spool or the archive that the entries came from which have been read.
     pub(super) position: AtomicU64,
     stage: AtomicU8,
+    /// Whether the stream is over as it should be, where that has been read.
+    finished: Mutex<Option<bool>>,
     state: Mutex<State>,
 }
 
@@ -168,6 +170,15 @@ impl Report {
 
     pub(super) fn set_stage(&self, stage: Stage) {
         self.stage.store(stage as u8, Ordering::Relaxed);
+    }
+
+    pub(super) fn set_finished(&self, finished: Option<bool>) {
+        *self.finished.lock() = finished;
+    }
+
+    /// Whether the stream is over as it should be, where what was read of it tells.
+    pub fn finished(&self) -> Option<bool> {
+        *self.finished.lock()
     }
 
     /// What is being done.

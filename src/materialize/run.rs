@@ -112,7 +112,7 @@ fn first_pass<'a>(
     }
     let mut latest = Latest::new(options.strip);
     let mut bindings = new_bindings();
-    let so_far = End { journal: progress.journal, over: false };
+    let so_far = End { journal: progress.journal, over: false, broken_off: progress.broken_off };
     let mut replay = Replay::new(&creator.contents, tar, options.strip).map_err(Error::Replay)?;
     take_all(&mut replay, &so_far, |item| {
         for binding in bindings.take(&item) {

@@ -24,6 +24,8 @@ pub struct Progress {
     pub changed: bool,
     /// Bytes that are in the spool.
     pub spooled: u64,
+    /// Whether the daemon has ended without a word: then the journal may break off anywhere behind what it told of before.
+    pub broken_off: bool,
 }
 
 /// Returns when there is more than so many bytes of journal, or so many in the spool, or when the stream is over; for
@@ -48,11 +50,16 @@ pub(super) struct End {
     pub(super) journal: u64,
     /// Whether no more comes: what is not there as a whole has been given too.
     pub(super) over: bool,
+    /// Whether the last record may be only begun.
+    pub(super) broken_off: bool,
 }
 
 /// All entries up to an end.
 pub(super) fn take_all(replay: &mut Replay, end: &End, mut take: impl FnMut(Item)) -> Result<(), replay::Error> {
     replay.set_length(end.journal);
+    if end.broken_off {
+        replay.set_sound(0);
+    }
     while let Some(item) = replay.next_item()? {
         take(item);
     }
@@ -80,7 +87,7 @@ pub(super) fn pump(
     report: &Report,
     mut take: impl FnMut(Next<'_>) -> Result<(), Error>,
 ) -> Result<End, Error> {
-    let mut end = End { journal: 0, over: matches!(replay, Replay::Archive(_)) };
+    let mut end = End { journal: 0, over: matches!(replay, Replay::Archive(_)), broken_off: false };
     // When to look again at what is in the spool of something large that is arriving.
     let mut spooled = None;
     loop {
@@ -89,8 +96,12 @@ pub(super) fn pump(
             if progress.journal < journal.length() {
                 return Err(Error::Shrunk);
             }
+            if progress.broken_off {
+                journal.set_sound(journal.length());
+            }
             journal.set_length(progress.journal);
-            end = End { journal: progress.journal, over: progress.over };
+            let Progress { over, broken_off, .. } = progress;
+            end = End { journal: progress.journal, over, broken_off };
             spooled = Some(progress.spooled.saturating_add(STEP));
         }
         while let Some(item) = replay.next_item().map_err(Error::Replay)? {
@@ -105,6 +116,7 @@ pub(super) fn pump(
             }
         }
         if end.over || !follow {
+            report.set_finished(replay.finished());
             return Ok(end);
         }
     }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::items::{Bytes, Item};
 use crate::entry::Entry;
 use crate::index::Place;
-use crate::tarball::{Decoder, Event, Options};
+use crate::tarball::{Decoder, End, Event, Options};
 
 /// So much is read at a time.
 const CHUNK: usize = 1 << 20;
@@ -23,13 +23,14 @@ pub struct Archive {
     chunk: Arc<Vec<u8>>,
     used: usize,
     over: bool,
+    finished: Option<bool>,
 }
 
 impl Archive {
     /// Reads `file` from its beginning.
     pub fn new(file: Arc<File>, options: Options) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Archive { file, size, decoder: Decoder::new(options), at: 0, chunk: Arc::default(), used: 0, over: false })
+        Ok(Archive { file, size, decoder: Decoder::new(options), at: 0, chunk: Arc::default(), used: 0, over: false, finished: None })
     }
 
     /// The next entry; of contents behind the end of the file, what there is of them is told.
@@ -42,12 +43,22 @@ impl Archive {
             match event {
                 Ok(Some(Event::Entry { entry, offset })) => return Ok(Some(self.item(entry, offset))),
                 // What is refused or mended has been told by the mount, and so has how it ends.
-                Ok(Some(Event::EndOfArchive)) | Err(_) => self.over = true,
+                Ok(Some(Event::EndOfArchive)) => (self.over, self.finished) = (true, Some(true)),
+                Err(_) => (self.over, self.finished) = (true, Some(false)),
                 Ok(Some(_)) => {}
-                Ok(None) => self.over = !self.read_more()?,
+                Ok(None) if self.read_more()? => {}
+                Ok(None) => {
+                    let is_complete = matches!(self.decoder.finish(), End::Complete | End::LoneZeroBlock);
+                    (self.over, self.finished) = (true, Some(is_complete));
+                }
             }
         }
         Ok(None)
+    }
+
+    /// Whether the archive is over as it should be, as far as it has been read.
+    pub fn finished(&self) -> Option<bool> {
+        self.finished
     }
 
     /// How much of the archive has been read or passed over.

@@ -18,6 +18,9 @@ use crate::record::Record;
 /// The journal of a spool.
 pub struct Journal {
     records: Records,
+    /// Behind this, what is broken was broken off.
+    sound: u64,
+    finished: Option<bool>,
     entries: u64,
     /// Bytes in blobs of the entries that have been given.
     blobs: u64,
@@ -51,6 +54,8 @@ impl Journal {
     pub fn new(file: Arc<File>, proofs: Arc<Proofs>, strip: usize) -> Self {
         Journal {
             records: Records::new(file, 0),
+            sound: u64::MAX,
+            finished: None,
             entries: 0,
             blobs: 0,
             pending: Pending::One(None),
@@ -69,6 +74,16 @@ impl Journal {
     /// Reads so much of the journal from now on: more has been written.
     pub fn set_length(&mut self, length: u64) {
         self.records.set_length(length);
+    }
+
+    /// See [`Replay::set_sound`](super::Replay::set_sound).
+    pub fn set_sound(&mut self, length: u64) {
+        self.sound = length;
+    }
+
+    /// Whether the stream is over as it should be, as far as what has been read says.
+    pub fn finished(&self) -> Option<bool> {
+        self.finished
     }
 
     /// How much of the spool has been read or passed over: of the journal, and of the blobs that it names.
@@ -105,6 +120,7 @@ impl Journal {
                     }
                 }
                 Step::End => return Ok(None),
+                Step::Torn | Step::Damaged if self.records.position() >= self.sound => return Ok(None),
                 Step::Torn if self.records.is_short()? => return Err(Error::Short),
                 Step::Torn => return Ok(None),
                 Step::Damaged => return Err(Error::Damaged { at: self.records.position() }),
@@ -190,7 +206,11 @@ impl Journal {
                 self.pending = Pending::Any(Box::new(Order::new(self.strip)));
                 None
             }
-            Record::Begin { .. } | Record::Finish { .. } => None,
+            Record::Finish { complete } => {
+                self.finished = Some(complete);
+                None
+            }
+            Record::Begin { .. } => None,
         }
     }
 

@@ -58,6 +58,23 @@ impl Replay {
         }
     }
 
+    /// So much of a journal was written as a whole: what is broken behind it was broken off with its daemon, and ends the
+    /// replay there.
+    pub fn set_sound(&mut self, length: u64) {
+        match self {
+            Replay::Journal(journal) => journal.set_sound(length),
+            Replay::Archive(_) => {}
+        }
+    }
+
+    /// Whether the stream is over as it should be, as far as what has been read says.
+    pub fn finished(&self) -> Option<bool> {
+        match self {
+            Replay::Journal(journal) => journal.finished(),
+            Replay::Archive(archive) => archive.finished(),
+        }
+    }
+
     /// The next entry that is there as a whole. None when there is no other, by now.
     ///
     /// # Errors

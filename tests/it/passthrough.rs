@@ -236,7 +236,7 @@ fn an_open_file_is_read_on_when_it_is_unmounted() {
     for args in [&[][..], &["--no-passthrough"]] {
         let (mut mount, contents) = with_large_file(args);
         let file = File::open(mount.path("file")).unwrap();
-        let output = restorefs(&["umount"], &[&mount.point]);
+        let output = restorefs(&["umount", "--lazy"], &[&mount.point]);
         assert!(output.status.success(), "{output:?}");
         assert!(!mount.path("file").exists());
         assert!(read_all(&file) == contents);

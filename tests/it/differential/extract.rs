@@ -67,7 +67,7 @@ pub fn restorefs(bytes: &[u8], from: From, to: &Path) -> Extracted {
     };
     let spooled = store.spool().map_or(0, |spool| spool.bytes());
     let replaced = store.index().has_replaced();
-    let more = move |_, _| Ok(Progress { journal, over: true, replaced, changed: false, spooled });
+    let more = move |_, _| Ok(Progress { journal, over: true, replaced, changed: false, spooled, broken_off: false });
     let options = Options {
         target: to.into(),
         selection: Selection::new(&[], &[], &[], None).unwrap(),

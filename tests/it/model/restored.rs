@@ -142,7 +142,7 @@ impl Kept {
     fn origin(&self, arrival: &Arrival) -> Origin {
         if arrival.kind == Kind::Archive {
             let replaced = true;
-            let all = Progress { journal: 0, over: true, replaced, changed: false, spooled: 0 };
+            let all = Progress { journal: 0, over: true, replaced, changed: false, spooled: 0, broken_off: false };
             let contents = Contents::archive(File::open(self.archive()).unwrap().into()).unwrap();
             return Origin {
                 contents,
@@ -170,7 +170,7 @@ impl Kept {
                 now = lengths.pop().unwrap_or(length);
             }
             let over = now == length;
-            Ok(Progress { journal: now, over, replaced: replaced || over, changed: false, spooled: now })
+            Ok(Progress { journal: now, over, replaced: replaced || over, changed: false, spooled: now, broken_off: false })
         };
         Origin { contents, concatenated: false, made: Timestamp::default(), more: Box::new(more) }
     }

@@ -38,8 +38,15 @@ def fifo():
 
 
 def serve(client):
+    """Who has been given the contents asks on."""
+    requests = client.makefile("rb")
+    while request := requests.readline():
+        if not serve_one(client, request):
+            break
+
+
+def serve_one(client, request):
     mode = open("mode").read().strip()
-    request = client.makefile("rb").readline()
     if mode == "dribble":
         while True:
             client.sendall(b" ")
@@ -51,15 +58,15 @@ def serve(client):
         time.sleep(1000)
     elif mode == "deep":
         client.sendall(b"[" * 100000 + b"\n")
-        return
+        return False
     elif mode == "closes":
-        return
+        return False
     elif mode in ("receiving", "done"):
         client.sendall(json.dumps(mode).encode() + b"\n")
-        return
+        return False
     elif mode == "failed":
         client.sendall(b'{"failed":"I do not want to"}\n')
-        return
+        return False
     answer, files = ask(request)
     contents, progress = answer.get("contents"), answer.get("progress")
     if mode == "escapes" and "status" in answer:
@@ -86,6 +93,7 @@ def serve(client):
             progress["journal"] //= 2
     line = json.dumps(answer, ensure_ascii=False).encode() + b"\n"
     socket.send_fds(client, [line], files)
+    return True
 
 
 def serve_and_close(client):

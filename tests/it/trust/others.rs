@@ -159,11 +159,13 @@ fn root_unmounts_by_force_whatever_the_daemon_answers() {
 }
 
 #[test]
-fn a_path_in_a_mount_whose_daemon_is_stopped_is_enough_to_unmount_it() {
+fn a_path_in_a_mount_whose_daemon_is_stopped_does_not_unmount_it() {
     needs_fuse!();
     let mount = spooled();
     let stopped = Stopped::new(&mount);
     let told = umount(&["--force"], &mount.path("large"));
+    assert!(told.starts_with("1") && told.contains("is inside the mount at"), "{told}");
+    let told = umount(&["--force"], &mount.point);
     assert!(told.starts_with("0") && told.contains("was not asked"), "{told}");
     drop(stopped);
     assert!(!mount.is_mounted());
