@@ -103,11 +103,10 @@ fn unmount(mounted: &Mounted, how: How) -> Result<(), String> {
 }
 
 fn busy(path: &str, users: &InUse) -> String {
-    let receiving =
-        if users.over { "" } else { ", and it is still receiving: what has not come would be lost with it" };
+    let lost = if users.over { "" } else { " and loses what has not come yet" };
     format!(
         "cannot unmount '{path}': target is busy: {users} (--lazy detaches it now and ends it when they are done, --force \
-         ends it now{receiving})"
+         ends it now{lost})"
     )
 }
 
@@ -175,12 +174,12 @@ fn finish(mounted: &Mounted, attached: Attached, daemon: Option<Daemon>, how: Ho
     // What holds it open would keep the daemon.
     drop(attached);
     let path = show::path(&mounted.mountpoint);
-    let (keeps, until) = match how {
-        How::Gently | How::Lazily => (users, "its daemon serves on for"),
-        How::ByForce => (users.restoring(), "its spool stays for"),
+    let (keeps, goes_on) = match how {
+        How::Gently | How::Lazily => (users, "its daemon goes on for"),
+        How::ByForce => (users.restoring(), "what has arrived is kept for"),
     };
     if !keeps.is_empty() {
-        return tell(format_args!("'{path}' is unmounted; {until} {keeps}, and its spool goes when they are done"));
+        return tell(format_args!("'{path}' is unmounted; {goes_on} {keeps}; the spool goes when they are done"));
     }
     let Some(daemon) = daemon.filter(|daemon| !daemon.wait_gone(CLEAN_UP)) else { return };
     let (process, way_out) = match daemon.pid_of(mounted.uid) {

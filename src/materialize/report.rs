@@ -1,7 +1,7 @@
 //! What has been done, and what could not be: counted by several threads, told once.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use serde::Serialize;
@@ -25,6 +25,7 @@ pub struct Report {
     stage: AtomicU8,
     /// Whether the stream is over as it should be, where that has been read.
     finished: Mutex<Option<bool>>,
+    broke_off: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -179,6 +180,15 @@ impl Report {
     /// Whether the stream is over as it should be, where what was read of it tells.
     pub fn finished(&self) -> Option<bool> {
         *self.finished.lock()
+    }
+
+    pub(super) fn set_broke_off(&self) {
+        self.broke_off.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the stream ended without a word.
+    pub(super) fn broke_off(&self) -> bool {
+        self.broke_off.load(Ordering::Relaxed)
     }
 
     /// What is being done.

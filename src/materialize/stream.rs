@@ -98,6 +98,7 @@ pub(super) fn pump(
             }
             if progress.broken_off {
                 journal.set_sound(journal.length());
+                report.set_broke_off();
             }
             journal.set_length(progress.journal);
             let Progress { over, broken_off, .. } = progress;

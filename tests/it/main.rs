@@ -6,6 +6,7 @@
 
 mod acl;
 mod adversity;
+mod busy;
 mod circles;
 mod commands;
 mod compression;

@@ -231,7 +231,13 @@ impl<'a> Restore<'a> {
     /// What this path means did not arrive as a whole.
     fn cut(&self, path: &EntryPath, received: u64, stored: u64, has_ours: bool) {
         let stays = if has_ours { "; the version that came before it stays" } else { "" };
-        self.report.problem(path.as_bytes(), format!("only {received} of its {stored} bytes have arrived{stays}"));
+        let arrived = if received == 0 && self.report.broke_off() {
+            // How much of it is there was still to be said.
+            format!("not all of its {stored} bytes have arrived")
+        } else {
+            format!("only {received} of its {stored} bytes have arrived")
+        };
+        self.report.problem(path.as_bytes(), arrived + stays);
         self.pass_over(path, has_ours);
     }
 

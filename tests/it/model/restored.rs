@@ -170,7 +170,14 @@ impl Kept {
                 now = lengths.pop().unwrap_or(length);
             }
             let over = now == length;
-            Ok(Progress { journal: now, over, replaced: replaced || over, changed: false, spooled: now, broken_off: false })
+            Ok(Progress {
+                journal: now,
+                over,
+                replaced: replaced || over,
+                changed: false,
+                spooled: now,
+                broken_off: false,
+            })
         };
         Origin { contents, concatenated: false, made: Timestamp::default(), more: Box::new(more) }
     }
