@@ -60,7 +60,7 @@
 //!
 //! | From a tree to its users | |
 //! |---|---|
-//! | [`mounts`] | which mounts of restorefs there are, and how one is taken away |
+//! | [`mounts`] | which mounts of restorefs there are, who uses one, and how it is taken away |
 //! | [`fs`] | the filesystem in our own types: attributes, handles, reads that wait |
 //! | [`fuse`] | the thin adapter to the kernel, and the process that lists directories before somebody asks |
 //! | [`mount`] | one mount from beginning to end |

@@ -90,10 +90,11 @@ impl Sought {
         uses
     }
 
-    /// Whether a link in /proc leads to it. The kernel answers without asking whoever serves the file.
+    /// Whether a link in /proc leads to it. With no more asked for than this, nobody but the kernel answers, and it does so
+    /// for other users' mounts too.
     fn is_at(&self, link: &Path) -> bool {
         let flags = AtFlags::STATX_DONT_SYNC | AtFlags::NO_AUTOMOUNT;
-        statx(CWD, link, flags, StatxFlags::MNT_ID).is_ok_and(|found| {
+        statx(CWD, link, flags, StatxFlags::empty()).is_ok_and(|found| {
             // Before Linux 5.8 it does not tell the number of the mount.
             let tells = found.stx_mask & StatxFlags::MNT_ID.bits() != 0;
             (found.stx_dev_major, found.stx_dev_minor) == (self.major, self.minor)
