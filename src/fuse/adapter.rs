@@ -218,6 +218,7 @@ impl fuser::Filesystem for Adapter {
 
     fn open(&self, request: &Request, ino: INodeNo, _: OpenFlags, reply: ReplyOpen) {
         if self.no_open && !self.filesystem.is_open_needed() {
+            self.filesystem.opens().untold(false);
             return reply.error(Errno::ENOSYS);
         }
         // Contents never change: what is in the page cache stays right.
@@ -299,6 +300,7 @@ impl fuser::Filesystem for Adapter {
             reply.opened(self.handle(request, 0, true), FopenFlags::empty());
         } else if self.no_opendir {
             // From now on the kernel opens directories without asking, with the flags below.
+            self.filesystem.opens().untold(true);
             reply.error(Errno::ENOSYS);
         } else {
             let flags = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;

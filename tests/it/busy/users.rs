@@ -223,3 +223,19 @@ fn a_path_in_a_mount_is_not_the_mount() {
     assert_eq!(umount(&[], &link.join("dir/..").join(Path::new("."))), "0 ");
     wait_gone(daemon);
 }
+
+#[test]
+fn what_was_opened_before_the_end_of_the_stream_and_closed_behind_it_does_not_keep_it() {
+    needs_fuse!();
+    // Without anything large, the kernel need not tell of opens when the stream is over, and tells of no close then.
+    let (mount, mut stdin) = Mount::pipe(&[]);
+    stdin.write_all(&whole("small", b"s")).unwrap();
+    mount.wait_for("small");
+    let (file, directory) = (File::open(mount.path("small")).unwrap(), File::open(&mount.point).unwrap());
+    stdin.write_all(&end()).unwrap();
+    mount.wait_clean();
+    assert_eq!(fs::read(mount.path("small")).unwrap(), b"s");
+    assert_eq!(mount.point.read_dir().unwrap().count(), 1);
+    drop((file, directory));
+    mount.unmount();
+}
