@@ -30,7 +30,16 @@ impl Archive {
     /// Reads `file` from its beginning.
     pub fn new(file: Arc<File>, options: Options) -> io::Result<Self> {
         let size = file.metadata()?.len();
-        Ok(Archive { file, size, decoder: Decoder::new(options), at: 0, chunk: Arc::default(), used: 0, over: false, finished: None })
+        Ok(Archive {
+            file,
+            size,
+            decoder: Decoder::new(options),
+            at: 0,
+            chunk: Arc::default(),
+            used: 0,
+            over: false,
+            finished: None,
+        })
     }
 
     /// The next entry; of contents behind the end of the file, what there is of them is told.

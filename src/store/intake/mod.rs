@@ -229,12 +229,7 @@ impl Intake {
     ///
     /// # Errors
     /// It cannot be made to say so: then nothing is over yet.
-    pub fn finish(
-        &mut self,
-        draft: &mut Draft,
-        complete: bool,
-        stopped: &dyn Fn() -> bool,
-    ) -> Result<Refused, Error> {
+    pub fn finish(&mut self, draft: &mut Draft, complete: bool, stopped: &dyn Fn() -> bool) -> Result<Refused, Error> {
         draft.finish(complete);
         let batch = draft.take();
         let base = self.write(&batch, stopped)?.ok_or(Error::Lost)?;
