@@ -30,10 +30,10 @@ use crate::monitor::{Monitor, Phase, Piece, Problem, Severity, Status};
 use crate::mounts::{self, Mounted, Others, Table};
 use crate::receive;
 use crate::source::Source;
-use crate::spool::{self, Spool};
+use crate::spool::{self, About, Left, Spool};
 use crate::stop::Stop;
 pub use crate::store::Scrubbed;
-use crate::store::Store;
+use crate::store::{self, Resume, Store};
 use crate::tarball;
 use crate::wire::Listener;
 pub use clients::{Client, Clients, Doing, Present};
@@ -45,6 +45,8 @@ pub enum Feed {
     Archive(Source),
     /// A native sender.
     Sender(Listener),
+    /// What a daemon that is gone has left.
+    Spool(Box<Left>),
 }
 
 impl Feed {
@@ -53,12 +55,17 @@ impl Feed {
         match self {
             Feed::Archive(source) => source.name().into(),
             Feed::Sender(listener) => format!("sender to {}", listener.address()),
+            Feed::Spool(left) => left.about().source.clone(),
         }
     }
 
-    /// Whether it is a file, which needs nobody who sends.
+    /// Whether it is there already, and needs nobody who sends.
     pub fn is_file(&self) -> bool {
-        matches!(self, Feed::Archive(source) if source.file().is_some())
+        match self {
+            Feed::Archive(source) => source.file().is_some(),
+            Feed::Sender(_) => false,
+            Feed::Spool(_) => true,
+        }
     }
 
     /// The address that is listened on, where one is.
@@ -66,6 +73,7 @@ impl Feed {
         match self {
             Feed::Archive(source) => source.local_address(),
             Feed::Sender(listener) => Some(listener.address()),
+            Feed::Spool(_) => None,
         }
     }
 }
@@ -95,6 +103,8 @@ pub struct Options {
     pub helper: Option<Helper>,
     /// How the archive is to be read.
     pub tar: tarball::Options,
+    /// A spool that holds the first part of it, to be filled further.
+    pub resume: Option<Box<Left>>,
 }
 
 /// Why a mount could not be made.
@@ -275,28 +285,50 @@ impl Running {
             max_index,
             helper,
             tar,
+            resume,
         } = options;
         let (point, mountpoint) = open_mountpoint(&mountpoint)?;
         raise_open_files();
         let name = feed.name();
-        let (file, size) = match &feed {
-            Feed::Archive(source) => (source.file().filter(|_| !ingest::needs_spool(source)), source.size()),
-            Feed::Sender(_) => (None, None),
+        let (feed, left) = match feed {
+            Feed::Spool(left) => (None, Some(left)),
+            feed => (Some(feed), resume),
+        };
+        let (file, size) = match (&feed, &left) {
+            (Some(Feed::Archive(source)), None) => {
+                (source.file().filter(|_| !ingest::needs_spool(source)), source.size())
+            }
+            (Some(Feed::Archive(source)), Some(_)) => (None, source.size()),
+            (None, Some(left)) => (None, Some(left.length())),
+            _ => (None, None),
         };
         monitor.source(name.clone(), size);
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let now = Timestamp::new(now.as_secs() as i64, now.subsec_nanos());
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let store = Arc::new(Store::new(Index::new(uid, gid, now)));
-        match file {
-            Some(file) => store.set_archive(Arc::new(file.try_clone()?))?,
-            None => {
+        let (owner, made) = left.as_ref().map_or(((uid, gid), now), |left| (left.about().owner(), left.about().made()));
+        let about = left.as_ref().map(|left| left.about().clone());
+        let store = Arc::new(Store::new(Index::new(owner.0, owner.1, made)));
+        match (file, left) {
+            (Some(file), _) => store.set_archive(Arc::new(file.try_clone()?))?,
+            (None, Some(left)) => {
+                check_spool(left.path(), &mountpoint)?;
+                let path = left.path().to_owned();
+                let spool = left
+                    .into_spool(spool_limit, keep_spool, monitor.clone())
+                    .map_err(|cause| Error::Spool { path, cause })?;
+                store.set_spool(spool);
+            }
+            (None, None) => {
                 check_spool(&spool_directory, &mountpoint)?;
                 let config = spool::Config {
                     directory: spool_directory.clone(),
                     limit: spool_limit,
                     keep: keep_spool,
                     source: name.clone(),
+                    mountpoint: mountpoint.clone(),
+                    owner,
+                    made,
                 };
                 let spool = Spool::create(&config, monitor.clone())
                     .map_err(|cause| Error::Spool { path: spool_directory, cause })?;
@@ -328,16 +360,31 @@ impl Running {
             tried: AtomicBool::new(false),
         });
         let (monitor, max_index) = (monitor.clone(), max_index.unwrap_or_else(quarter_of_memory));
+        let durable = (store.clone(), stop.clone());
+        let resume =
+            |of_sender| about.clone().map(|about| Resume { about, mountpoint: handle.mountpoint.clone(), of_sender });
+        let is_received = feed.is_some();
         let job: Box<dyn FnOnce() + Send> = match feed {
-            Feed::Archive(source) => {
-                let job = ingest::Job { source, store, monitor, stop, options: tar, max_index };
+            Some(Feed::Archive(source)) => {
+                let resume = resume(false);
+                let job = ingest::Job { source, store, monitor, stop, options: tar, max_index, resume };
                 Box::new(move || ingest::run(job))
             }
-            Feed::Sender(listener) => {
-                let job = receive::Job { listener, store, monitor, stop, max_index, mountpoint: shown };
+            Some(Feed::Sender(listener)) => {
+                let resume = resume(true);
+                let job = receive::Job { listener, store, monitor, stop, max_index, mountpoint: shown, resume };
                 Box::new(move || receive::run(job))
             }
+            Some(Feed::Spool(_)) | None => {
+                let same_boot = about.as_ref().is_none_or(About::is_of_this_boot);
+                let job = store::Recovery { store, monitor, stop, max_index, same_boot };
+                Box::new(move || store::recover(job))
+            }
         };
+        if is_received {
+            let (store, stop) = durable;
+            std::thread::Builder::new().name("durable".into()).spawn(move || store.keep_durable(&stop))?;
+        }
         // Whoever waits for the end opens files next.
         let read_ahead = session.read_ahead();
         handle.store.set_when_over(move || read_ahead.widen());
@@ -386,6 +433,13 @@ impl Running {
 }
 
 impl Handle {
+    /// Its spool stays when it ends, if anything is in it: its path then.
+    pub fn keep_spool(&self) -> Option<PathBuf> {
+        let spool = self.store.spool().filter(|spool| spool.position() > 0)?;
+        spool.keep();
+        Some(spool.path().to_owned())
+    }
+
     /// Receives no more. What arrived stays.
     pub fn stop_receiving(&self) {
         self.stop.stop();

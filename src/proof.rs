@@ -70,6 +70,15 @@ impl Sums {
         }
     }
 
+    /// Those of the first `len` stored bytes, or of as many as the extents that are whole have.
+    pub fn first(&self, len: u64) -> Sums {
+        if len >= self.len {
+            return self.clone();
+        }
+        let whole = self.whole[..(len / EXTENT) as usize].to_vec();
+        Sums { len: whole.len() as u64 * EXTENT, whole, tail: 0 }
+    }
+
     /// Stored bytes that are covered.
     pub fn covered(&self) -> u64 {
         self.len

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::Entry;
 
 /// The form of records. Another number means that older readers cannot read it.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Bytes of a frame before its payload.
 pub const HEADER: usize = 8;
@@ -74,6 +74,36 @@ pub enum Record {
     },
     /// Behind [`Record::Begin`]: contents follow their entries in any order, and not each its own at once.
     Catalogue,
+    /// Everything before this offset of the journal, and the blobs that it tells of, is on the disk: what a recovery may
+    /// trust after a power failure.
+    Durable {
+        /// An offset in the journal.
+        upto: u64,
+    },
+    /// The records behind it only tell of an early end: a transfer that is resumed goes on here.
+    Cut,
+    /// Entry `id` was written to while it was sent.
+    Changed {
+        /// The entry.
+        id: u64,
+    },
+    /// What the sender of a catalogue knows entries by, from entry `first` on: a digest of 8 bytes each, little endian,
+    /// behind the record in its frame.
+    Digests {
+        /// The first entry.
+        first: u64,
+    },
+    /// Something is not as it was packed, for a reason that the other records do not tell.
+    Problem {
+        /// Whether it was accepted after one change.
+        warning: bool,
+        /// Which entry; empty where it concerns the stream.
+        path: Vec<u8>,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A sender began anew: problems before are out of date.
+    Anew,
 }
 
 /// Why bytes are not a record.

@@ -195,11 +195,42 @@ pub(super) fn signals() -> io::Result<Signals> {
     Signals::new([SIGTERM, SIGINT, SIGQUIT, SIGHUP])
 }
 
-/// SIGTERM and SIGINT to the daemon itself unmount. A terminal that hangs up takes nothing with it.
+/// Unmounts because the machine goes down: what arrived is brought to the disk, and its spool stays.
+pub(super) fn retire(handle: &Arc<Handle>) {
+    if !handle.is_unmounted()
+        && let Some(spool) = handle.keep_spool()
+    {
+        let spool = show::path(&spool);
+        log::warn!("what arrived stays in '{spool}': 'restorefs mount {spool} MOUNTPOINT' brings it back");
+    }
+    handle.stop_receiving();
+    let waiting = std::thread::Builder::new().name("retire".into()).spawn({
+        let handle = handle.clone();
+        move || {
+            while !handle.is_unmounted() && handle.monitor().wait_end(TELL).is_none() {}
+            unmount(&handle);
+        }
+    });
+    if waiting.is_err() {
+        unmount(handle);
+    }
+}
+
+fn unmount(handle: &Handle) {
+    if let Err(e) = handle.unmount() {
+        log::error!("cannot unmount '{}': {e}", show::path(handle.mountpoint()));
+    }
+}
+
+/// SIGTERM and SIGINT to the daemon itself unmount; the first SIGTERM, as a shutdown sends it, keeps the spool. A terminal
+/// that hangs up takes nothing with it.
 fn unmount_on_signal(handle: Arc<Handle>, mut signals: Signals) -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut retired = false;
         for signal in signals.forever() {
-            if signal != SIGHUP
+            if signal == SIGTERM && !std::mem::replace(&mut retired, true) {
+                retire(&handle);
+            } else if signal != SIGHUP
                 && let Err(e) = handle.unmount()
             {
                 log::error!("cannot unmount '{}': {e}", show::path(handle.mountpoint()));

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
-use signal_hook::consts::{SIGHUP, SIGINT};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::daemon::{Service, Settled, logger, signals, stdin_to_null};
+use super::daemon::{Service, Settled, logger, retire, signals, stdin_to_null};
 use super::progress::Progress;
 use super::{Exit, fail, materialize, problems, show, tell};
 use crate::monitor::{Monitor, Phase};
@@ -91,12 +91,16 @@ fn show_until_over(monitor: &Monitor, settled: &Settled, mountpoint: Option<Stri
     let _ = sd_notify::notify(&[NotifyState::Status(&summary)]);
 }
 
-/// The first SIGINT stops receiving, where that is not over; the second, and SIGTERM, unmount. When the terminal hangs up, the mount
-/// stays.
+/// The first SIGINT stops receiving, where that is not over; the second unmounts. The first SIGTERM unmounts too, and keeps the
+/// spool. When the terminal hangs up, the mount stays.
 fn on_signals(handle: Arc<Handle>, mut signals: Signals) -> std::io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
-        let mut interrupted = false;
+        let (mut interrupted, mut retired) = (false, false);
         for signal in signals.forever().filter(|&signal| signal != SIGHUP) {
+            if signal == SIGTERM && !std::mem::replace(&mut retired, true) {
+                retire(&handle);
+                continue;
+            }
             let first = signal == SIGINT && !std::mem::replace(&mut interrupted, true);
             if first && handle.monitor().verdict().is_none() {
                 handle.stop_receiving();

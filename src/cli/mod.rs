@@ -123,6 +123,10 @@ struct MountArgs {
     /// Leave the spool where it is when unmounted
     #[arg(long)]
     keep_spool: bool,
+    /// Go on filling this spool, which a transfer that broke off has left: with the same SOURCE, which is read again from its
+    /// beginning, or for the same sender with the same --token-file
+    #[arg(long, value_name = "SPOOL", conflicts_with_all = ["spool"])]
+    resume: Option<PathBuf>,
     /// Let other users look in, as far as the permissions of the entries allow
     #[arg(long)]
     allow_other: bool,

@@ -4,8 +4,10 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell, token};
+use crate::monitor::Chain;
 use crate::mount::{Feed, Options, check_mountpoint, opening};
 use crate::source::{Source, Spec};
+use crate::spool::{self, Left};
 use crate::sys::{Fork, Inherited, fork, map_large_memory};
 use crate::wire::{Listener, Token};
 use crate::{control, tarball};
@@ -72,6 +74,8 @@ enum From {
     Archive(Spec),
     /// `restorefs send`.
     Sender(SocketAddr),
+    /// A spool whose daemon is gone.
+    Spool(PathBuf),
 }
 
 /// What is to be typed on the other machine.
@@ -117,6 +121,9 @@ fn from(args: &MountArgs) -> Result<(From, PathBuf), String> {
         (None, [source, mountpoint]) if source == Path::new("-") => {
             Ok((From::Archive(Spec::Stdin), mountpoint.clone()))
         }
+        (None, [source, mountpoint]) if spool::is_spool(source) => {
+            Ok((From::Spool(source.clone()), mountpoint.clone()))
+        }
         (None, [source, mountpoint]) => Ok((From::Archive(Spec::Path(source.clone())), mountpoint.clone())),
         (None, [mountpoint]) => {
             Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", show::path(mountpoint)))
@@ -152,8 +159,8 @@ fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, 
             there.source
         ));
     }
-    let spool = std::path::absolute(&args.spool).map_err(|e| e.to_string())?;
-    if !spool.is_dir() {
+    let spool_directory = std::path::absolute(&args.spool).map_err(|e| e.to_string())?;
+    if !spool_directory.is_dir() {
         return Err(format!("cannot make a spool in '{}': it is not a directory", show::path(&args.spool)));
     }
     let (feed, token) = match from {
@@ -164,11 +171,19 @@ fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, 
                 .map_err(|e| format!("cannot listen on {address}: {e}"))?;
             (Feed::Sender(listener), Some(token))
         }
+        From::Spool(path) => {
+            let left = Left::open(path, false).map_err(|e| Chain(&e).to_string())?;
+            (Feed::Spool(Box::new(left)), None)
+        }
+    };
+    let resume = match args.resume {
+        Some(path) => Some(Box::new(Left::open(&path, true).map_err(|e| Chain(&e).to_string())?)),
+        None => None,
     };
     let options = Options {
         feed,
         mountpoint,
-        spool_directory: spool,
+        spool_directory,
         spool_limit: args.spool_limit,
         keep_spool: args.keep_spool,
         allow_other: args.allow_other,
@@ -176,6 +191,7 @@ fn options(args: MountArgs, from: &From, mountpoint: &Path) -> Result<(Options, 
         xattrs: !args.no_xattrs,
         max_index: args.max_index,
         helper: None,
+        resume,
         tar: tarball::Options {
             concatenated: args.concatenated,
             resolve_user: names::user,

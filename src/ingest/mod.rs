@@ -4,6 +4,7 @@
 //! store. Large files and files with holes get a blob, small ones go into the journal, and those of a plain archive in a
 //! regular file stay where they are.
 
+mod again;
 mod ahead;
 mod keeper;
 mod opening;
@@ -20,8 +21,9 @@ use crate::source::{Farewell, Source};
 use crate::spool::{self, BLOB_THRESHOLD, Form, Spool};
 use crate::stop::Stop;
 use crate::store::intake::{self, Blob, BlobError, Draft, FileRef, Intake, Layout};
-use crate::store::{Store, Unsettled};
+use crate::store::{Resume, Store, Unsettled};
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
+use again::{Again, Found};
 use ahead::Ahead;
 use keeper::{Keeper, Link, refuse};
 
@@ -44,6 +46,8 @@ pub struct Job {
     pub options: Options,
     /// The most memory that the index may take, in bytes.
     pub max_index: u64,
+    /// The spool has a part of it already, which an earlier daemon has left.
+    pub resume: Option<Resume>,
 }
 
 /// Receives until the stream is over, tells the monitor how it ended, and reads what follows the end
@@ -54,14 +58,27 @@ pub fn run(job: Job) {
 }
 
 fn receive(job: Job) {
-    let Job { source, store, monitor, stop, options, max_index } = job;
+    let Job { source, store, monitor, stop, options, max_index, resume } = job;
+    let again = match resume.map(|resume| Again::begin(resume, &store, &monitor, &stop, max_index)).transpose() {
+        Ok(again) => again,
+        Err(verdict) => {
+            store.cut();
+            return monitor.end(verdict);
+        }
+    };
+    let draft = match (&again, store.spool()) {
+        (Some(again), _) => again.draft(),
+        (None, Some(_)) => Draft::new(Layout::Stream),
+        (None, None) => Draft::new(Layout::InPlace),
+    };
     let mut ingest = Ingest {
         store: &store,
         monitor: &monitor,
         stop: &stop,
         decoder: Decoder::new(options),
         spool: store.spool(),
-        draft: Draft::new(if store.spool().is_some() { Layout::Stream } else { Layout::InPlace }),
+        draft,
+        again,
         current: None,
         max_index,
         over: false,
@@ -69,7 +86,7 @@ fn receive(job: Job) {
         head: Vec::new(),
         compressions: Vec::new(),
     };
-    if let (true, Some(file)) = (is_plain_file(&source), source.file()) {
+    if let (true, Some(file)) = (store.spool().is_none() && is_plain_file(&source), source.file()) {
         ingest.receive(|ingest, link| ingest.in_place(link, file, source.size().unwrap_or(0)), || ());
     } else {
         let seekable = source.file().is_some();
@@ -98,6 +115,8 @@ struct Ingest<'a> {
     spool: Option<&'a Spool>,
     /// What this chunk has brought.
     draft: Draft,
+    /// What is there already of a stream that is read again.
+    again: Option<Again>,
     current: Option<Current>,
     max_index: u64,
     over: bool,
@@ -129,6 +148,8 @@ enum Keep {
     Refused,
     /// No more of it is kept, and that has been said.
     LeftOut,
+    /// In the store, since an earlier daemon received it.
+    There,
 }
 
 /// How it goes on: a verdict when it does not.
@@ -138,8 +159,11 @@ impl Ingest<'_> {
     /// Receives all of it in this way, and concludes; `said` as there.
     fn receive(&mut self, all: impl FnOnce(&mut Self, &mut Link<'_>) -> Outcome, said: impl FnOnce()) {
         let (store, monitor, max_index) = (self.store, self.monitor, self.max_index);
-        let intake = || Intake::new(store.clone(), monitor.clone(), max_index);
-        let keeper = Keeper { intake: intake(), monitor, stop: self.stop };
+        let begin = |again: Option<&Again>| match again {
+            Some(again) => again.intake(store, monitor, max_index),
+            None => Intake::new(store.clone(), monitor.clone(), max_index),
+        };
+        let keeper = Keeper { intake: begin(self.again.as_ref()), monitor, stop: self.stop };
         let (intake, outcome) = std::thread::scope(|scope| match keeper.begin(scope) {
             Ok(mut link) => {
                 let outcome = all(self, &mut link);
@@ -147,7 +171,7 @@ impl Ingest<'_> {
                 let (intake, kept) = link.end();
                 (intake, kept.and(outcome))
             }
-            Err(e) => (intake(), Err(no_thread(e))),
+            Err(e) => (begin(self.again.as_ref()), Err(no_thread(e))),
         });
         self.conclude(intake, outcome, said);
     }
@@ -308,8 +332,8 @@ impl Ingest<'_> {
             }
             Event::Data(data) => self.data(data)?,
             Event::EntryEnd => self.entry_end(),
-            Event::Refused { path, reason } => self.monitor.refused(&path, reason),
-            Event::Warning { path, message } => self.monitor.warning(&path, message),
+            Event::Refused { path, reason } => self.problem(false, &path, reason),
+            Event::Warning { path, message } => self.problem(true, &path, message),
             Event::Label(label) => self.monitor.label(&label),
             Event::EndOfArchive => self.over = true,
         }
@@ -322,7 +346,21 @@ impl Ingest<'_> {
             EntryKind::File { size, sparse } => (*size, sparse.clone()),
             _ => (0, None),
         };
-        let file = FileRef { entry: self.draft.entry(entry), ino: None };
+        let there = match &mut self.again {
+            Some(again) => again.find(&entry)?,
+            None => Found::Nothing,
+        };
+        let (number, part) = match there {
+            Found::Nothing => (self.draft.entry(entry), None),
+            Found::Entry(number) => (number, None),
+            Found::Part(number, blob) => (number, Some(blob)),
+            Found::All(number) => {
+                let file = FileRef { entry: number, ino: None };
+                self.current = (stored > 0).then_some(Current { file, stored, received: 0, keep: Keep::There });
+                return Ok(());
+            }
+        };
+        let file = FileRef { entry: number, ino: None };
         if stored == 0 {
             return Ok(());
         }
@@ -342,16 +380,29 @@ impl Ingest<'_> {
             self.keep(Keep::Refused);
             return Ok(());
         }
-        match self.draft.begin_blob(spool, file, size, map, &|| self.stop.is_stopped()) {
+        let begun = match part {
+            Some(blob) => Ok(blob),
+            None => self.draft.begin_blob(spool, file, size, map, &|| self.stop.is_stopped()),
+        };
+        match begun {
             Ok(blob) => self.keep(Keep::Blob(blob, last.path)),
             Err(BlobError::TooLarge(e)) => {
-                self.monitor.refused(last.path.as_bytes(), Chain(&e));
+                self.problem(false, last.path.as_bytes(), Chain(&e));
                 self.draft.end(file, 0, false);
                 self.keep(Keep::LeftOut);
             }
             Err(BlobError::Spool(e)) => return Err(failed(e.into())),
         }
         Ok(())
+    }
+
+    /// Tells of a problem, and has the journal keep it, unless that has it from before.
+    fn problem(&mut self, warning: bool, path: &[u8], reason: impl ToString) {
+        let reason = reason.to_string();
+        if self.again.as_ref().is_none_or(Again::is_past) {
+            self.draft.problem(warning, path, reason.clone());
+        }
+        if warning { self.monitor.warning(path, reason) } else { self.monitor.refused(path, reason) }
     }
 
     fn keep(&mut self, keep: Keep) {
@@ -375,10 +426,15 @@ impl Ingest<'_> {
             }
             Keep::Blob(blob, path) => {
                 let Some(spool) = self.spool else { return Ok(()) };
-                match blob.write(spool, data, &|| self.stop.is_stopped()) {
+                // Of a stream that is read again, its beginning is there.
+                let there = blob.received().saturating_sub(current.received);
+                let new = data.get(usize::try_from(there).unwrap_or(usize::MAX)..).unwrap_or_default();
+                match blob.write(spool, new, &|| self.stop.is_stopped()) {
                     Ok(()) => {}
                     Err(BlobError::TooLarge(e)) => {
-                        self.monitor.refused(path.as_bytes(), Chain(&e));
+                        let reason = Chain(&e).to_string();
+                        self.draft.problem(false, path.as_bytes(), reason.clone());
+                        self.monitor.refused(path.as_bytes(), reason);
                         if let Keep::Blob(blob, _) = std::mem::replace(&mut current.keep, Keep::LeftOut) {
                             let received = blob.received();
                             self.draft.end_blob(blob, received, false);
@@ -387,7 +443,7 @@ impl Ingest<'_> {
                     Err(BlobError::Spool(e)) => return Err(failed(e.into())),
                 }
             }
-            Keep::Record | Keep::Archive | Keep::Refused | Keep::LeftOut => {}
+            Keep::Record | Keep::Archive | Keep::Refused | Keep::LeftOut | Keep::There => {}
         }
         self.progress(data.len() as u64);
         Ok(())
@@ -405,7 +461,7 @@ impl Ingest<'_> {
             Keep::Memory(bytes) => self.draft.data(file, &bytes, Arrival::Complete),
             Keep::Record | Keep::Archive => self.draft.arrival(file, Arrival::Complete),
             Keep::Blob(blob, _) => self.draft.end_blob(blob, stored, true),
-            Keep::Refused | Keep::LeftOut => {}
+            Keep::Refused | Keep::LeftOut | Keep::There => {}
         }
     }
 
@@ -414,9 +470,10 @@ impl Ingest<'_> {
         if let Some(Current { file, received: received @ 1.., keep, .. }) = &mut self.current {
             match keep {
                 Keep::Memory(bytes) => self.draft.in_memory(*file, bytes.clone()),
+                Keep::Blob(blob, _) if blob.received() > *received => {}
                 Keep::Blob(blob, _) => self.draft.blob(blob),
                 Keep::Archive => self.draft.arrival(*file, Arrival::Arriving { received: *received }),
-                Keep::Record | Keep::Refused | Keep::LeftOut => {}
+                Keep::Record | Keep::Refused | Keep::LeftOut | Keep::There => {}
             }
         }
         let receiving = self.current.as_ref().map(|current| (current.received, current.stored));
@@ -425,6 +482,9 @@ impl Ingest<'_> {
 
     /// The bytes are over, or the end marker has come.
     fn finish(&mut self) -> Outcome {
+        if let (Some(again), End::Complete | End::LoneZeroBlock) = (&self.again, self.decoder.finish()) {
+            again.at_end()?;
+        }
         match self.decoder.finish() {
             End::Complete => Ok(()),
             End::LoneZeroBlock => {
@@ -454,13 +514,14 @@ impl Ingest<'_> {
     fn conclude(&mut self, mut intake: Intake, outcome: Outcome, said: impl FnOnce()) {
         let mut verdict = outcome.err().unwrap_or(Verdict::Complete);
         let mut closing = intake.closing(&mut self.draft);
-        if let Some(Current { file, received, keep, .. }) = self.current.take() {
+        let current = self.current.take().filter(|current| !matches!(current.keep, Keep::There));
+        if let Some(Current { file, received, keep, .. }) = current {
             match keep {
                 Keep::Memory(bytes) => closing.data(file, &bytes),
                 Keep::Blob(mut blob, _) => closing.blob(&mut blob),
                 Keep::Record | Keep::Archive => closing.file(file, received),
                 Keep::Refused => closing.file(file, 0),
-                Keep::LeftOut => {}
+                Keep::LeftOut | Keep::There => {}
             }
             let path = &intake.last().path;
             match &mut verdict {

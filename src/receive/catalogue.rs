@@ -41,6 +41,7 @@ impl Sink {
             Checked::Right(entry) => entry,
             Checked::Mended(entry, what) => {
                 if !self.finished {
+                    self.draft.problem(true, entry.path.as_bytes(), what.clone());
                     self.monitor.warning(entry.path.as_bytes(), what);
                 }
                 entry

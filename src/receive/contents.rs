@@ -98,7 +98,8 @@ impl Sink {
             }
             Fate::Whole => {}
             Fate::Changed { path } => {
-                self.draft.changed(Ino(ino.into()));
+                let file = self.file_ref(ino);
+                self.draft.changed(file);
                 self.refuse(&path, "it was written to while it was sent; what came may be of no moment");
             }
         }

@@ -34,7 +34,8 @@ impl Receiver {
     pub fn new(spool: &Path) -> Receiver {
         let monitor = Monitor::new();
         let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
-        let config = Config { directory: spool.into(), limit: None, keep: false, source: "fuzz".into() };
+        let config =
+            Config { directory: spool.into(), limit: None, keep: false, source: "fuzz".into(), ..Config::default() };
         store.set_spool(Spool::create(&config, monitor.clone()).expect("a spool can be made"));
         let stop = Stop::new().expect("there are descriptors");
         let sink = Sink::new(store.clone(), monitor.clone(), stop, MAX_INDEX);

@@ -11,6 +11,7 @@ mod cut;
 mod digest;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod recovered;
 mod session;
 mod sink;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use crate::record;
 use crate::spool;
 use crate::stop::Stop;
 use crate::store::intake;
-use crate::store::{Store, Unsettled};
+use crate::store::{Recovery, Resume, Store, Unsettled};
 use crate::strangers::Told;
 use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Leave, Link, Listener};
 use cut::CutFiles;
@@ -60,6 +61,8 @@ pub struct Job {
     pub max_index: u64,
     /// Where it is mounted, as it is shown.
     pub mountpoint: String,
+    /// The spool has a part of it already, which an earlier daemon has left.
+    pub resume: Option<Resume>,
 }
 
 /// Receives until everything is there, or it is stopped; tells the monitor how it ended. After that it stays until the
@@ -70,7 +73,22 @@ pub fn run(job: Job) {
 }
 
 fn receive(job: Job) {
-    let Job { listener, store, monitor, stop, max_index, mountpoint } = job;
+    let Job { listener, store, monitor, stop, max_index, mountpoint, resume } = job;
+    let sink = match resume {
+        None => Ok(Sink::new(store.clone(), monitor.clone(), stop.clone(), max_index)),
+        Some(resume) => {
+            let same_boot = resume.about.is_of_this_boot();
+            let (store, monitor, stop) = (store.clone(), monitor.clone(), stop.clone());
+            Sink::recovered(Recovery { store, monitor, stop, max_index, same_boot }, resume)
+        }
+    };
+    let sink = match sink {
+        Ok(sink) => sink,
+        Err(e) => {
+            store.cut();
+            return monitor.end(e.verdict());
+        }
+    };
     let ended = |cause: String| monitor.end(Verdict::Failed { cause });
     // The token has served then, however it ends.
     let done = match Stop::new() {
@@ -95,7 +113,7 @@ fn receive(job: Job) {
         }
     });
     let mut receive = Receive {
-        sink: Sink::new(store.clone(), monitor.clone(), stop.clone(), max_index),
+        sink,
         store,
         monitor,
         stop,

@@ -169,6 +169,8 @@ pub(super) struct Sink {
     session: Option<Session>,
     /// There was another session before: what it brought may be named again.
     pub(super) again: bool,
+    /// What is in the store came to an earlier daemon.
+    pub(super) recovered: bool,
     /// What became of each entry of this session.
     pub(super) slots: Vec<Slot>,
     /// By inode.
@@ -207,15 +209,21 @@ pub(super) struct Sink {
 
 impl Sink {
     pub(super) fn new(store: Arc<Store>, monitor: Arc<Monitor>, stop: Stop, max_index: u64) -> Self {
+        let intake = Intake::new(store.clone(), monitor.clone(), max_index);
+        Sink::of(intake, Draft::new(Layout::Catalogue), store, monitor, stop)
+    }
+
+    pub(super) fn of(intake: Intake, draft: Draft, store: Arc<Store>, monitor: Arc<Monitor>, stop: Stop) -> Self {
         Sink {
-            intake: Intake::new(store.clone(), monitor.clone(), max_index),
+            intake,
             store,
             monitor,
             stop,
             waits: None,
-            draft: Draft::new(Layout::Catalogue),
+            draft,
             session: None,
             again: false,
+            recovered: false,
             slots: Vec::new(),
             known: Vec::new(),
             parts: HashMap::new(),
@@ -243,7 +251,7 @@ impl Sink {
     /// Begins a session, or goes on with it. Tells how many records of its catalogue are there.
     pub(super) fn begin(&mut self, session: Session) -> u64 {
         if self.session != Some(session) {
-            self.again = self.session.replace(session).is_some();
+            self.again = self.session.replace(session).is_some() || self.recovered;
             self.slots.clear();
             for known in &mut self.known {
                 known.id = None;
@@ -259,6 +267,7 @@ impl Sink {
                 self.refused = 0;
                 self.left_out.clear();
                 if self.again {
+                    self.draft.anew();
                     self.monitor.forget_problems();
                 }
             }
@@ -382,12 +391,19 @@ impl Sink {
 
     /// What is said of it may have come from the sender, and anything may be in it.
     pub(super) fn refuse(&mut self, path: &[u8], reason: impl ToString) {
+        if !self.finished {
+            let reason = reason.to_string();
+            let reason = escape(clipped(reason.as_bytes()));
+            self.draft.problem(false, clipped(path), reason.clone());
+            self.name(path, reason);
+        }
+    }
+
+    fn name(&mut self, path: &[u8], reason: impl ToString) {
         // Later the verdict is known, and nothing is changed any more.
         if !self.finished {
             self.refused += 1;
             self.left_out.insert(self.key(path));
-            let reason = reason.to_string();
-            let reason = escape(clipped(reason.as_bytes()));
             self.monitor.refused(if path.is_empty() { b"." } else { clipped(path) }, reason);
         }
     }
@@ -484,6 +500,10 @@ impl Sink {
         self.announced_bytes = 0;
         let mut superseded = Vec::new();
         while !self.draft.is_empty() {
+            if let Some(first) = self.announced.first() {
+                let digests = self.announced.iter().map(|announced| announced.digest.get());
+                self.draft.digests(first.journal.into(), digests);
+            }
             let mut announced = self.announced.drain(..);
             let stopped = stopped(&self.stop, &self.waits);
             let committed = self.intake.commit(self.draft.take(), &stopped, |came| {
@@ -541,7 +561,8 @@ impl Sink {
 
     fn refuse_all(&mut self, refused: Refused) {
         for (path, refusal) in refused {
-            self.refuse(path.as_bytes(), refusal);
+            // The journal tells of it by its entry.
+            self.name(path.as_bytes(), refusal);
         }
     }
 

@@ -210,7 +210,13 @@ impl Journal {
                 self.finished = Some(complete);
                 None
             }
-            Record::Begin { .. } => None,
+            Record::Begin { .. }
+            | Record::Durable { .. }
+            | Record::Cut
+            | Record::Changed { .. }
+            | Record::Digests { .. }
+            | Record::Problem { .. }
+            | Record::Anew => None,
         }
     }
 

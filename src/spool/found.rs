@@ -28,6 +28,9 @@ use crate::record::{self, Record};
 /// Where spools are made unless it is said otherwise.
 pub const DIRECTORY: &str = "/var/tmp";
 
+/// The end of a stream and a durable point take less.
+const TAIL: u64 = 64;
+
 /// A `spool.json` is a few lines.
 const MAX_ABOUT: u64 = 64 << 10;
 
@@ -173,18 +176,29 @@ fn about(directory: &OwnedFd, uid: u32) -> Option<Value> {
     (about["format"] == "restorefs-spool").then_some(about)
 }
 
-/// What the last record of the journal says.
+/// What the journal says of its end; a durable point may follow that.
 fn ended(journal: &File, length: u64) -> Ended {
-    for (complete, ended) in [(true, Ended::Complete), (false, Ended::Early)] {
-        let mut last = Vec::new();
-        record::encode(&Record::Finish { complete }, &[], &mut last);
-        let mut found = vec![0; last.len()];
-        let at = length.checked_sub(last.len() as u64);
-        if at.is_some_and(|at| journal.read_exact_at(&mut found, at).is_ok()) && found == last {
-            return ended;
-        }
+    let mut tail = vec![0; length.min(TAIL) as usize];
+    let at = length - tail.len() as u64;
+    if journal.read_exact_at(&mut tail, at).is_err() {
+        return Ended::Killed;
     }
-    Ended::Killed
+    match (0..tail.len()).find_map(|at| finish(&tail[at..])) {
+        Some(true) => Ended::Complete,
+        Some(false) => Ended::Early,
+        None => Ended::Killed,
+    }
+}
+
+/// Whether the stream was complete, where `frames` begins with the end of one and nothing but durable points follows.
+fn finish(frames: &[u8]) -> Option<bool> {
+    let Ok((Record::Finish { complete }, _, length)) = record::decode(frames) else { return None };
+    let mut rest = &frames[length..];
+    while !rest.is_empty() {
+        let Ok((Record::Durable { .. }, _, length)) = record::decode(rest) else { return None };
+        rest = &rest[length..];
+    }
+    Some(complete)
 }
 
 /// What a directory takes on the disk.

@@ -8,12 +8,16 @@
 //!   blobs/N           contents of one file each, at their offsets in it or, where its holes are many, packed
 //! ```
 //!
-//! Nothing is synced while it arrives: the page cache outlives the daemon. [`Spool::sync`] brings all of it to the disk at
-//! the end, and says whether the disk took it. Blobs have checksums (see [`crate::proof`]), which are in the journal too;
+//! The page cache outlives the daemon, but not the machine: [`Spool::make_durable`], called every few seconds, says in
+//! the journal up to where everything is on the disk. [`Spool::sync`] brings all of it there at the end, and says whether
+//! the disk took it. What is left of a spool whose daemon is gone is opened by [`Left`]. Blobs have checksums (see [`crate::proof`]), which are in the journal too;
 //! the journal's records have their own. A full disk is not an error: writing waits for room, and the monitor says so.
 
+mod about;
 mod discard;
+mod durable;
 mod found;
+mod left;
 mod registry;
 
 use std::collections::HashMap;
@@ -33,12 +37,15 @@ use rustix::path::Arg;
 use rustix::process::{Resource, getrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::entry::SparseMap;
+use crate::entry::{SparseMap, Timestamp};
 use crate::monitor::{Monitor, SpoolUse};
 use crate::proof::Sums;
 use crate::record;
+pub use about::{About, Unusable};
 pub use discard::{Error as DiscardError, discard};
+use durable::Unsynced;
 pub use found::{DIRECTORY, Ended, LeftOver, left_over};
+pub use left::{Left, OpenError, is_spool};
 
 /// Files of this many stored bytes and more get a blob: it can be opened, linked and passed through on its
 /// own. Below it the cost of creating one is most of the work.
@@ -50,8 +57,9 @@ const PAGE: u64 = 4096;
 /// So often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// Checksums of a blob are recorded while it arrives, whenever there are this many new ones (64 MiB of contents).
-const SUMS_STEP: u64 = 1024;
+/// Checksums of a blob are recorded while it arrives, whenever there are this many new ones (1 MiB of contents): what is
+/// behind the last of them is not recovered after a crash.
+const SUMS_STEP: u64 = 16;
 
 /// So many blobs are synced one by one. More take less time together.
 const FEW: usize = 32;
@@ -91,7 +99,7 @@ impl Form {
 }
 
 /// Where to spool, and how much.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Config {
     /// The directory in which the spool's own directory is made.
     pub directory: PathBuf,
@@ -101,6 +109,12 @@ pub struct Config {
     pub keep: bool,
     /// What is spooled, for `spool.json`.
     pub source: String,
+    /// Where it is mounted, for `spool.json`.
+    pub mountpoint: PathBuf,
+    /// Owner and group of directories that no header announces.
+    pub owner: (u32, u32),
+    /// Their time.
+    pub made: Timestamp,
 }
 
 /// A spool that is being written and read.
@@ -116,17 +130,30 @@ pub struct Spool {
     blob_bytes: AtomicU64,
     /// The checksums of each blob, by its number.
     blobs: RwLock<Vec<Arc<Mutex<Sums>>>>,
-    /// The blobs as they were written, as long as there are not too many of them to be synced one by one.
-    few: Mutex<Option<Vec<Arc<File>>>>,
+    unsynced: Mutex<Unsynced>,
     most_few: usize,
     /// Since when each thread has been waiting for its disk.
     busy: Mutex<HashMap<ThreadId, Instant>>,
     in_memory: bool,
     limit: Option<u64>,
-    keep: bool,
+    keep: AtomicBool,
     removed: AtomicBool,
     monitor: Arc<Monitor>,
+    about: File,
+    /// It was opened again to be read only.
+    read_only: bool,
     _lock: File,
+}
+
+/// Its files, opened.
+struct Parts {
+    path: PathBuf,
+    directory: OwnedFd,
+    blobs_directory: OwnedFd,
+    journal: File,
+    about: File,
+    lock: File,
+    read_only: bool,
 }
 
 /// The contents of one file, being written from its beginning to its end.
@@ -192,14 +219,16 @@ impl Spool {
         let directory = open_directory(CWD, &path)?;
         let lock = create_file(&directory, "lock")?;
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive)?;
-        let about = serde_json::json!({
-            "format": "restorefs-spool", "version": record::VERSION, "source": config.source,
-            "blob_threshold": BLOB_THRESHOLD, "pid": std::process::id(),
-        });
-        create_file(&directory, "spool.json")?.write_all_at(format!("{about:#}\n").as_bytes(), 0)?;
+        let about = create_file(&directory, "spool.json")?;
+        about.write_all_at(&About::new(config).encode(), 0)?;
         let journal = create_file(&directory, "journal")?;
         mkdirat(&directory, "blobs", Mode::RWXU)?;
         let blobs_directory = open_directory(&directory, "blobs")?;
+        Spool::of(Parts { path, directory, blobs_directory, journal, about, lock, read_only: false }, config, monitor)
+    }
+
+    fn of(parts: Parts, config: &Config, monitor: Arc<Monitor>) -> io::Result<Spool> {
+        let Parts { path, directory, blobs_directory, journal, about, lock, read_only } = parts;
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let in_memory = matches!(rustix::fs::fstatfs(&journal)?.f_type as i64, TMPFS | RAMFS);
         let spool = Spool {
@@ -211,14 +240,16 @@ impl Spool {
             written: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
             blobs: RwLock::default(),
-            few: Mutex::new(Some(Vec::new())),
+            unsynced: Mutex::default(),
             most_few: usize::try_from(descriptors / 16).unwrap_or(FEW).min(FEW),
             busy: Mutex::default(),
             in_memory,
             limit: config.limit,
-            keep: config.keep,
+            keep: AtomicBool::new(config.keep),
             removed: AtomicBool::new(false),
             monitor,
+            about,
+            read_only,
             _lock: lock,
         };
         spool.report();
@@ -273,10 +304,7 @@ impl Spool {
             Ok(Some(file))
         })?;
         let file = Arc::new(file);
-        self.few.lock().take_if(|few| {
-            few.push(file.clone());
-            few.len() > self.most_few
-        });
+        self.unsynced.lock().add(file.clone(), self.most_few);
         Ok(Blob { number, file, counted: 0, sums, recorded: 0 })
     }
 
@@ -290,22 +318,6 @@ impl Spool {
         self.blob_bytes.fetch_add(need, Ordering::Relaxed);
         self.report();
         Ok(())
-    }
-
-    /// Brings everything in it to the disk: by fsync(2) of each file where these are few, so that nothing waits for what
-    /// others have written; else by syncfs(2). All descriptors have been open since before the first write, so that no
-    /// error of a write is missed; of syncfs, from Linux 5.8 on.
-    ///
-    /// # Errors
-    /// The disk failed to take something: of this spool or, as syncfs tells it, of any file on the same filesystem.
-    pub fn sync(&self) -> io::Result<()> {
-        let few = self.few.lock().clone();
-        let Some(blobs) = few else { return Ok(rustix::fs::syncfs(&self.journal)?) };
-        let directories = [&self.blobs_directory, &self.directory].map(|dir| Ok(rustix::fs::fsync(dir)?));
-        let files = blobs.iter().map(|blob| blob.sync_data()).chain([self.journal.sync_data()]);
-        // All of them, also where one fails.
-        let ended: Vec<io::Result<()>> = files.chain(directories).collect();
-        ended.into_iter().collect()
     }
 
     /// Whether it lies in memory: then nothing that was written can be lost on the way to a disk.
@@ -448,9 +460,19 @@ impl Spool {
         }
     }
 
+    /// It stays when the mount ends, whatever was said before.
+    pub fn keep(&self) {
+        self.keep.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it stays when the mount ends.
+    pub fn is_kept(&self) -> bool {
+        self.keep.load(Ordering::Relaxed)
+    }
+
     /// Removes it from the disk, unless it is to be kept. Only the first call counts.
     pub fn remove(&self) {
-        if self.keep || self.removed.swap(true, Ordering::Relaxed) {
+        if self.is_kept() || self.removed.swap(true, Ordering::Relaxed) {
             return;
         }
         let removed = discard::remove_contents(&self.directory, &mut 0);
@@ -513,7 +535,13 @@ mod tests {
     #[test]
     fn a_limit_waits_until_it_is_stopped_and_the_spool_goes_away() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { directory: dir.path().into(), limit: Some(10), keep: false, source: "test".into() };
+        let config = Config {
+            directory: dir.path().into(),
+            limit: Some(10),
+            keep: false,
+            source: "test".into(),
+            ..Config::default()
+        };
         let monitor = Monitor::new();
         let spool = Spool::create(&config, monitor.clone()).unwrap();
         spool.append(b"12345678", &|| false).unwrap();
@@ -530,7 +558,13 @@ mod tests {
     #[test]
     fn what_one_call_appends_stays_together_where_it_says() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        let config = Config {
+            directory: dir.path().into(),
+            limit: None,
+            keep: false,
+            source: "test".into(),
+            ..Config::default()
+        };
         let spool = Spool::create(&config, Monitor::new()).unwrap();
         let append = |byte: u8| {
             let append = |n: usize| (spool.append(&vec![byte; n], &|| true).unwrap(), vec![byte; n]);
@@ -560,7 +594,13 @@ mod tests {
     #[test]
     fn whoever_renames_what_is_above_has_no_other_file_opened() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { directory: dir.path().into(), limit: None, keep: true, source: "test".into() };
+        let config = Config {
+            directory: dir.path().into(),
+            limit: None,
+            keep: true,
+            source: "test".into(),
+            ..Config::default()
+        };
         let spool = Spool::create(&config, Monitor::new()).unwrap();
         let mut blob = spool.create_blob(None, &|| true).unwrap();
         spool.write_blob(&mut blob, b"ours", 0, &|| true).unwrap();
@@ -586,7 +626,13 @@ mod tests {
         for n in 0..1000 {
             std::fs::create_dir(dir.path().join(format!("restorefs-{}-{n}", std::process::id()))).unwrap();
         }
-        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        let config = Config {
+            directory: dir.path().into(),
+            limit: None,
+            keep: false,
+            source: "test".into(),
+            ..Config::default()
+        };
         let spool = Spool::create(&config, Monitor::new()).unwrap();
         assert_eq!(spool.path().metadata().unwrap().mode() & 0o7777, 0o700);
     }
@@ -594,7 +640,13 @@ mod tests {
     #[test]
     fn the_limit_counts_what_pieces_between_holes_take() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { directory: dir.path().into(), limit: Some(3 * PAGE), keep: false, source: "test".into() };
+        let config = Config {
+            directory: dir.path().into(),
+            limit: Some(3 * PAGE),
+            keep: false,
+            source: "test".into(),
+            ..Config::default()
+        };
         let spool = Spool::create(&config, Monitor::new()).unwrap();
         let mut blob = spool.create_blob(Some(1 << 30), &|| true).unwrap();
         for at in [0, 1, 5000, 6000] {
@@ -610,7 +662,13 @@ mod tests {
     #[test]
     fn a_blob_that_cannot_be_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
-        let config = Config { directory: dir.path().into(), limit: None, keep: false, source: "test".into() };
+        let config = Config {
+            directory: dir.path().into(),
+            limit: None,
+            keep: false,
+            source: "test".into(),
+            ..Config::default()
+        };
         let spool = Spool::create(&config, Monitor::new()).unwrap();
         assert!(matches!(spool.create_blob(Some(u64::MAX), &|| true), Err(Error::Write { .. })));
         assert_eq!(spool.path().join("blobs").read_dir().unwrap().count(), 0);

@@ -4,7 +4,9 @@
 //! Waiting readers are woken after the index has changed. What is read from the spool is compared with its checksum: a
 //! disk that lost something gives an error, and the file counts as damaged (`settle`).
 
+mod durable;
 pub mod intake;
+mod recover;
 mod settle;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,6 +26,7 @@ use crate::monitor::{Monitor, Verdict};
 use crate::proof::{Reader, copy_from};
 use crate::spool::Spool;
 
+pub use recover::{Found, Job as Recovery, Lost, Part, Resume, run as recover};
 pub use settle::{Scrubbed, Unsettled};
 
 /// Told when more of an inode's contents are there, or when no more will come.
@@ -179,7 +182,7 @@ impl Store {
     }
 
     /// The stream is over, and what has not arrived is cut: whoever waits for it is told.
-    fn cut(&self) {
+    pub fn cut(&self) {
         let cut = self.index.write().cut_all();
         self.set_over();
         for ino in cut {

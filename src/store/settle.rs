@@ -139,11 +139,14 @@ impl Store {
         }
         let damaged = self.learn(&before, &damaged);
         if damaged.is_empty() {
+            if let Err(e) = spool.make_durable() {
+                log::warn!("the spool '{}' would not outlive a power failure: {e}", spool.path().display());
+            }
             self.settled.store(true, Ordering::Release);
             return Ok(());
         }
         let files = damaged.len();
-        for path in self.paths(damaged) {
+        for path in paths(&self.index.read(), damaged) {
             monitor.refused(&path, "its contents in the spool are damaged or gone");
         }
         Err(Unsettled::Damaged { spool: spool.path().display().to_string(), files })
@@ -162,7 +165,7 @@ impl Store {
         });
         self.learn(if whole { &before } else { &damaged }, &damaged);
         let journal = spool.check_journal().err();
-        Some(Scrubbed { files, bytes, damaged: self.paths(damaged), journal })
+        Some(Scrubbed { files, bytes, damaged: paths(&self.index.read(), damaged), journal })
     }
 
     /// What of `before` is not in `damaged` could be read: it is not damaged. What readers found meanwhile stays. Returns
@@ -226,19 +229,19 @@ impl Store {
             }
         }
     }
+}
 
-    /// The paths of files, a first name each.
-    fn paths(&self, mut of: BTreeSet<Ino>) -> Vec<Vec<u8>> {
-        let mut paths = Vec::new();
-        if !of.is_empty() {
-            self.index.read().walk(&mut |path, ino| {
-                if of.remove(&ino) {
-                    paths.push(path.to_vec());
-                }
-            });
-        }
-        paths
+/// The paths of files, a first name each.
+pub(super) fn paths(index: &Index, mut of: BTreeSet<Ino>) -> Vec<Vec<u8>> {
+    let mut paths = Vec::new();
+    if !of.is_empty() {
+        index.walk(&mut |path, ino| {
+            if of.remove(&ino) {
+                paths.push(path.to_vec());
+            }
+        });
     }
+    paths
 }
 
 fn spooled(index: &Index, ino: Ino) -> Option<Spooled> {

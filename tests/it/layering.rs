@@ -27,8 +27,15 @@ const TABLE: &[(&str, &[&str])] = &[
     ("proof", &["entry"]),
     ("spool", &["entry", "monitor", "record", "proof"]),
     ("index", &["entry"]),
-    ("store", &["entry", "monitor", "record", "proof", "index", "spool"]),
-    ("ingest", &["sys", "entry", "monitor", "source", "stop", "filter", "tarball", "spool", "index", "store"]),
+    ("replay", &["entry", "record", "tarball", "proof", "index"]),
+    ("store", &["entry", "monitor", "record", "stop", "proof", "index", "spool", "replay"]),
+    (
+        "ingest",
+        &[
+            "sys", "entry", "monitor", "record", "source", "stop", "filter", "tarball", "spool", "index", "replay",
+            "store",
+        ],
+    ),
     ("receive", &["entry", "monitor", "record", "stop", "spool", "index", "store", "strangers", "wire"]),
     // How they are served.
     ("mounts", &[]),
@@ -42,7 +49,6 @@ const TABLE: &[(&str, &[&str])] = &[
         ],
     ),
     ("control", &["sys", "entry", "monitor", "mounts", "mount"]),
-    ("replay", &["entry", "record", "tarball", "proof", "index"]),
     ("materialize", &["entry", "pattern", "tarball", "proof", "index", "replay"]),
     (
         "cli",

@@ -183,8 +183,25 @@ impl Draft {
     }
 
     /// A file was written to while it was sent.
-    pub fn changed(&mut self, ino: Ino) {
-        self.batch.ops.push(Op::Changed(ino));
+    pub fn changed(&mut self, file: FileRef) {
+        self.record(&Record::Changed { id: file.entry }, &[]);
+        self.batch.ops.extend(file.ino.map(Op::Changed));
+    }
+
+    /// What the sender knows entries by, from the entry `first` on.
+    pub fn digests(&mut self, first: u64, digests: impl Iterator<Item = u64>) {
+        let digests: Vec<u8> = digests.flat_map(u64::to_le_bytes).collect();
+        self.record(&Record::Digests { first }, &digests);
+    }
+
+    /// Something is not as it was packed, for a reason that the entries do not tell.
+    pub fn problem(&mut self, warning: bool, path: &[u8], reason: String) {
+        self.record(&Record::Problem { warning, path: path.into(), reason }, &[]);
+    }
+
+    /// A sender begins anew: problems before are out of date.
+    pub fn anew(&mut self) {
+        self.record(&Record::Anew, &[]);
     }
 
     /// The journal ends.

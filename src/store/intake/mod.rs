@@ -15,6 +15,7 @@ use std::sync::Arc;
 use crate::entry::{Entry, EntryPath};
 use crate::index::{Arrival, Index, Ino, Inserted, Place, Refusal};
 use crate::monitor::Monitor;
+use crate::record::{self, Record};
 use crate::spool;
 use crate::store::Store;
 
@@ -247,8 +248,14 @@ impl Intake {
         let mut draft = closing.draft;
         draft.finish(complete);
         let batch = draft.take();
+        let mut frames = Vec::new();
+        if !complete && self.journaled > 0 {
+            record::encode(&Record::Cut, &[], &mut frames);
+        }
+        let before = frames.len() as u64;
+        frames.extend_from_slice(&batch.frames);
         let written = match self.store.spool() {
-            Some(spool) if !self.over => spool.append(&batch.frames, &|| true).ok(),
+            Some(spool) if !self.over => spool.append(&frames, &|| true).ok().map(|base| base + before),
             _ => None,
         };
         self.end(batch.ops, written, complete)

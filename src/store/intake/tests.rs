@@ -22,7 +22,8 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let monitor = Monitor::new();
         let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
-        let config = Config { directory: dir.path().into(), limit, keep: false, source: "test".into() };
+        let config =
+            Config { directory: dir.path().into(), limit, keep: false, source: "test".into(), ..Config::default() };
         store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
         let told = Arc::new(Mutex::new(Vec::new()));
         store.set_listener({

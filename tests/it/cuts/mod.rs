@@ -59,7 +59,13 @@ fn receive(bytes: &[u8], from: From, scratch: &Path) -> (Store, Status) {
     let monitor = Monitor::new();
     let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
     if ingest::needs_spool(&source) {
-        let config = spool::Config { directory: scratch.into(), limit: None, keep: false, source: String::new() };
+        let config = spool::Config {
+            directory: scratch.into(),
+            limit: None,
+            keep: false,
+            source: String::new(),
+            ..spool::Config::default()
+        };
         store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
     } else {
         store.set_archive(Arc::new(source.file().unwrap().try_clone().unwrap())).unwrap();
@@ -71,6 +77,7 @@ fn receive(bytes: &[u8], from: From, scratch: &Path) -> (Store, Status) {
         stop: Stop::new().unwrap(),
         options: tarball::Options::default(),
         max_index: u64::MAX,
+        resume: None,
     });
     (Arc::into_inner(store).unwrap(), monitor.status())
 }

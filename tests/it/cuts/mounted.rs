@@ -42,6 +42,7 @@ impl Mounted {
             passthrough: passthrough_wanted(),
             xattrs: true,
             max_index: None,
+            resume: None,
             helper: None,
             tar: tarball::Options::default(),
         };

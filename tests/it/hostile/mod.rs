@@ -129,8 +129,13 @@ fn receive_with(bytes: &[u8], from: From, tweak: impl FnOnce(&mut Job)) -> Recei
         let monitor = Monitor::new();
         let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
         if ingest::needs_spool(&source) {
-            let config =
-                spool::Config { directory: dir.path().into(), limit: None, keep: false, source: String::new() };
+            let config = spool::Config {
+                directory: dir.path().into(),
+                limit: None,
+                keep: false,
+                source: String::new(),
+                ..spool::Config::default()
+            };
             store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
         } else {
             store.set_archive(Arc::new(source.file().unwrap().try_clone().unwrap())).unwrap();
@@ -143,6 +148,7 @@ fn receive_with(bytes: &[u8], from: From, tweak: impl FnOnce(&mut Job)) -> Recei
             stop: stop.clone(),
             options: tarball::Options::default(),
             max_index: u64::MAX,
+            resume: None,
         };
         tweak(&mut job);
         ingest::run(job);

@@ -115,14 +115,27 @@ impl Kept {
         let source = Source::open(&Spec::Path(format!("/proc/self/fd/{}", read.as_raw_fd()).into())).unwrap();
         let monitor = Monitor::new();
         let store = Arc::new(Store::new(Index::new(0, 0, Timestamp::default())));
-        let config =
-            spool::Config { directory: scratch.path().into(), limit: None, keep: false, source: String::new() };
+        let config = spool::Config {
+            directory: scratch.path().into(),
+            limit: None,
+            keep: false,
+            source: String::new(),
+            ..spool::Config::default()
+        };
         store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
         let (stop, options) = (Stop::new().unwrap(), tarball::Options::default());
         std::thread::scope(|scope| {
             let archive = &archive;
             scope.spawn(move || std::io::copy(&mut File::open(archive).unwrap(), &mut { write }).unwrap());
-            ingest::run(Job { source, store: store.clone(), monitor, stop, options, max_index: u64::MAX });
+            ingest::run(Job {
+                source,
+                store: store.clone(),
+                monitor,
+                stop,
+                options,
+                max_index: u64::MAX,
+                resume: None,
+            });
         });
         let spool = store.spool().unwrap().path();
         let (mut journal, blobs) = (spool.join("journal"), spool.join("blobs"));

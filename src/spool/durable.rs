@@ -1,0 +1,118 @@
+//! What of a spool still has to be brought to its disk, and the durable points.
+//!
+//! A durable point is a record in the journal that says up to where journal and blobs are on the disk: after a power
+//! failure nothing behind the last one is trusted. Blobs that are closed and synced are not synced again.
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use super::{Spool, open_directory};
+use crate::record::{self, Record};
+
+/// Blobs that have been written since they were synced.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    blobs: Vec<Arc<File>>,
+    /// Closed ones are missing among them: there were too many to keep their descriptors.
+    incomplete: bool,
+    /// The first error of a sync. The kernel reports it once, and what it could not write is gone.
+    failed: Option<io::ErrorKind>,
+    /// Where the last durable point is.
+    durable: Option<u64>,
+}
+
+impl Unsynced {
+    /// A blob has been created. Descriptors of at most `most` closed ones are kept.
+    pub(super) fn add(&mut self, blob: Arc<File>, most: usize) {
+        self.blobs.push(blob);
+        if self.blobs.len() > most && self.blobs.len().is_power_of_two() {
+            let before = self.blobs.len();
+            self.blobs.retain(is_open);
+            self.incomplete |= self.blobs.len() < before;
+        }
+    }
+}
+
+/// Whether it is still being written.
+fn is_open(blob: &Arc<File>) -> bool {
+    Arc::strong_count(blob) > 1
+}
+
+impl Spool {
+    /// Brings everything in it to the disk: by fsync(2) of each file where these are few, so that nothing waits for what
+    /// others have written; else by syncfs(2). All descriptors have been open since before the first write, so that no
+    /// error of a write is missed; of syncfs, from Linux 5.8 on.
+    ///
+    /// # Errors
+    /// The disk failed to take something, now or at an earlier call: of this spool or, as syncfs tells it, of any file on
+    /// the same filesystem.
+    pub fn sync(&self) -> io::Result<()> {
+        let contents = self.sync_contents();
+        contents.and(self.watched(self.journal.sync_data()))
+    }
+
+    /// Makes a durable point, where anything has come since the last, and the spool is still written.
+    ///
+    /// # Errors
+    /// As [`Spool::sync`]; or the record cannot be written.
+    pub fn make_durable(&self) -> io::Result<()> {
+        let upto = self.position();
+        let before = self.unsynced.lock().durable;
+        if self.in_memory || self.read_only || before == Some(upto) {
+            return Ok(());
+        }
+        if before.is_none() {
+            self.sync_names()?;
+        }
+        self.sync_contents()?;
+        let mut frame = Vec::new();
+        record::encode(&Record::Durable { upto }, &[], &mut frame);
+        // Where there is no room, there is no durable point.
+        self.append(&frame, &|| true).map_err(io::Error::other)?;
+        // Were the record on the disk before what it tells of, the checksums of those frames would end a replay there.
+        self.watched(self.journal.sync_data())?;
+        self.unsynced.lock().durable = Some(self.position());
+        Ok(())
+    }
+
+    /// The spool's own names: those of the files in it, and its own.
+    fn sync_names(&self) -> io::Result<()> {
+        let above = open_directory(&self.directory, "..")?;
+        rustix::fs::fsync(&self.about)?;
+        rustix::fs::fsync(&self.directory)?;
+        Ok(rustix::fs::fsync(above)?)
+    }
+
+    fn sync_contents(&self) -> io::Result<()> {
+        let (blobs, incomplete) = {
+            let mut unsynced = self.unsynced.lock();
+            (std::mem::take(&mut unsynced.blobs), std::mem::take(&mut unsynced.incomplete))
+        };
+        let open: Vec<bool> = blobs.iter().map(is_open).collect();
+        let synced = if incomplete {
+            rustix::fs::syncfs(&self.journal).map_err(io::Error::from)
+        } else {
+            let directories = [&self.blobs_directory, &self.directory].map(|dir| Ok(rustix::fs::fsync(dir)?));
+            // All of them, also where one fails.
+            let ended: Vec<io::Result<()>> = blobs.iter().map(|blob| blob.sync_data()).chain(directories).collect();
+            ended.into_iter().collect()
+        };
+        let still = blobs.into_iter().zip(open).filter(|(_, open)| *open || synced.is_err()).map(|(blob, _)| blob);
+        self.unsynced.lock().blobs.extend(still);
+        self.watched(synced)
+    }
+
+    /// Remembers an error, and reports one that was there before.
+    fn watched(&self, synced: io::Result<()>) -> io::Result<()> {
+        let mut unsynced = self.unsynced.lock();
+        match (synced, unsynced.failed) {
+            (Err(e), _) => {
+                unsynced.failed.get_or_insert(e.kind());
+                Err(e)
+            }
+            (Ok(()), Some(kind)) => Err(io::Error::new(kind, "the disk failed to take something before")),
+            (Ok(()), None) => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! A spool whose daemon is gone, opened again: to be mounted as it is, or to be filled further.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, openat, renameat, statat, unlinkat};
+use rustix::path::Arg;
+
+use super::about::{About, MAX_LENGTH, Unusable};
+use super::{Blob, Config, PAGE, Parts, Spool, create_file, open_directory, open_file};
+use crate::entry::escape_path;
+use crate::monitor::Monitor;
+use crate::proof::Sums;
+
+/// Where a new `spool.json` is written before it takes the place of the old one.
+const NEW_ABOUT: &str = "spool.json.new";
+
+/// So long a lock is tried: `status` takes it for a moment.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Why a spool cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// A part of it cannot be opened.
+    #[error("cannot open the spool '{path}'", path = escape_path(.path))]
+    Open {
+        /// Which part.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// It is none, or none that can be read.
+    #[error("'{path}' is no spool that can be mounted", path = escape_path(.path))]
+    Unusable {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: Unusable,
+    },
+    /// Whoever owns it could have put anything into it.
+    #[error(
+        "the spool '{path}' belongs to another user (uid {owner}): mount it as that user",
+        path = escape_path(.path)
+    )]
+    Owner {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        owner: u32,
+    },
+    /// A daemon serves it.
+    #[error(
+        "the spool '{path}' is in use by PID {pid} ('restorefs status' lists the mounts)",
+        path = escape_path(.path)
+    )]
+    InUse {
+        /// The directory.
+        path: PathBuf,
+        /// Who serves it, by its own account.
+        pid: u32,
+    },
+}
+
+/// Whether a path looks like a spool: a directory with a `spool.json`.
+pub fn is_spool(path: &Path) -> bool {
+    std::fs::symlink_metadata(path.join("spool.json")).is_ok_and(|found| found.is_file())
+}
+
+/// A spool without a daemon; it is locked, so no other can take it.
+#[derive(Debug)]
+pub struct Left {
+    path: PathBuf,
+    directory: OwnedFd,
+    blobs_directory: OwnedFd,
+    journal: File,
+    length: u64,
+    about_file: File,
+    about: About,
+    lock: File,
+    go_on: bool,
+}
+
+impl Left {
+    /// Opens it, to be filled further if `go_on`, else to be read only.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(path: &Path, go_on: bool) -> Result<Left, OpenError> {
+        let failed = |name: &str, cause: io::Error| OpenError::Open { path: path.join(name), cause };
+        let unusable = |cause| OpenError::Unusable { path: path.into(), cause };
+        // The directory may be named through a link; what is in it may not be one.
+        let path = &path.canonicalize().map_err(|e| failed("", e))?;
+        let directory = open_directory(CWD, path).map_err(|e| failed("", e))?;
+        let metadata = rustix::fs::fstat(&directory).map_err(|e| failed("", e.into()))?;
+        let about_file = open_file(&directory, "spool.json").map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => unusable(Unusable::Foreign),
+            _ => failed("spool.json", e),
+        })?;
+        let mut text = Vec::new();
+        (&about_file).take(MAX_LENGTH).read_to_end(&mut text).map_err(|e| unusable(Unusable::Read(e)))?;
+        let about = About::decode(&text).map_err(unusable)?;
+        if metadata.st_uid != rustix::process::geteuid().as_raw() {
+            return Err(OpenError::Owner { path: path.clone(), owner: metadata.st_uid });
+        }
+        let lock = open_file(&directory, "lock").map_err(|e| failed("lock", e))?;
+        take(&lock).map_err(|e| {
+            if e == rustix::io::Errno::WOULDBLOCK {
+                OpenError::InUse { path: path.clone(), pid: about.pid }
+            } else {
+                failed("lock", e.into())
+            }
+        })?;
+        let journal = if go_on { open_to_write(&directory, "journal") } else { open_file(&directory, "journal") };
+        let journal = journal.map_err(|e| failed("journal", e))?;
+        let length = journal.metadata().map_err(|e| failed("journal", e))?.len();
+        let blobs_directory = open_directory(&directory, "blobs").map_err(|e| failed("blobs", e))?;
+        Ok(Left { path: path.clone(), directory, blobs_directory, journal, length, about_file, about, lock, go_on })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says of itself.
+    pub fn about(&self) -> &About {
+        &self.about
+    }
+
+    /// The length of its journal.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// A spool again. One that is not filled further stays when its mount ends.
+    pub fn into_spool(self, limit: Option<u64>, keep: bool, monitor: Arc<Monitor>) -> io::Result<Spool> {
+        let parts = Parts {
+            path: self.path,
+            directory: self.directory,
+            blobs_directory: self.blobs_directory,
+            journal: self.journal,
+            about: self.about_file,
+            lock: self.lock,
+            read_only: !self.go_on,
+        };
+        let config = Config { limit, keep: keep || !self.go_on, ..Config::default() };
+        let spool = Spool::of(parts, &config, monitor)?;
+        spool.found_until(self.length);
+        Ok(spool)
+    }
+}
+
+impl Spool {
+    /// Its journal counts up to here.
+    pub fn found_until(&self, offset: u64) {
+        self.written.store(offset, Ordering::Release);
+        self.report();
+    }
+
+    /// Counts a blob that the journal tells of. False where there is none.
+    pub fn found_blob(&self, number: u64) -> bool {
+        self.slot(number);
+        match statat(&self.blobs_directory, number.to_string(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(found) if rustix::fs::FileType::from_raw_mode(found.st_mode).is_file() => {
+                self.blob_bytes.fetch_add(found.st_blocks as u64 * 512, Ordering::Relaxed);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Says what the checksums of a blob are.
+    pub fn set_sums(&self, number: u64, sums: Sums) {
+        *self.slot(number).lock() = sums;
+    }
+
+    /// The checksums of a blob that may not be known yet. Numbers are not given a second time.
+    fn slot(&self, number: u64) -> Arc<Mutex<Sums>> {
+        let mut blobs = self.blobs.write();
+        let row = number as usize;
+        if blobs.len() <= row {
+            blobs.resize_with(row + 1, Arc::default);
+        }
+        blobs[row].clone()
+    }
+
+    /// Makes it this process's own, to be filled further: what the journal does not tell of is removed, and what it tells
+    /// of is on the disk afterwards.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn take_over(&self, about: About, mountpoint: &Path, is_known: impl Fn(u64) -> bool) -> io::Result<()> {
+        self.journal.set_len(self.position())?;
+        let mut buf = Vec::with_capacity(64 << 10);
+        let mut unknown = Vec::new();
+        let listing = open_directory(&self.blobs_directory, ".")?;
+        let mut names = RawDir::new(&listing, buf.spare_capacity_mut());
+        while let Some(name) = names.next() {
+            let name = name?;
+            let number = name.file_name().to_str().ok().and_then(|name| name.parse().ok());
+            if number.is_some_and(|number| !is_known(number)) {
+                unknown.push(name.file_name().to_owned());
+            }
+        }
+        for name in unknown {
+            unlinkat(&self.blobs_directory, name, AtFlags::empty())?;
+        }
+        match unlinkat(&self.directory, NEW_ABOUT, AtFlags::empty()) {
+            Ok(()) | Err(rustix::io::Errno::NOENT) => {}
+            Err(e) => return Err(e.into()),
+        }
+        let new = create_file(&self.directory, NEW_ABOUT)?;
+        new.write_all_at(&about.taken_over(mountpoint.into()).encode(), 0)?;
+        // What it is told to be of this boot has to be there.
+        rustix::fs::syncfs(&self.journal)?;
+        renameat(&self.directory, NEW_ABOUT, &self.directory, "spool.json")?;
+        Ok(rustix::fs::fsync(&self.directory)?)
+    }
+
+    /// Goes on with a blob of which `sums` is known; what is behind that is dropped. One that is `spread` has holes
+    /// and keeps its length.
+    ///
+    /// # Errors
+    /// It cannot be opened or cut.
+    pub fn reopen_blob(&self, number: u64, sums: Sums, spread: bool) -> io::Result<Blob> {
+        let file = open_to_write(&self.blobs_directory, number.to_string())?;
+        let length = sums.covered();
+        if !spread {
+            file.set_len(length)?;
+        }
+        let file = Arc::new(file);
+        self.unsynced.lock().add(file.clone(), self.most_few);
+        let recorded = sums.whole();
+        let slot = self.slot(number);
+        *slot.lock() = sums;
+        let counted = if spread { file.metadata()?.size().min(length) } else { length };
+        Ok(Blob { number, file, counted: counted.next_multiple_of(PAGE), sums: slot, recorded })
+    }
+}
+
+/// Locks it. Who lists spools holds the lock for a moment.
+fn take(lock: &File) -> rustix::io::Result<()> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PATIENCE / 50),
+            locked => return locked,
+        }
+    }
+}
+
+fn open_to_write(directory: &OwnedFd, name: impl Arg) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(openat(directory, name, flags, Mode::empty())?.into())
+}

@@ -1,0 +1,505 @@
+//! The tree out of what a daemon that is gone has left in its spool.
+//!
+//! The journal is replayed as far as its checksums go. What the kernel has taken is there as long as the machine stays up,
+//! so after a killed daemon only a torn last record is dropped; after another boot nothing behind the last durable point
+//! counts. Of a file that was being written, as much is shown as its checksums prove.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Store;
+use super::intake::{Blob, FileRef};
+use super::settle::paths;
+use crate::entry::{Entry, EntryKind, EntryPath, escape};
+use crate::index::{Arrival, Ino, Inserted, Place, Refusal};
+use crate::monitor::{Chain, Monitor, Verdict};
+use crate::proof::{EXTENT, Reader, Sums};
+use crate::record::Record;
+use crate::replay::{Records, Step};
+use crate::spool::{About, Spool};
+use crate::stop::Stop;
+
+/// Contents are read back in pieces of this size.
+const PIECE: usize = 1 << 20;
+
+/// Steps of the journal between two looks at what may end a recovery.
+const STEPS: u64 = 4096;
+
+/// What is to be recovered.
+pub struct Job {
+    /// An empty tree, with the spool.
+    pub store: Arc<Store>,
+    /// Is told of entries and problems.
+    pub monitor: Arc<Monitor>,
+    /// Ends it early.
+    pub stop: Stop,
+    /// The most memory that the index may take, in bytes.
+    pub max_index: u64,
+    /// Whether the machine has been up since the spool was filled.
+    pub same_boot: bool,
+}
+
+/// Why a spool cannot be recovered.
+#[derive(Debug, thiserror::Error)]
+pub enum Lost {
+    /// The disk failed.
+    #[error("cannot read the spool '{spool}'")]
+    Read {
+        /// Where it is.
+        spool: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+    /// It was stopped.
+    #[error("recovery was stopped")]
+    Stopped,
+    /// There is no more memory for the index.
+    #[error("the index has reached its limit of {} MiB (--max-index)", .0 >> 20)]
+    Full(u64),
+    /// There is no spool.
+    #[error("there is no spool")]
+    NoSpool,
+    /// It is to be filled from an archive, and is of a sender.
+    #[error("the spool holds what 'restorefs send' sent: resume it with --listen and the same --token-file")]
+    OfSender,
+    /// It is to be filled by a sender, and is of an archive.
+    #[error("the spool holds an archive, and no sender filled it: resume it with the archive")]
+    OfArchive,
+    /// Nothing is missing.
+    #[error("the spool has all of its archive already: mount it without --resume")]
+    Finished,
+    /// It cannot be filled further.
+    #[error("cannot go on filling the spool '{spool}'")]
+    Write {
+        /// Where it is.
+        spool: String,
+        /// Why.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+impl Lost {
+    /// How a stream ends that cannot be resumed.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            Lost::Stopped => Verdict::Incomplete { cause: self.to_string(), cut: None },
+            e => Verdict::Failed { cause: Chain(e).to_string() },
+        }
+    }
+}
+
+/// How a spool is to be filled further.
+#[derive(Debug)]
+pub struct Resume {
+    /// What it says of itself.
+    pub about: About,
+    /// Where it is mounted now.
+    pub mountpoint: PathBuf,
+    /// Whether a sender fills it, and no archive.
+    pub of_sender: bool,
+}
+
+/// A file whose contents are in a blob, of which a part is there.
+#[derive(Debug)]
+pub struct Part {
+    /// Its inode.
+    pub ino: Ino,
+    /// The blob.
+    pub number: u64,
+    /// Whether its stored bytes follow each other there.
+    pub packed: bool,
+    /// Checksums of what is there.
+    pub sums: Sums,
+}
+
+/// What the journal told.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Whether contents followed their entries in any order.
+    pub is_catalogue: bool,
+    /// How the stream ended, where it did: whether its end marker came.
+    pub finished: Option<bool>,
+    /// The inode of each entry; none of hard links, and of what was refused.
+    pub entries: Vec<Option<Ino>>,
+    /// What the sender of a catalogue knows each entry by; 0 where that was not recorded.
+    pub digests: Vec<u64>,
+    /// Files whose contents had begun, by their entries.
+    pub parts: BTreeMap<u64, Part>,
+    /// The blobs that the journal tells of.
+    pub blobs: HashSet<u64>,
+    /// Paths of what was refused, as far as only the journal tells of it.
+    pub refused: Vec<Vec<u8>>,
+    /// The path of the last entry.
+    pub last: Option<EntryPath>,
+    /// Bytes at the end of the journal that do not count.
+    pub dropped: u64,
+}
+
+/// Recovers what is there, to be read only, and tells the monitor how it stands.
+pub fn run(job: Job) {
+    let (store, monitor) = (job.store.clone(), job.monitor.clone());
+    store.fill(&monitor, || {
+        let same_boot = job.same_boot;
+        let recovered = job.store.recover(&job, false);
+        job.store.conclude(&job.monitor, recovered, same_boot);
+    });
+}
+
+struct Recovery<'a> {
+    store: &'a Store,
+    spool: &'a Spool,
+    monitor: &'a Monitor,
+    found: Found,
+    /// What came of files that are not over, by their entries.
+    open: BTreeMap<u64, Open>,
+    go_on: bool,
+}
+
+#[derive(Default)]
+struct Open {
+    blob: Option<(u64, bool)>,
+    sums: Vec<u8>,
+}
+
+impl Store {
+    /// Replays the journal of the spool into the empty tree. If it is to `go_on`, files that are not whole are still
+    /// awaited, and an early end does not count.
+    ///
+    /// # Errors
+    /// See [`Lost`]. What had been replayed before is in the tree.
+    pub fn recover(&self, job: &Job, go_on: bool) -> Result<Found, Lost> {
+        let spool = self.spool().ok_or(Lost::NoSpool)?;
+        let read = |cause| Lost::Read { spool: spool.path().display().to_string(), cause };
+        let length = spool.position();
+        let journal = Arc::new(spool.journal().try_clone().map_err(read)?);
+        let counts =
+            if job.same_boot { length } else { last_durable(Records::new(journal.clone(), length)).map_err(read)? };
+        let mut records = Records::new(journal, counts);
+        let mut recovery = Recovery {
+            store: self,
+            spool,
+            monitor: &job.monitor,
+            found: Found::default(),
+            open: BTreeMap::new(),
+            go_on,
+        };
+        let mut upto = 0;
+        for steps in 1_u64.. {
+            if job.stop.is_stopped() {
+                return Err(Lost::Stopped);
+            }
+            if steps.is_multiple_of(STEPS) && self.index.read().memory() > job.max_index {
+                return Err(Lost::Full(job.max_index));
+            }
+            match records.next_step().map_err(read)? {
+                Step::Record { record: Record::Cut, .. } if go_on => break,
+                // Whether a sender has more is for it to say.
+                Step::Record { record: Record::Finish { .. }, .. } if go_on && recovery.found.is_catalogue => break,
+                Step::Record { at, record, bytes, .. } => {
+                    recovery.take(record, at, bytes.get());
+                    upto = records.position();
+                    if !go_on {
+                        job.monitor.add_source_bytes(upto - at);
+                    }
+                }
+                Step::End | Step::Torn | Step::Damaged => break,
+            }
+        }
+        spool.found_until(upto);
+        recovery.found.dropped = length - upto;
+        recovery.end_open();
+        Ok(recovery.found)
+    }
+
+    /// Recovers what is there, and makes the spool this process's own, to be filled further.
+    ///
+    /// # Errors
+    /// See [`Lost`]. What had been recovered before is in the tree.
+    pub fn resume(&self, job: &Job, resume: Resume) -> Result<Found, Lost> {
+        let spool = self.spool().ok_or(Lost::NoSpool)?;
+        let found = self.recover(job, true)?;
+        match (found.is_catalogue, resume.of_sender) {
+            (true, false) => return Err(Lost::OfSender),
+            (false, true) if !found.entries.is_empty() => return Err(Lost::OfArchive),
+            _ if found.finished == Some(true) => return Err(Lost::Finished),
+            _ => {}
+        }
+        spool
+            .take_over(resume.about, &resume.mountpoint, |number| found.blobs.contains(&number))
+            .map_err(|cause| Lost::Write { spool: spool.path().display().to_string(), cause })?;
+        Ok(found)
+    }
+
+    /// Goes on with the blob of a file of which a part is there.
+    ///
+    /// # Errors
+    /// [`Lost::Write`].
+    pub fn reopen(&self, part: Part, file: FileRef) -> Result<Blob, Lost> {
+        let spool = self.spool().ok_or(Lost::NoSpool)?;
+        let (size, map) = {
+            let index = self.index.read();
+            (index.attributes(part.ino).map_or(0, |a| a.size), index.sparse(part.ino).cloned())
+        };
+        let received = part.sums.covered();
+        let spooled = spool
+            .reopen_blob(part.number, part.sums, map.is_some() && !part.packed)
+            .map_err(|cause| Lost::Write { spool: spool.path().display().to_string(), cause })?;
+        Ok(Blob::resume(file, spooled, size, map, received))
+    }
+
+    /// Nothing more comes: what is not whole is cut, and the monitor hears how it ended.
+    fn conclude(&self, monitor: &Monitor, recovered: Result<Found, Lost>, same_boot: bool) {
+        let mut refused = Vec::new();
+        self.index.write().finish(&mut |path, refusal| refused.push((path.clone(), refusal)));
+        for (path, refusal) in refused {
+            monitor.refused(path.as_bytes(), refusal);
+        }
+        let verdict = match recovered {
+            Ok(found) => self.verdict(&found, same_boot),
+            Err(e) => e.verdict(),
+        };
+        self.cut();
+        monitor.settling();
+        let verdict = match self.settle(monitor) {
+            Ok(()) => verdict,
+            Err(super::Unsettled::Abandoned) if verdict != Verdict::Complete => verdict,
+            Err(e) => verdict.and_failed(Chain(&e).to_string()),
+        };
+        monitor.end(verdict);
+    }
+
+    fn verdict(&self, found: &Found, same_boot: bool) -> Verdict {
+        let mut cause = match found.finished {
+            Some(true) => return Verdict::Complete,
+            Some(false) => "the transfer had ended early".to_owned(),
+            None if same_boot => "the daemon was killed before the transfer was over".to_owned(),
+            None => "the machine went down before the transfer was over".to_owned(),
+        };
+        match &found.last {
+            Some(last) if !found.is_catalogue => cause.push_str(&format!("; the last entry is '{last}'")),
+            Some(_) => {}
+            None => cause.push_str("; no entry had arrived"),
+        }
+        let index = self.index.read();
+        if found.is_catalogue {
+            let missing = found.entries.iter().flatten().filter(|ino| index.arrival(**ino) != Some(Arrival::Complete));
+            let missing = missing.count();
+            cause.push_str(&format!(
+                "; {missing} {} missing or cut",
+                if missing == 1 { "file is" } else { "files are" }
+            ));
+        }
+        // The last one that is there in part.
+        let cut = found.entries.iter().rev().flatten().find(|ino| {
+            matches!(
+                index.arrival(**ino),
+                Some(Arrival::Arriving { received: 1.. } | Arrival::Truncated { received: 1.. })
+            )
+        });
+        let last = found.entries.last().copied().flatten().filter(|_| !found.is_catalogue);
+        let last = last.filter(|ino| index.arrival(*ino) != Some(Arrival::Complete));
+        let cut = last.or(cut.copied());
+        let cut = cut.and_then(|ino| paths(&index, [ino].into()).pop()).map(|path| escape(&path));
+        Verdict::Incomplete { cause, cut }
+    }
+}
+
+/// Where the last durable point says that everything before is on the disk.
+fn last_durable(mut records: Records) -> io::Result<u64> {
+    let mut durable = 0;
+    loop {
+        match records.next_step()? {
+            Step::Record { at, record: Record::Durable { upto }, .. } if upto <= at => durable = upto,
+            Step::Record { .. } => {}
+            Step::End | Step::Torn | Step::Damaged => return Ok(durable),
+        }
+    }
+}
+
+impl Recovery<'_> {
+    /// Takes the record at `at` of the journal.
+    fn take(&mut self, record: Record, at: u64, bytes: &[u8]) {
+        match record {
+            Record::Entry(entry) => self.entry(*entry),
+            Record::Data { id, .. } => {
+                self.add_bytes(bytes.len() as u64);
+                self.contents(id, Some(Place::Journal(at)), bytes.len() as u64);
+            }
+            Record::Blob { id, number, packed } => {
+                self.spool.found_blob(number);
+                self.found.blobs.insert(number);
+                self.open.insert(id, Open { blob: Some((number, packed)), sums: Vec::new() });
+                if let Some(ino) = self.ino(id) {
+                    self.store.index.write().set_place(ino, Place::in_blob(number, packed));
+                }
+            }
+            Record::Sums { id, first } => {
+                if let Some(open) = self.open.get_mut(&id)
+                    && !Sums::join(&mut open.sums, first, bytes)
+                {
+                    // What is read without them is refused.
+                    open.sums.clear();
+                }
+            }
+            Record::End { id, received, complete } => self.end(id, received, complete),
+            Record::Finish { complete } => self.found.finished = Some(complete),
+            Record::Catalogue => self.found.is_catalogue = true,
+            Record::Changed { id } => {
+                if let Some(ino) = self.ino(id) {
+                    self.store.index.write().set_changed(ino);
+                }
+            }
+            Record::Digests { first } => {
+                let digests = bytes.as_chunks::<8>().0.iter().map(|digest| u64::from_le_bytes(*digest));
+                if let Ok(first) = usize::try_from(first)
+                    && first <= self.found.digests.len()
+                {
+                    self.found.digests.truncate(first);
+                    self.found.digests.extend(digests);
+                }
+            }
+            // A stream that is read again brings its problems again.
+            Record::Problem { .. } if self.go_on && !self.found.is_catalogue => {}
+            Record::Problem { warning: true, path, reason } => self.monitor.warning(&path, reason),
+            Record::Problem { path, reason, .. } => {
+                self.monitor.refused(&path, reason);
+                self.found.refused.push(path);
+            }
+            Record::Anew => {
+                self.monitor.forget_problems();
+                self.found.refused.clear();
+            }
+            Record::Begin { .. } | Record::Durable { .. } | Record::Cut => {}
+        }
+    }
+
+    /// Of a stream that is read again, the reader counts.
+    fn add_bytes(&self, bytes: u64) {
+        if !self.go_on || self.found.is_catalogue {
+            self.monitor.add_bytes(bytes);
+        }
+    }
+
+    fn ino(&self, id: u64) -> Option<Ino> {
+        self.found.entries.get(usize::try_from(id).ok()?).copied().flatten()
+    }
+
+    fn entry(&mut self, entry: Entry) {
+        let mut refused: Vec<(EntryPath, Refusal)> = Vec::new();
+        let inserted = self.store.index.write().insert(&entry, &mut |late| {
+            if let Err(refusal) = late.bound {
+                refused.push((late.link.clone(), refusal));
+            }
+        });
+        let is_link = matches!(entry.kind, EntryKind::HardLink { .. });
+        let ino = match inserted {
+            Ok(Inserted::Bound(ino)) => Some(ino).filter(|_| !is_link),
+            Ok(Inserted::Waits) => None,
+            Err(refusal) => {
+                refused.push((entry.path.clone(), refusal));
+                None
+            }
+        };
+        self.monitor.add_entries(u64::from(inserted.is_ok()));
+        for (path, refusal) in refused {
+            self.monitor.refused(if path.is_root() { b"." } else { path.as_bytes() }, refusal);
+        }
+        self.found.entries.push(ino);
+        self.found.last = Some(entry.path);
+    }
+
+    /// So many stored bytes of an entry are there.
+    fn contents(&mut self, id: u64, place: Option<Place>, received: u64) {
+        let Some(ino) = self.ino(id) else { return };
+        {
+            let mut index = self.store.index.write();
+            let stored = index.attributes(ino).map_or(0, |a| a.stored);
+            if let Some(place) = place {
+                index.set_place(ino, place);
+            }
+            index.set_arrival(ino, if received == stored { Arrival::Complete } else { Arrival::Arriving { received } });
+        }
+        self.store.notify(ino);
+    }
+
+    /// No more of an entry's contents came.
+    fn end(&mut self, id: u64, received: u64, complete: bool) {
+        let open = self.open.remove(&id).unwrap_or_default();
+        let Some(ino) = self.ino(id) else { return };
+        let Some((number, _)) = open.blob else {
+            if !complete && received == 0 {
+                self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
+                self.store.notify(ino);
+            } else if !complete {
+                self.truncated(ino, received);
+            }
+            return;
+        };
+        // Of what a sender hashed otherwise than it came, an end tells less than the checksums.
+        let whole = received / EXTENT;
+        let sums = Sums::decode(&open.sums, received)
+            .or_else(|| Sums::decode(open.sums.get(..usize::try_from(whole * 4).ok()?)?, whole * EXTENT))
+            .unwrap_or_default();
+        let proved = sums.covered();
+        self.spool.set_sums(number, sums);
+        self.add_bytes(proved);
+        if complete && proved == received {
+            self.contents(id, None, received);
+        } else {
+            self.truncated(ino, proved);
+        }
+    }
+
+    fn truncated(&self, ino: Ino, received: u64) {
+        self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
+        self.store.notify(ino);
+    }
+
+    /// Files whose contents had begun have as much as their checksums prove.
+    fn end_open(&mut self) {
+        for (id, open) in std::mem::take(&mut self.open) {
+            let (Some(ino), Some((number, packed))) = (self.ino(id), open.blob) else { continue };
+            let sums =
+                Sums::decode(&open.sums, (open.sums.len() as u64 / 4).saturating_mul(EXTENT)).unwrap_or_default();
+            let sums = sums.first(self.proved(ino, number, packed, sums.clone()));
+            let received = sums.covered();
+            self.add_bytes(received);
+            self.spool.set_sums(number, sums.clone());
+            if self.go_on {
+                self.store.index.write().set_arrival(ino, Arrival::Arriving { received });
+            } else {
+                self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
+            }
+            self.store.notify(ino);
+            self.found.parts.insert(id, Part { ino, number, packed, sums });
+        }
+    }
+
+    /// How many stored bytes of a blob are those that its checksums tell of.
+    fn proved(&self, ino: Ino, number: u64, packed: bool, sums: Sums) -> u64 {
+        let Ok(file) = self.spool.open_blob(number) else { return 0 };
+        let map = self.store.index.read().sparse(ino).cloned().filter(|_| !packed);
+        let stored = self.store.index.read().attributes(ino).map_or(0, |a| a.stored);
+        let covered = sums.covered().min(stored / EXTENT * EXTENT);
+        let sums = parking_lot::Mutex::new(sums);
+        let mut reader = Reader::new(&file, map.as_deref(), &sums);
+        let mut buf = vec![0; PIECE];
+        let mut at = 0;
+        while at < covered {
+            let piece = buf.len().min(usize::try_from(covered - at).unwrap_or(usize::MAX));
+            if reader.read(&mut buf[..piece], at).is_err() {
+                // To the extent that is wrong.
+                while at < covered && reader.read(&mut buf[..EXTENT as usize], at).is_ok() {
+                    at += EXTENT;
+                }
+                break;
+            }
+            at += piece as u64;
+        }
+        at
+    }
+}
