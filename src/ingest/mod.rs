@@ -82,6 +82,7 @@ fn receive(job: Job) {
         current: None,
         max_index,
         over: false,
+        too_large: (0, None),
         name: source.name().to_owned(),
         head: Vec::new(),
         compressions: Vec::new(),
@@ -120,6 +121,8 @@ struct Ingest<'a> {
     current: Option<Current>,
     max_index: u64,
     over: bool,
+    /// Files that the spool cannot hold, and the first one.
+    too_large: (u64, Option<EntryPath>),
     /// What the source is called.
     name: String,
     /// The first bytes of the archive, until it is known to be one.
@@ -388,6 +391,8 @@ impl Ingest<'_> {
             Ok(blob) => self.keep(Keep::Blob(blob, last.path)),
             Err(BlobError::TooLarge(e)) => {
                 self.problem(false, last.path.as_bytes(), Chain(&e));
+                self.too_large.0 += 1;
+                self.too_large.1.get_or_insert(last.path);
                 self.draft.end(file, 0, false);
                 self.keep(Keep::LeftOut);
             }
@@ -435,7 +440,9 @@ impl Ingest<'_> {
                         let reason = Chain(&e).to_string();
                         self.draft.problem(false, path.as_bytes(), reason.clone());
                         self.monitor.refused(path.as_bytes(), reason);
-                        if let Keep::Blob(blob, _) = std::mem::replace(&mut current.keep, Keep::LeftOut) {
+                        if let Keep::Blob(blob, path) = std::mem::replace(&mut current.keep, Keep::LeftOut) {
+                            self.too_large.0 += 1;
+                            self.too_large.1.get_or_insert(path);
                             let received = blob.received();
                             self.draft.end_blob(blob, received, false);
                         }
@@ -503,6 +510,14 @@ impl Ingest<'_> {
         }
     }
 
+    /// How a stream ends of which all has come.
+    fn end_of_archive(&self) -> Verdict {
+        let (files, Some(first)) = &self.too_large else { return Verdict::Complete };
+        let files = if *files == 1 { "1 file is".into() } else { format!("{files} files are") };
+        let cause = format!("all of the archive has come, but {files} cut");
+        Verdict::Incomplete { cause, cut: Some(first.to_string()) }
+    }
+
     /// Whether what came, which is less than a block, may be where a sender broke off in its first header.
     fn may_be_cut(&self) -> bool {
         let begins_tar = may_begin_header(&self.head) && !self.recognise().is_certain;
@@ -512,7 +527,7 @@ impl Ingest<'_> {
     /// Nothing more comes. Readers that wait for the file that was cut are woken. `said` is called as soon as the sender
     /// can go: before the spool is brought to its disk.
     fn conclude(&mut self, mut intake: Intake, outcome: Outcome, said: impl FnOnce()) {
-        let mut verdict = outcome.err().unwrap_or(Verdict::Complete);
+        let mut verdict = outcome.err().unwrap_or_else(|| self.end_of_archive());
         let mut closing = intake.closing(&mut self.draft);
         let current = self.current.take().filter(|current| !matches!(current.keep, Keep::There));
         if let Some(Current { file, received, keep, .. }) = current {

@@ -324,8 +324,9 @@ fn a_file_that_is_cut_keeps_a_tree_from_being_complete() {
     assert_eq!(bench.sink.cut_files.named, ["large", "left", "small", "wrong"]);
     let verdict = bench.sink.cut_files.verdict();
     assert!(matches!(verdict, Verdict::Incomplete { cut: Some(ref cut), .. } if cut == "large"), "{verdict:?}");
-    let last = journal(&bench).pop();
-    assert_eq!(last, Some(Record::Finish { complete: false }));
+    let mut records = journal(&bench);
+    records.retain(|record| !matches!(record, Record::Durable { .. }));
+    assert_eq!(records.pop(), Some(Record::Finish { complete: false }));
 }
 
 #[test]
@@ -566,7 +567,8 @@ fn contents_with_a_wrong_hash_are_not_in_the_journal() {
     let data = records.iter().filter(|record| matches!(record, Record::Data { .. })).count();
     assert_eq!(data, 1, "{records:#?}");
     let end = |id| Record::End { id, received: 0, complete: false };
-    assert_eq!(records[records.len() - 2..], [end(1), end(2)]);
+    let ends: Vec<_> = records.into_iter().filter(|record| matches!(record, Record::End { .. })).collect();
+    assert_eq!(ends, [end(1), end(2)]);
     let mut problems: Vec<_> = bench.monitor.status().problems.into_iter().map(|problem| problem.path).collect();
     problems.sort_unstable();
     assert_eq!(problems, ["dir/f", "g"]);

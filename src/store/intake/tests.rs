@@ -155,6 +155,7 @@ fn what_cannot_be_written_is_shown_as_cut_and_the_journal_has_no_gaps() {
                 Record::Entry(_),
                 Record::Data { id: 0, .. },
                 Record::Entry(_),
+                Record::Cut,
                 Record::Finish { complete: false }
             ]
         ),
