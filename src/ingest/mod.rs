@@ -555,6 +555,9 @@ impl Ingest<'_> {
             Err(Unsettled::Abandoned) if verdict != Verdict::Complete => verdict,
             Err(e) => verdict.and_failed(Chain(&e).to_string()),
         };
+        if let (Verdict::Complete, Some(spool)) = (&verdict, self.spool) {
+            spool.finished();
+        }
         self.monitor.end(verdict);
     }
 }

@@ -465,6 +465,9 @@ impl Receive {
             e => Verdict::Failed { cause: Chain(&e).to_string() },
         })?;
         self.whole = true;
+        if let (0, Some(spool)) = (self.sink.cut_files.count, self.store.spool()) {
+            spool.finished();
+        }
         let CutFiles { count, named } = self.sink.cut_files.clone();
         (self.status.cut_files, self.status.cut) = (count, named);
         self.tell_status();

@@ -57,6 +57,9 @@ pub enum Unusable {
     /// It cannot be read.
     #[error("cannot read its spool.json")]
     Read(#[source] io::Error),
+    /// There is none.
+    #[error("there is no spool.json in it")]
+    Missing,
     /// It is something else.
     #[error("its spool.json is not one of restorefs")]
     Foreign,

@@ -95,14 +95,17 @@ impl Left {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(path: &Path, go_on: bool) -> Result<Left, OpenError> {
-        let failed = |name: &str, cause: io::Error| OpenError::Open { path: path.join(name), cause };
+        let failed = |name: &str, cause: io::Error| {
+            let path = if name.is_empty() { path.into() } else { path.join(name) };
+            OpenError::Open { path, cause }
+        };
         let unusable = |cause| OpenError::Unusable { path: path.into(), cause };
         // The directory may be named through a link; what is in it may not be one.
         let path = &path.canonicalize().map_err(|e| failed("", e))?;
         let directory = open_directory(CWD, path).map_err(|e| failed("", e))?;
         let metadata = rustix::fs::fstat(&directory).map_err(|e| failed("", e.into()))?;
         let about_file = open_file(&directory, "spool.json").map_err(|e| match e.kind() {
-            io::ErrorKind::NotFound => unusable(Unusable::Foreign),
+            io::ErrorKind::NotFound => unusable(Unusable::Missing),
             _ => failed("spool.json", e),
         })?;
         let mut text = Vec::new();
@@ -141,7 +144,7 @@ impl Left {
         self.length
     }
 
-    /// A spool again. One that is not filled further stays when its mount ends.
+    /// A spool again. It stays when its mount ends, until it has been filled to the end.
     pub fn into_spool(self, limit: Option<u64>, keep: bool, monitor: Arc<Monitor>) -> io::Result<Spool> {
         let parts = Parts {
             path: self.path,
@@ -150,9 +153,10 @@ impl Left {
             journal: self.journal,
             about: self.about_file,
             lock: self.lock,
+            is_left: true,
             read_only: !self.go_on,
         };
-        let config = Config { limit, keep: keep || !self.go_on, ..Config::default() };
+        let config = Config { limit, keep, ..Config::default() };
         let spool = Spool::of(parts, &config, monitor)?;
         spool.found_until(self.length);
         Ok(spool)

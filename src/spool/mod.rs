@@ -136,7 +136,11 @@ pub struct Spool {
     busy: Mutex<HashMap<ThreadId, Instant>>,
     in_memory: bool,
     limit: Option<u64>,
-    keep: AtomicBool,
+    keep: bool,
+    /// It stays when the mount ends, for a reason that came up later.
+    retired: AtomicBool,
+    /// It was left by an earlier daemon, and not all has come since: then it stays too.
+    unfinished: AtomicBool,
     removed: AtomicBool,
     monitor: Arc<Monitor>,
     about: File,
@@ -153,6 +157,7 @@ struct Parts {
     journal: File,
     about: File,
     lock: File,
+    is_left: bool,
     read_only: bool,
 }
 
@@ -224,11 +229,15 @@ impl Spool {
         let journal = create_file(&directory, "journal")?;
         mkdirat(&directory, "blobs", Mode::RWXU)?;
         let blobs_directory = open_directory(&directory, "blobs")?;
-        Spool::of(Parts { path, directory, blobs_directory, journal, about, lock, read_only: false }, config, monitor)
+        Spool::of(
+            Parts { path, directory, blobs_directory, journal, about, lock, is_left: false, read_only: false },
+            config,
+            monitor,
+        )
     }
 
     fn of(parts: Parts, config: &Config, monitor: Arc<Monitor>) -> io::Result<Spool> {
-        let Parts { path, directory, blobs_directory, journal, about, lock, read_only } = parts;
+        let Parts { path, directory, blobs_directory, journal, about, lock, is_left, read_only } = parts;
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let in_memory = matches!(rustix::fs::fstatfs(&journal)?.f_type as i64, TMPFS | RAMFS);
         let spool = Spool {
@@ -245,7 +254,9 @@ impl Spool {
             busy: Mutex::default(),
             in_memory,
             limit: config.limit,
-            keep: AtomicBool::new(config.keep),
+            keep: config.keep,
+            retired: AtomicBool::new(false),
+            unfinished: AtomicBool::new(is_left),
             removed: AtomicBool::new(false),
             monitor,
             about,
@@ -462,12 +473,18 @@ impl Spool {
 
     /// It stays when the mount ends, whatever was said before.
     pub fn keep(&self) {
-        self.keep.store(true, Ordering::Relaxed);
+        self.retired.store(true, Ordering::Relaxed);
+    }
+
+    /// Everything has come: one that an earlier daemon has left is like any other from now on.
+    pub fn finished(&self) {
+        self.unfinished.store(false, Ordering::Relaxed);
     }
 
     /// Whether it stays when the mount ends.
     pub fn is_kept(&self) -> bool {
-        self.keep.load(Ordering::Relaxed)
+        let (retired, unfinished) = (&self.retired, &self.unfinished);
+        self.keep || retired.load(Ordering::Relaxed) || unfinished.load(Ordering::Relaxed)
     }
 
     /// Removes it from the disk, unless it is to be kept. Only the first call counts.
