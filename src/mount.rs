@@ -32,8 +32,8 @@ use crate::receive;
 use crate::source::Source;
 use crate::spool::{self, About, Left, Spool};
 use crate::stop::Stop;
-pub use crate::store::Scrubbed;
 use crate::store::{self, Resume, Store};
+pub use crate::store::{Following, Scrubbed};
 use crate::tarball;
 use crate::wire::Listener;
 pub use clients::{Client, Clients, Doing, Present};
@@ -615,6 +615,11 @@ impl Handle {
     /// The time of directories that no header announces.
     pub fn made(&self) -> Timestamp {
         self.store.index().made()
+    }
+
+    /// Somebody is going to read the journal: what it names stays as long.
+    pub fn follow(&self) -> Following {
+        self.store.follow()
     }
 
     /// The files that the contents are in, for whoever reads them without the mount.

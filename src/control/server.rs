@@ -14,7 +14,7 @@ use parking_lot::{Condvar, Mutex};
 use super::{Client, Doing, Request, Response, Scrub, Trace, Users, handover, lock, own_directory};
 use crate::entry::{escape, escape_path};
 use crate::monitor::{Monitor, Piece};
-use crate::mount::{HandOver, Handle, Leave, Present, Scrubbed};
+use crate::mount::{Following, HandOver, Handle, Leave, Present, Scrubbed};
 use crate::sys;
 
 /// A request is a path at most; more is nobody's whom we know.
@@ -159,7 +159,7 @@ fn serve(
     connection.set_read_timeout(Some(SAYS))?;
     connection.set_write_timeout(Some(SAYS))?;
     let mut reader = BufReader::new(connection);
-    let mut restores: Option<Present<'_>> = None;
+    let mut restores: Option<(Present<'_>, Following)> = None;
     loop {
         let mut line = Vec::new();
         reader.by_ref().take(MAX_REQUEST).read_until(b'\n', &mut line)?;
@@ -170,7 +170,7 @@ fn serve(
         let request = serde_json::from_slice(&line);
         let present = match &request {
             Ok(Request::Contents) if restores.is_none() => {
-                restores = Some(handle.clients().enter(client(Doing::Materialize)));
+                restores = Some((handle.clients().enter(client(Doing::Materialize)), handle.follow()));
                 None
             }
             // Who restores is there already.

@@ -14,6 +14,8 @@ use crate::record::{self, Record};
 #[derive(Debug, Default)]
 pub(super) struct Unsynced {
     blobs: Vec<Arc<File>>,
+    /// How many of them were being written when that was looked at last.
+    open: usize,
     /// Closed ones are missing among them: there were too many to keep their descriptors.
     incomplete: bool,
     /// The first error of a sync. The kernel reports it once, and what it could not write is gone.
@@ -26,10 +28,11 @@ impl Unsynced {
     /// A blob has been created. Descriptors of at most `most` closed ones are kept.
     pub(super) fn add(&mut self, blob: Arc<File>, most: usize) {
         self.blobs.push(blob);
-        if self.blobs.len() > most && self.blobs.len().is_power_of_two() {
+        if self.blobs.len() > most.max(2 * self.open) {
             let before = self.blobs.len();
             self.blobs.retain(is_open);
-            self.incomplete |= self.blobs.len() < before;
+            self.open = self.blobs.len();
+            self.incomplete |= self.open < before;
         }
     }
 }
@@ -69,7 +72,7 @@ impl Spool {
         let mut frame = Vec::new();
         record::encode(&Record::Durable { upto }, &[], &mut frame);
         // Where there is no room, there is no durable point.
-        self.append(&frame, &|| true).map_err(io::Error::other)?;
+        self.append_now(&frame)?;
         // Were the record on the disk before what it tells of, the checksums of those frames would end a replay there.
         self.watched(self.journal.sync_data())?;
         self.unsynced.lock().durable = Some(self.position());

@@ -188,7 +188,7 @@ impl Spool {
     }
 
     /// The checksums of a blob that may not be known yet. Numbers are not given a second time.
-    fn slot(&self, number: u64) -> Arc<Mutex<Sums>> {
+    pub(super) fn slot(&self, number: u64) -> Arc<Mutex<Sums>> {
         let mut blobs = self.blobs.write();
         let row = number as usize;
         if blobs.len() <= row {

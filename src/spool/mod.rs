@@ -286,13 +286,21 @@ impl Spool {
     /// Appends whole frames to the journal, waiting for room while `stopped` does not say otherwise. Returns the offset at
     /// which they begin. Several threads may append: the frames of one call stay together.
     pub fn append(&self, frames: &[u8], stopped: &dyn Fn() -> bool) -> Result<u64, Error> {
-        let len = frames.len() as u64;
-        let appending = self.appending.lock();
-        let at = self.position();
-        self.write(&self.journal, &self.path.join("journal"), frames, at, len, stopped)?;
-        self.written.store(at + len, Ordering::Release);
-        drop(appending);
+        let at = self.when_there_is_room(&self.path.join("journal"), stopped, || {
+            let over = self.limit.is_some_and(|limit| self.bytes().saturating_add(frames.len() as u64) > limit);
+            // While one waits, another may append what needs no room to speak of.
+            if over { Ok(None) } else { self.append_now(frames).map(Some) }
+        })?;
         self.report();
+        Ok(at)
+    }
+
+    /// Appends whole frames, or fails where there is no room; the limit does not count.
+    fn append_now(&self, frames: &[u8]) -> io::Result<u64> {
+        let _appending = self.appending.lock();
+        let at = self.position();
+        self.journal.write_all_at(frames, at)?;
+        self.written.store(at + frames.len() as u64, Ordering::Release);
         Ok(at)
     }
 
@@ -317,6 +325,21 @@ impl Spool {
         let file = Arc::new(file);
         self.unsynced.lock().add(file.clone(), self.most_few);
         Ok(Blob { number, file, counted: 0, sums, recorded: 0 })
+    }
+
+    /// Removes a blob that nobody needs any more.
+    ///
+    /// # Errors
+    /// It stays then.
+    pub fn remove_blob(&self, number: u64) -> io::Result<()> {
+        let name = number.to_string();
+        let found = rustix::fs::statat(&self.blobs_directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
+        unlinkat(&self.blobs_directory, &name, AtFlags::empty())?;
+        let bytes = found.st_blocks as u64 * 512;
+        let _ = self.blob_bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(all.saturating_sub(bytes)));
+        *self.slot(number).lock() = Sums::default();
+        self.report();
+        Ok(())
     }
 
     /// Writes the stored bytes of a blob that follow those written so far, to `at`, waiting for room.

@@ -8,6 +8,7 @@ mod durable;
 pub mod intake;
 mod recover;
 mod settle;
+mod superseded;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
@@ -28,6 +29,8 @@ use crate::spool::Spool;
 
 pub use recover::{Found, Job as Recovery, Lost, Part, Resume, run as recover};
 pub use settle::{Scrubbed, Unsettled};
+pub use superseded::Following;
+use superseded::Superseded;
 
 /// Told when more of an inode's contents are there, or when no more will come.
 type Listener = Box<dyn Fn(Ino) + Send + Sync>;
@@ -38,6 +41,7 @@ pub struct Store {
     spool: OnceLock<Spool>,
     archive: OnceLock<Archive>,
     held: Mutex<Held>,
+    superseded: Superseded,
     listener: OnceLock<Listener>,
     wanted: OnceLock<Listener>,
     over: AtomicBool,
@@ -92,6 +96,7 @@ impl Store {
             spool: OnceLock::new(),
             archive: OnceLock::new(),
             held: Mutex::default(),
+            superseded: Superseded::default(),
             listener: OnceLock::new(),
             wanted: OnceLock::new(),
             over: AtomicBool::new(false),
@@ -269,7 +274,9 @@ impl Store {
         if len > 0
             && let Err(e) = self.read_place(ino, &place, sparse.as_deref(), stored, offset, buf)
         {
-            if settle::is_damage(&place, &e) {
+            // What nothing names any more may have been given back.
+            let is_named = self.index.read().attributes(ino).is_some_and(|a| a.nlink > 0);
+            if is_named && settle::is_damage(&place, &e) {
                 self.damaged.lock().insert(ino);
             }
             return Err(e);

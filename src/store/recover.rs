@@ -475,6 +475,10 @@ impl Recovery<'_> {
                 self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
             }
             self.store.notify(ino);
+            // Nobody can name what was replaced, and its blob may have been given back.
+            if self.store.index.read().attributes(ino).is_some_and(|a| a.nlink == 0) {
+                continue;
+            }
             self.found.parts.insert(id, Part { ino, number, packed, sums });
         }
     }

@@ -139,8 +139,12 @@ impl Store {
         }
         let damaged = self.learn(&before, &damaged);
         if damaged.is_empty() {
-            if let Err(e) = spool.make_durable() {
-                log::warn!("the spool '{}' would not outlive a power failure: {e}", spool.path().display());
+            let replaced = self.replaced();
+            match spool.make_durable() {
+                Ok(()) => self.give_back(replaced),
+                Err(e) => {
+                    log::warn!("the spool '{}' would not outlive a power failure: {e}", spool.path().display());
+                }
             }
             self.settled.store(true, Ordering::Release);
             return Ok(());
@@ -219,7 +223,7 @@ impl Store {
         (files, bytes)
     }
 
-    /// Calls `each` for every file in the spool, until that returns false. The index is not locked meanwhile.
+    /// Calls `each` for every file in the spool that has a name, until that returns false. The index is not locked meanwhile.
     fn each_spooled(&self, mut each: impl FnMut(Spooled) -> bool) {
         let last = self.index.read().inodes() as u64;
         for ino in (1..=last).map(Ino) {
@@ -245,7 +249,7 @@ pub(super) fn paths(index: &Index, mut of: BTreeSet<Ino>) -> Vec<Vec<u8>> {
 }
 
 fn spooled(index: &Index, ino: Ino) -> Option<Spooled> {
-    let attributes = index.attributes(ino).filter(|a| a.kind == Kind::File)?;
+    let attributes = index.attributes(ino).filter(|a| a.kind == Kind::File && a.nlink > 0)?;
     let place = index.place(ino)?;
     if !matches!(place, Place::Journal(_) | Place::Blob(_) | Place::Packed(_)) {
         return None;

@@ -52,6 +52,7 @@ const CIRCLES_LEFT: &[Way<'_>] = &[
     ("spool", "left", "mod"),
     ("store", "intake", "mod"),
     ("store", "recover", "mod"),
+    ("store", "superseded", "mod"),
     ("store", "settle", "mod"),
     ("tarball", "decoder", "mod"),
     ("tarball", "member", "mod"),

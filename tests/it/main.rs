@@ -31,6 +31,7 @@ mod send;
 mod sparse;
 mod stepwise;
 mod story;
+mod superseded;
 mod support;
 mod too_large;
 mod trust;

@@ -147,6 +147,9 @@ impl Intake {
                                 refused.push((late.link.clone(), refusal));
                             }
                         });
+                        if !index.replaced().is_empty() && base.is_some() {
+                            self.store.supersede(index.replaced().iter().copied());
+                        }
                         each(Came { entry, inserted, replaced: index.replaced() });
                         self.taken += u64::from(inserted.is_ok());
                         self.last.ino = match inserted {
