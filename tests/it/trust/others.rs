@@ -17,7 +17,7 @@ use crate::support::needs_fuse;
 #[test]
 fn a_copy_in_a_shared_mount_does_not_count_as_another() {
     needs_fuse!();
-    for signal in [None, Some(Signal::TERM)] {
+    for signal in [None, Some(Signal::INT)] {
         let (mount, mut stdin) = Mount::pipe(&[]);
         stdin.write_all(&whole("small", b"s")).unwrap();
         mount.wait_for("small");

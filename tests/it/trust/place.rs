@@ -132,10 +132,10 @@ fn what_is_mounted_over_it_stays() {
         assert!(told.starts_with("1") && told.contains("something else is at its path"), "{told}");
         // Its daemon need not stay with it, where that is asked for.
         if by_signal {
-            mount.signal(Signal::TERM);
+            mount.signal(Signal::INT);
             mount.wait_printed("something else is at its path");
             assert!(!is_gone(mount.daemon()));
-            mount.signal(Signal::TERM);
+            mount.signal(Signal::INT);
         } else {
             let told = umount(&["--force"], &mount.point);
             assert!(told.starts_with("1") && told.contains("its daemon is ended"), "{told}");
@@ -151,7 +151,7 @@ fn what_is_mounted_over_it_stays() {
 #[test]
 fn what_was_moved_or_renamed_is_unmounted_where_it_is() {
     needs_fuse!();
-    for signal in [None, Some(Signal::TERM)] {
+    for signal in [None, Some(Signal::INT)] {
         let mount = spooled();
         // A mount can be moved where the one that it is in is private.
         let private = Place::tmpfs(mount.dir.path().join("private"));
@@ -189,7 +189,7 @@ fn a_user_who_renames_has_nobody_elses_mount_taken_away() {
             "$@" || echo "failed with $?"
             mountpoint -q ../foreign/mnt && echo "the stranger stays"
             as $uid 'mountpoint -q e/mnt && echo "it stays too"' || true
-            pid=$(pidof -x $PWD/restorefs) && kill $pid && while kill -0 $pid 2>/dev/null; do sleep 0.01; done
+            pid=$(pidof -x $PWD/restorefs) && kill -INT $pid && while kill -0 $pid 2>/dev/null; do sleep 0.01; done
             as $uid 'ls -d restorefs-* 2>/dev/null || echo clean; rm d; mv e d'
         }
         try ./restorefs umount d/mnt
