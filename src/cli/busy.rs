@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::HumanCount;
 
-use super::status::unexpected;
+use super::ask::unexpected;
 use crate::control::{Client, Connection, Doing, Error, Mounted, Request, Response, Users};
 use crate::entry::escape;
 use crate::mounts::{self, Process, Use};

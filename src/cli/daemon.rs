@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::{Exit, show};
+use super::exit::Exit;
+use super::show;
 use crate::control::Server;
 use crate::monitor::{Monitor, Status};
 use crate::mount::{Handle, Helper, Options, Running};

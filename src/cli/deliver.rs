@@ -7,8 +7,11 @@ use std::time::{Duration, Instant};
 
 use signal_hook::consts::SIGHUP;
 
+use super::args::DeliverArgs;
+use super::exit::Exit;
+use super::print::{fail, say_json, tell};
 use super::progress::Progress;
-use super::{DeliverArgs, Exit, fail, say_json, show, signals, tell, token};
+use super::{show, signals, token};
 use crate::monitor::{Monitor, Problem, Severity, Status};
 use crate::send::{self, Delivered, Failure};
 use crate::stop::Stop;
@@ -131,7 +134,7 @@ fn summary(to: &str, delivered: &Delivered, status: &Status, seconds: f64) -> St
         show::took(seconds),
     );
     if delivered.totals.entries == 0 {
-        line.push_str(super::send::NOTHING);
+        line.push_str(show::NOTHING);
     }
     for (count, what) in [
         (delivered.there_already, "of the files there from an earlier try"),

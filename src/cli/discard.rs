@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use indicatif::HumanBytes;
 
-use super::{DiscardArgs, Exit, fail, say, show};
+use super::args::DiscardArgs;
+use super::exit::Exit;
+use super::print::{fail, say};
+use super::show;
 use crate::monitor::Chain;
 use crate::spool::{discard, left_over};
 

@@ -9,8 +9,10 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::daemon::{Service, Settled, logger, retire, signals, stdin_to_null};
+use super::exit::Exit;
+use super::print::{fail, tell};
 use super::progress::Progress;
-use super::{Exit, fail, materialize, problems, show, tell};
+use super::{materialize, problems, show};
 use crate::monitor::{Monitor, Phase};
 use crate::mount::{Handle, Helper, Options};
 

@@ -7,8 +7,10 @@ use std::path::PathBuf;
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::daemon::{Note, STOP};
+use super::exit::Exit;
+use super::print::{fail, tell};
 use super::progress::Progress;
-use super::{Exit, fail, materialize, problems, show, tell};
+use super::{materialize, problems, show};
 
 /// `restore`: a mount point, and where what comes to it is restored.
 pub(super) fn run(daemon: UnixStream, detach: bool, verbose: bool, restore: Option<(PathBuf, PathBuf)>) -> Exit {

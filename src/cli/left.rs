@@ -6,8 +6,9 @@ use std::time::{Duration, SystemTime};
 use indicatif::{HumanBytes, HumanDuration};
 use serde_json::json;
 
-use super::status::owner;
-use super::{say, say_json, show};
+use super::names::owner;
+use super::print::{say, say_json};
+use super::show;
 use crate::control::{Mounted, Trace};
 use crate::entry::printable;
 use crate::spool::{Ended, LeftOver};

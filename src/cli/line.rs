@@ -9,8 +9,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::status::{other, unexpected};
-use super::{Exit, show, tell};
+use super::ask::{end, other, unexpected};
+use super::exit::Exit;
+use super::print::{fail, tell};
+use super::show;
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::materialize::{Origin, Progress};
 use crate::monitor::Status;
@@ -128,13 +130,13 @@ impl Line {
             Ok(Response::Status(status)) if status.end.is_none() && no_wait => Exit::Complete,
             Ok(Response::Status(status)) => self.end_of(&status),
             Err(Error::Ended(_)) => self.end_without_daemon(finished),
-            Ok(other) => super::fail(unexpected(&self.0.mounted, &other)),
-            Err(e) => super::fail(e),
+            Ok(other) => fail(unexpected(&self.0.mounted, &other)),
+            Err(e) => fail(e),
         }
     }
 
     fn end_of(&self, status: &Status) -> Exit {
-        let exit = super::status::end(status);
+        let exit = end(status);
         if exit == Exit::Incomplete && self.0.mounted.is_gone() {
             let path = show::path(&self.0.mounted.mountpoint);
             tell(format_args!("'{path}' was unmounted meanwhile; what had arrived until then was restored"));

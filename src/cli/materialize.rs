@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
+use super::args::{MaterializeArgs, OverwriteArg, RestoreArgs};
+use super::ask::find;
+use super::exit::Exit;
 use super::line::Line;
+use super::print::{fail, say, tell};
 use super::problems::LongLine;
 use super::progress::{Estimate, Progress};
-use super::status::find;
-use super::{Exit, MaterializeArgs, OverwriteArg, RestoreArgs, fail, names, say, show, tell};
+use super::{names, show};
 use crate::control::Mounted;
 use crate::entry::{EntryPath, Timestamp};
 use crate::materialize::{self, Action, Options, Overwrite, Report, Selection, Stage, Summary};

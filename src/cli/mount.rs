@@ -3,7 +3,10 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
-use super::{Exit, MountArgs, daemon, fail, foreground, front, names, say, show, tell, token};
+use super::args::MountArgs;
+use super::exit::Exit;
+use super::print::{fail, say, tell};
+use super::{daemon, foreground, front, names, show, token};
 use crate::monitor::Chain;
 use crate::mount::{Feed, Options, check_mountpoint, opening};
 use crate::source::{Source, Spec};

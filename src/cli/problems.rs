@@ -6,8 +6,10 @@ use std::io::{self, BufWriter, StdoutLock, Write};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::status::{other, unexpected};
-use super::{Exit, fail, harmless_json, say_lines, show, tell};
+use super::ask::{other, unexpected};
+use super::exit::Exit;
+use super::print::{fail, harmless_json, say_lines, tell};
+use super::show;
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::monitor::{PROBLEMS_SHOWN, Problem, Status};
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanBytes, ProgressBar, ProgressStyle};
 
-use super::tell;
+use super::print::tell;
 use crate::monitor::{Phase, Status};
 
 /// Without a terminal a line comes at most this often.

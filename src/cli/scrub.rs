@@ -3,8 +3,11 @@
 use indicatif::{HumanBytes, HumanCount};
 use serde_json::json;
 
-use super::status::{find, unexpected};
-use super::{Exit, ScrubArgs, fail, say, say_json, show, tell};
+use super::args::ScrubArgs;
+use super::ask::{find, unexpected};
+use super::exit::Exit;
+use super::print::{fail, say, say_json, tell};
+use super::show;
 use crate::control::{Connection, Request, Response};
 
 pub(super) fn run(args: &ScrubArgs) -> Exit {

@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 use indicatif::{HumanBytes, HumanCount};
 use rustix::fs::{FileType, fstat};
 
+use super::args::{SendArgs, WalkArgs};
+use super::exit::Exit;
+use super::print::{fail, tell};
 use super::progress::Progress;
-use super::{Exit, SendArgs, deliver, fail, names, show, signals, tell};
+use super::{deliver, names, show, signals};
 use crate::send::{self, Note, Report, Summary};
 use crate::tree::{Options, Walk};
 
@@ -19,9 +22,6 @@ const TICK: Duration = Duration::from_millis(200);
 
 /// So many problems are printed.
 const PRINTED: usize = 20;
-
-/// What is said of an archive without entries, or of a delivery.
-pub(super) const NOTHING: &str = "; nothing was left to be sent (see --exclude, --exclude-caches)";
 
 /// Where it goes.
 enum Destination {
@@ -124,7 +124,7 @@ fn into_pipe(out: OwnedFd) -> File {
     out.into()
 }
 
-fn options(args: super::WalkArgs, destination: &Destination) -> Result<Options, String> {
+fn options(args: WalkArgs, destination: &Destination) -> Result<Options, String> {
     let mut exclude = args.exclude;
     for path in args.exclude_from {
         let text = std::fs::read_to_string(&path)
@@ -202,7 +202,7 @@ fn tell_summary(summary: &Summary, begun: Instant) {
     let pace = show::pace(summary.bytes as f64 / seconds, seconds);
     let mut line = format!("sent {}, {}{pace}", show::entries(summary.entries), HumanBytes(summary.bytes));
     if summary.entries == 0 {
-        line.push_str(NOTHING);
+        line.push_str(show::NOTHING);
     }
     if summary.left_out > 0 {
         let they_are = if summary.left_out == 1 { "it is" } else { "they are" };

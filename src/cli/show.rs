@@ -7,6 +7,9 @@ use indicatif::{HumanBytes, HumanCount};
 use crate::entry::escape;
 use crate::monitor::{PROBLEMS_SHOWN, Phase, Problem, Sending, Severity, Status, Verdict};
 
+/// What is said of an archive without entries, or of a delivery.
+pub(super) const NOTHING: &str = "; nothing was left to be sent (see --exclude, --exclude-caches)";
+
 /// How many entries, in words.
 pub(super) fn entries(count: u64) -> String {
     format!("{} {}", HumanCount(count), if count == 1 { "entry" } else { "entries" })

@@ -1,7 +1,10 @@
 //! `restorefs stop`.
 
-use super::status::{ask, find_root};
-use super::{Exit, StopArgs, fail, say, show};
+use super::args::StopArgs;
+use super::ask::{ask, find_root};
+use super::exit::Exit;
+use super::print::{fail, say};
+use super::show;
 use crate::control::Request;
 
 pub(super) fn run(args: &StopArgs) -> Exit {

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
+use super::args::UmountArgs;
+use super::ask::find_root;
 use super::busy::InUse;
-use super::status::find_root;
-use super::{Exit, UmountArgs, fail, show, tell};
+use super::exit::Exit;
+use super::print::{fail, tell};
+use super::show;
 use crate::control::{Connection, Daemon, Error, How, Mounted, Request, Response, Trace, take_away};
 use crate::mounts::{self, Attached, Others, Table};
 

@@ -2,8 +2,11 @@
 
 use std::path::Path;
 
-use super::status::{ask, end, find};
-use super::{Exit, WaitArgs, fail, show, tell};
+use super::args::WaitArgs;
+use super::ask::{ask, end, find};
+use super::exit::Exit;
+use super::print::{fail, tell};
+use super::show;
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::mount::path_below;
 
