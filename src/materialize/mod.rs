@@ -15,9 +15,9 @@
 
 mod disk;
 mod error;
-mod kept;
 mod options;
 mod plan;
+mod problems;
 mod report;
 mod run;
 mod stream;
@@ -25,6 +25,7 @@ mod stream;
 pub use error::{Error, Failure};
 pub use options::{Options, Overwrite};
 pub use plan::{Action, SelectError, Selection};
-pub use report::{Problem, Report, Stage, Summary};
+pub use problems::Problem;
+pub use report::{Report, Stage, Summary};
 pub use run::run;
 pub use stream::{More, Origin, Progress};

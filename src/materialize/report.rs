@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use parking_lot::Mutex;
 use serde::Serialize;
 
-use super::kept::Kept;
+use super::problems::{Problem, Problems};
 use crate::entry::escape;
 
 /// Counters that grow while it works.
@@ -50,7 +50,7 @@ pub(super) fn weight(stored: u64) -> u64 {
 
 #[derive(Debug, Default)]
 struct State {
-    problems: Kept,
+    problems: Problems,
     /// By the first part of the attribute's name and the reason: how often, and where first.
     attributes: BTreeMap<(String, String), (u64, String)>,
     /// Attributes of macOS that were left out, and where first.
@@ -58,15 +58,6 @@ struct State {
     owners: u64,
     unmatched: Vec<String>,
     current: String,
-}
-
-/// An entry that is not on the disk as it was packed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Problem {
-    /// Which entry, escaped for printing.
-    pub path: String,
-    /// What is wrong with it.
-    pub reason: String,
 }
 
 /// How far it is, or how it ended.

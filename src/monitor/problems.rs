@@ -1,8 +1,12 @@
 //! Every problem of a stream, in little memory: each is cut to a bounded length, and all are kept encoded, in pieces that
 //! can be asked for one after the other.
 
-use super::Problem;
+use serde::{Deserialize, Serialize};
+
 use crate::entry::shortened;
+
+/// So many problems are printed, and are in each [`Status`]; all others are counted, and can be asked for.
+pub const PROBLEMS_SHOWN: usize = 20;
 
 /// No path and no reason is kept longer: a hostile stream has paths of 64 KiB, and every byte of them may be escaped.
 pub const MAX_PROBLEM_TEXT: usize = 1024;
@@ -13,6 +17,27 @@ const MAX_KEPT: usize = 256 << 20;
 /// A piece is an answer over the control socket: it should come at once, and a client holds one at a time.
 const PIECE: usize = 64 << 10;
 const MOST_IN_A_PIECE: usize = 1000;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// The entry, or an attribute of it, is left out: the exit code says so.
+    Refused,
+    /// Accepted after one documented change.
+    Warning,
+}
+
+/// One thing that is not as it was packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Refused or mended.
+    pub severity: Severity,
+    /// Which entry, escaped for printing; empty when it concerns the stream.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
 
 /// A part of the list of problems.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -74,7 +99,7 @@ impl Problems {
             piece.count += 1;
             self.bytes += piece.bytes.len() - before;
         }
-        if self.first.len() < super::PROBLEMS_SHOWN {
+        if self.first.len() < PROBLEMS_SHOWN {
             self.first.push(problem);
         }
     }
@@ -84,7 +109,7 @@ impl Problems {
         self.found
     }
 
-    /// The first [`PROBLEMS_SHOWN`](super::PROBLEMS_SHOWN).
+    /// The first [`PROBLEMS_SHOWN`].
     pub(super) fn first(&self) -> &[Problem] {
         &self.first
     }

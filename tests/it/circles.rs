@@ -23,8 +23,6 @@ const CIRCLES_LEFT: &[Way<'_>] = &[
     ("index", "table", "mod"),
     ("ingest", "again", "mod"),
     ("ingest", "keeper", "mod"),
-    ("materialize", "kept", "report"),
-    ("monitor", "problems", "mod"),
     ("mounts", "detach", "mod"),
     ("mounts", "table", "mod"),
     ("source", "tcp", "mod"),

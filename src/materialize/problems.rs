@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
-use super::report::Problem;
+use serde::Serialize;
+
 use crate::entry::shortened;
 
 /// No path and no reason is kept longer.
@@ -12,8 +13,17 @@ const MAX_TEXT: usize = 1024;
 /// Bytes of both; further problems are only counted.
 const MAX_KEPT: usize = 256 << 20;
 
+/// An entry that is not on the disk as it was packed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// Which entry, escaped for printing.
+    pub path: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct Problems {
     most: usize,
     bytes: usize,
     all: Vec<Option<Told>>,
@@ -29,13 +39,13 @@ struct Told {
     before: Option<usize>,
 }
 
-impl Default for Kept {
+impl Default for Problems {
     fn default() -> Self {
-        Kept { most: MAX_KEPT, bytes: 0, all: Vec::new(), last: HashMap::new(), keys: RandomState::new() }
+        Problems { most: MAX_KEPT, bytes: 0, all: Vec::new(), last: HashMap::new(), keys: RandomState::new() }
     }
 }
 
-impl Kept {
+impl Problems {
     pub(super) fn push(&mut self, path: String, reason: String) {
         if self.bytes >= self.most {
             return;
@@ -78,13 +88,13 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn paths(kept: &Kept) -> Vec<&str> {
+    fn paths(kept: &Problems) -> Vec<&str> {
         kept.iter().map(|problem| &*problem.path).collect()
     }
 
     #[test]
     fn what_is_right_again_is_forgotten_and_nothing_else() {
-        let mut kept = Kept::default();
+        let mut kept = Problems::default();
         for n in 0..30_000 {
             kept.push(format!("f{}", n % 10_000), n.to_string());
         }
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn long_paths_that_look_alike_are_told_apart() {
-        let mut kept = Kept::default();
+        let mut kept = Problems::default();
         let path = |middle: &str| format!("{}{middle}{}", "a".repeat(4000), "z".repeat(4000));
         kept.push(path("1"), String::new());
         kept.push(path("2"), "r".repeat(5000));
@@ -111,7 +121,7 @@ mod tests {
 
     #[test]
     fn there_is_a_bound() {
-        let mut kept = Kept { most: 10 * MAX_TEXT, ..Kept::default() };
+        let mut kept = Problems { most: 10 * MAX_TEXT, ..Problems::default() };
         for n in 0..100 {
             kept.push(format!("{n}{}", "x".repeat(MAX_TEXT)), String::new());
         }
