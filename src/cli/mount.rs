@@ -10,7 +10,7 @@ use super::{daemon, foreground, front, names, show, token};
 use crate::monitor::Chain;
 use crate::mount::{Feed, Options, check_mountpoint, opening};
 use crate::source::{Source, Spec};
-use crate::spool::{self, Left};
+use crate::spool::left::{Left, is_spool};
 use crate::sys::{Fork, Inherited, fork, map_large_memory};
 use crate::wire::{Listener, Token};
 use crate::{control, tarball};
@@ -124,9 +124,7 @@ fn from(args: &MountArgs) -> Result<(From, PathBuf), String> {
         (None, [source, mountpoint]) if source == Path::new("-") => {
             Ok((From::Archive(Spec::Stdin), mountpoint.clone()))
         }
-        (None, [source, mountpoint]) if spool::is_spool(source) => {
-            Ok((From::Spool(source.clone()), mountpoint.clone()))
-        }
+        (None, [source, mountpoint]) if is_spool(source) => Ok((From::Spool(source.clone()), mountpoint.clone())),
         (None, [source, mountpoint]) => Ok((From::Archive(Spec::Path(source.clone())), mountpoint.clone())),
         (None, [mountpoint]) => {
             Err(format!("what shall be mounted on '{}'? Name a SOURCE before it", show::path(mountpoint)))

@@ -10,10 +10,11 @@ use crate::record::Record;
 use crate::replay::{Records, Step};
 use crate::spool::Spool;
 use crate::stop::Stop;
+use crate::store::Store;
 use crate::store::intake::{Blob, Draft, FileRef, Intake, Last, Layout};
-use crate::store::{Lost, Recovery, Resume, Store};
+use crate::store::recover::{Job as Recovery, Lost, Resume};
 
-use super::Outcome;
+use super::outcome::Outcome;
 
 /// What is there of an entry.
 pub(super) enum Found {

@@ -11,7 +11,7 @@ use crate::monitor::{Monitor, Receiving, Verdict};
 use crate::stop::Stop;
 use crate::store::intake::{Batch, Draft, Intake, Last, Refused, Spent};
 
-use super::{Outcome, failed};
+use super::outcome::{Outcome, failed};
 
 /// So many batches may wait. More would only be out of the processor's cache when their turn comes.
 const WAITING: usize = 2;

@@ -8,6 +8,7 @@ mod again;
 mod ahead;
 mod keeper;
 mod opening;
+mod outcome;
 mod walk;
 
 use std::fs::File;
@@ -18,14 +19,17 @@ use crate::filter::{self, Chunks, Compression, HEAD, NoTar, is_plain_file, recog
 use crate::index::Arrival;
 use crate::monitor::{Chain, Monitor, Verdict};
 use crate::source::{Farewell, Source};
-use crate::spool::{self, BLOB_THRESHOLD, Form, Spool};
+use crate::spool::{BLOB_THRESHOLD, Form, Spool};
 use crate::stop::Stop;
-use crate::store::intake::{self, Blob, BlobError, Draft, FileRef, Intake, Layout};
-use crate::store::{Resume, Store, Unsettled};
+use crate::store::Store;
+use crate::store::intake::{Blob, BlobError, Draft, FileRef, Intake, Layout};
+use crate::store::recover::Resume;
+use crate::store::settle::Unsettled;
 use crate::tarball::{self, BLOCK, Decoder, End, Event, Options, may_begin_header};
 use again::{Again, Found};
 use ahead::Ahead;
 use keeper::{Keeper, Link, refuse};
+use outcome::{Outcome, failed, incomplete, no_thread};
 
 pub use opening::opening;
 
@@ -154,9 +158,6 @@ enum Keep {
     /// In the store, since an earlier daemon received it.
     There,
 }
-
-/// How it goes on: a verdict when it does not.
-type Outcome<T = ()> = Result<T, Verdict>;
 
 impl Ingest<'_> {
     /// Receives all of it in this way, and concludes; `said` as there.
@@ -559,25 +560,5 @@ impl Ingest<'_> {
             spool.finished();
         }
         self.monitor.end(verdict);
-    }
-}
-
-fn incomplete(cause: impl Into<String>) -> Verdict {
-    Verdict::Incomplete { cause: cause.into(), cut: None }
-}
-
-fn no_thread(e: std::io::Error) -> Verdict {
-    Verdict::Failed { cause: format!("cannot start a thread: {e}") }
-}
-
-fn failed(e: intake::Error) -> Verdict {
-    match e {
-        intake::Error::Spool(spool::Error::Stopped) => {
-            incomplete("receiving was stopped while there was no room in the spool")
-        }
-        intake::Error::Full { .. } => Verdict::Corrupt { cause: e.to_string(), cut: None },
-        intake::Error::Spool(spool::Error::Write { .. }) | intake::Error::Lost => {
-            Verdict::Failed { cause: Chain(&e).to_string() }
-        }
     }
 }

@@ -17,7 +17,9 @@ use crate::monitor::{Monitor, Phase, Piece, Problem, Severity, Status};
 use crate::mounts::{self, Others, Table};
 use crate::spool::Spool;
 use crate::stop::Stop;
-use crate::store::{Following, Scrubbed, Store};
+use crate::store::Store;
+use crate::store::give_back::Following;
+use crate::store::settle::Scrubbed;
 
 /// Where the contents of a mount are.
 #[derive(Debug)]

@@ -17,7 +17,8 @@ use crate::mounts::Mounted;
 
 pub use crate::fuse::Helper;
 pub use crate::ingest::opening;
-pub use crate::store::{Following, Scrubbed};
+pub use crate::store::give_back::Following;
+pub use crate::store::settle::Scrubbed;
 pub use clients::{Client, Clients, Doing, Present};
 pub use error::Error;
 pub use handle::{HandOver, Handle, How, Leave};

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::fuse::Helper;
 use crate::source::Source;
-use crate::spool::Left;
+use crate::spool::left::Left;
 use crate::tarball;
 use crate::wire::Listener;
 

@@ -23,7 +23,8 @@ use crate::monitor::Monitor;
 use crate::receive;
 use crate::spool::{self, About, Spool};
 use crate::stop::Stop;
-use crate::store::{self, Resume, Store};
+use crate::store::Store;
+use crate::store::recover::{self, Resume};
 
 /// A mount that is being served.
 pub struct Running {
@@ -141,8 +142,8 @@ impl Running {
             }
             Some(Feed::Spool(_)) | None => {
                 let same_boot = about.as_ref().is_none_or(About::is_of_this_boot);
-                let job = store::Recovery { store, monitor, stop, max_index, same_boot };
-                Box::new(move || store::recover(job))
+                let job = recover::Job { store, monitor, stop, max_index, same_boot };
+                Box::new(move || recover::run(job))
             }
         };
         if is_received {

@@ -30,8 +30,10 @@ use crate::monitor::{Chain, MAX_CUT_NAMED, Monitor, SenderStatus, Sending, Verdi
 use crate::record;
 use crate::spool;
 use crate::stop::Stop;
+use crate::store::Store;
 use crate::store::intake;
-use crate::store::{Recovery, Resume, Store, Unsettled};
+use crate::store::recover::{Job as Recovery, Resume};
+use crate::store::settle::Unsettled;
 use crate::strangers::Told;
 use crate::wire::{self, Batch, Current, FromReceiver, FromSender, Leave, Link, Listener};
 use cut::CutFiles;

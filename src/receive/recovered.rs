@@ -7,7 +7,7 @@ use super::sink::{Known, Part, Sink, State};
 use crate::entry::{EntryPath, clipped};
 use crate::index::{Arrival, Ino};
 use crate::store::intake::{Draft, FileRef, Intake, Last, Layout};
-use crate::store::{Lost, Recovery, Resume};
+use crate::store::recover::{Job as Recovery, Lost, Resume};
 
 impl Sink {
     /// Recovers what is there, to be filled further.

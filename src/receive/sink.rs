@@ -18,8 +18,9 @@ use crate::monitor::{Monitor, Receiving};
 use crate::record;
 use crate::spool::{self, BLOB_THRESHOLD};
 use crate::stop::Stop;
+use crate::store::Store;
 use crate::store::intake::{self, Blob, Draft, FileRef, Intake, Layout, Refused};
-use crate::store::{Store, Unsettled};
+use crate::store::settle::Unsettled;
 use crate::wire::{FromReceiver, FromSender, Position, SMALL, Session, Totals};
 
 /// No sender that keeps to the protocol says this.

@@ -9,7 +9,8 @@ use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 
-use super::{BLOB_THRESHOLD, Config};
+use super::config::Config;
+use super::form::BLOB_THRESHOLD;
 use crate::entry::Timestamp;
 use crate::record;
 

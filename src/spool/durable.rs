@@ -1,46 +1,13 @@
-//! What of a spool still has to be brought to its disk, and the durable points.
+//! A spool is brought to its disk: as a whole, and by durable points.
 //!
 //! A durable point is a record in the journal that says up to where journal and blobs are on the disk: after a power
 //! failure nothing behind the last one is trusted. Blobs that are closed and synced are not synced again.
 
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
 
+use super::unsynced::is_open;
 use super::{Spool, open_directory};
 use crate::record::{self, Record};
-
-/// Blobs that have been written since they were synced.
-#[derive(Debug, Default)]
-pub(super) struct Unsynced {
-    blobs: Vec<Arc<File>>,
-    /// How many of them were being written when that was looked at last.
-    open: usize,
-    /// Closed ones are missing among them: there were too many to keep their descriptors.
-    incomplete: bool,
-    /// The first error of a sync. The kernel reports it once, and what it could not write is gone.
-    failed: Option<io::ErrorKind>,
-    /// Where the last durable point is.
-    durable: Option<u64>,
-}
-
-impl Unsynced {
-    /// A blob has been created. Descriptors of at most `most` closed ones are kept.
-    pub(super) fn add(&mut self, blob: Arc<File>, most: usize) {
-        self.blobs.push(blob);
-        if self.blobs.len() > most.max(2 * self.open) {
-            let before = self.blobs.len();
-            self.blobs.retain(is_open);
-            self.open = self.blobs.len();
-            self.incomplete |= self.open < before;
-        }
-    }
-}
-
-/// Whether it is still being written.
-fn is_open(blob: &Arc<File>) -> bool {
-    Arc::strong_count(blob) > 1
-}
 
 impl Spool {
     /// Brings everything in it to the disk: by fsync(2) of each file where these are few, so that nothing waits for what

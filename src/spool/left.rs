@@ -14,7 +14,8 @@ use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, open
 use rustix::path::Arg;
 
 use super::about::{About, MAX_LENGTH, Unusable};
-use super::{Blob, Config, PAGE, Parts, Spool, create_file, open_directory, open_file};
+use super::form::PAGE;
+use super::{Blob, Config, Parts, Spool, create_file, open_directory, open_file};
 use crate::entry::escape_path;
 use crate::monitor::Monitor;
 use crate::proof::Sums;

@@ -10,15 +10,18 @@
 //!
 //! The page cache outlives the daemon, but not the machine: [`Spool::make_durable`], called every few seconds, says in
 //! the journal up to where everything is on the disk. [`Spool::sync`] brings all of it there at the end, and says whether
-//! the disk took it. What is left of a spool whose daemon is gone is opened by [`Left`]. Blobs have checksums (see [`crate::proof`]), which are in the journal too;
+//! the disk took it. What is left of a spool whose daemon is gone is opened by [`Left`](left::Left). Blobs have checksums (see [`crate::proof`]), which are in the journal too;
 //! the journal's records have their own. A full disk is not an error: writing waits for room, and the monitor says so.
 
 mod about;
+mod config;
 mod discard;
 mod durable;
+mod form;
 mod found;
-mod left;
+pub mod left;
 mod registry;
+mod unsynced;
 
 use std::collections::HashMap;
 use std::fs::{DirBuilder, File};
@@ -37,22 +40,16 @@ use rustix::path::Arg;
 use rustix::process::{Resource, getrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use crate::entry::{SparseMap, Timestamp};
 use crate::monitor::{Monitor, SpoolUse};
 use crate::proof::Sums;
 use crate::record;
 pub use about::{About, Unusable};
+pub use config::Config;
 pub use discard::{Error as DiscardError, discard};
-use durable::Unsynced;
+use form::PAGE;
+pub use form::{BLOB_THRESHOLD, Form};
 pub use found::{DIRECTORY, Ended, LeftOver, left_over};
-pub use left::{Left, OpenError, is_spool};
-
-/// Files of this many stored bytes and more get a blob: it can be opened, linked and passed through on its
-/// own. Below it the cost of creating one is most of the work.
-pub const BLOB_THRESHOLD: u64 = 128 << 10;
-
-/// The unit in which filesystems give room: a file with holes takes a whole one for each piece, however small.
-const PAGE: u64 = 4096;
+use unsynced::Unsynced;
 
 /// So often a full disk is asked again.
 const RETRY: Duration = Duration::from_millis(250);
@@ -70,52 +67,6 @@ const RAMFS: i64 = 0x8584_58f6;
 
 /// A write that takes longer than this is reported: the disk hangs, or is frozen.
 const STALLED: Duration = Duration::from_secs(10);
-
-/// Where the stored bytes of a file are kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// In the journal, in one record.
-    Record,
-    /// In a blob, at their offsets in the file.
-    Spread,
-    /// In a blob, one after the other: the pieces between holes are so small that they would take several times as much
-    /// room at their offsets, since a filesystem gives whole pages.
-    Packed,
-}
-
-impl Form {
-    /// The form that suits a file of `stored` bytes.
-    pub fn of(stored: u64, map: Option<&SparseMap>) -> Form {
-        if stored < BLOB_THRESHOLD { Form::Record } else { Form::of_blob(map) }
-    }
-
-    /// The form that suits a blob.
-    pub fn of_blob(map: Option<&SparseMap>) -> Form {
-        match map {
-            Some(map) if map.pages(PAGE).saturating_mul(PAGE) / 2 > map.stored_len() => Form::Packed,
-            _ => Form::Spread,
-        }
-    }
-}
-
-/// Where to spool, and how much.
-#[derive(Clone, Debug, Default)]
-pub struct Config {
-    /// The directory in which the spool's own directory is made.
-    pub directory: PathBuf,
-    /// The most that it may hold, in bytes.
-    pub limit: Option<u64>,
-    /// Whether it stays when the mount ends.
-    pub keep: bool,
-    /// What is spooled, for `spool.json`.
-    pub source: String,
-    /// Where it is mounted, for `spool.json`.
-    pub mountpoint: PathBuf,
-    /// Owner and group of directories that no header announces.
-    pub owner: (u32, u32),
-    /// Their time.
-    pub made: Timestamp,
-}
 
 /// A spool that is being written and read.
 #[derive(Debug)]

@@ -5,9 +5,10 @@
 //! disk that lost something gives an error, and the file counts as damaged (`settle`).
 
 mod durable;
+pub mod give_back;
 pub mod intake;
-mod recover;
-mod settle;
+pub mod recover;
+pub mod settle;
 mod superseded;
 
 use std::collections::{BTreeSet, HashMap};
@@ -27,11 +28,7 @@ use crate::monitor::{Monitor, Verdict};
 use crate::proof::{Reader, copy_from};
 use crate::spool::Spool;
 
-pub use recover::{Found, Job as Recovery, Lost, Part, Resume, run as recover};
-pub use settle::{Scrubbed, Unsettled};
-pub use superseded::Following;
 use superseded::Superseded;
-
 /// Told when more of an inode's contents are there, or when no more will come.
 type Listener = Box<dyn Fn(Ino) + Send + Sync>;
 
@@ -276,7 +273,7 @@ impl Store {
         {
             // What nothing names any more may have been given back.
             let is_named = self.index.read().attributes(ino).is_some_and(|a| a.nlink > 0);
-            if is_named && settle::is_damage(&place, &e) {
+            if is_named && is_damage(&place, &e) {
                 self.damaged.lock().insert(ino);
             }
             return Err(e);
@@ -355,4 +352,10 @@ fn known(index: &Index, ino: Ino) -> Option<(u64, u64, bool)> {
         Arrival::Arriving { received } => (size, until(received), true),
         Arrival::Truncated { received } => (size, until(received), false),
     })
+}
+
+/// Whether an error of a read means that what was stored is lost, and not that the reader has run out of something.
+fn is_damage(place: &Place, e: &io::Error) -> bool {
+    let is_spooled = matches!(place, Place::Journal(_) | Place::Blob(_) | Place::Packed(_));
+    is_spooled && !matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
 }

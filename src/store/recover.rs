@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::Store;
 use super::intake::{Blob, FileRef};
-use super::settle::paths;
+use super::settle::{Unsettled, paths};
 use crate::entry::{Entry, EntryKind, EntryPath, escape};
 use crate::index::{Arrival, Ino, Inserted, Place, Refusal};
 use crate::monitor::{Chain, Monitor, Verdict};
@@ -266,7 +266,7 @@ impl Store {
         monitor.settling();
         let verdict = match self.settle(monitor) {
             Ok(()) => verdict,
-            Err(super::Unsettled::Abandoned) if verdict != Verdict::Complete => verdict,
+            Err(Unsettled::Abandoned) if verdict != Verdict::Complete => verdict,
             Err(e) => verdict.and_failed(Chain(&e).to_string()),
         };
         monitor.end(verdict);

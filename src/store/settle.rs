@@ -52,12 +52,6 @@ pub struct Scrubbed {
     pub journal: Option<io::Error>,
 }
 
-/// Whether an error of a read means that what was stored is lost, and not that the reader has run out of something.
-pub(super) fn is_damage(place: &Place, e: &io::Error) -> bool {
-    let is_spooled = matches!(place, Place::Journal(_) | Place::Blob(_) | Place::Packed(_));
-    is_spooled && !matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOMEM | libc::EINTR))
-}
-
 /// Whether what has not reached the disk yet is brought there before it is read back. After an error syncfs(2) may return
 /// while writes are in flight, and what is in flight stays in memory.
 #[derive(Clone, Copy)]
