@@ -15,9 +15,11 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, socket
 use rustix::process::{Pid, PidfdFlags, geteuid, pidfd_open};
 use serde_json::Value;
 
-use super::{Mounted, Request, Response, Trace, directories, handover, open_private};
+use super::handover;
+use super::message::{Request, Response, Trace};
+use super::place::{directories, open_private};
 use crate::entry::{escape_path, printable};
-use crate::mounts::{self, Attached, Others, Table};
+use crate::mounts::{self, Attached, Mounted, Others, Table};
 use crate::sys;
 
 /// A daemon that runs answers at once; only one that is stopped, or whose disk hangs, takes longer.

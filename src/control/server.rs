@@ -11,10 +11,12 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::{Client, Doing, Request, Response, Scrub, Trace, Users, handover, lock, own_directory};
+use super::handover;
+use super::message::{Request, Response, Scrub, Trace, Users};
+use super::place::{lock, own_directory};
 use crate::entry::{escape, escape_path};
 use crate::monitor::{Monitor, Piece};
-use crate::mount::{Following, HandOver, Handle, Leave, Present, Scrubbed};
+use crate::mount::{Client, Doing, Following, HandOver, Handle, Leave, Present, Scrubbed};
 use crate::sys;
 
 /// A request is a path at most; more is nobody's whom we know.

@@ -3,7 +3,7 @@
 //! Everything here is parsed, not validated: an [`EntryPath`] cannot hold `..`, a [`SparseMap`] cannot
 //! overlap itself. Nothing here does I/O or knows a format.
 
-mod check;
+pub mod check;
 mod path;
 mod sparse;
 mod time;
@@ -13,7 +13,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use check::{Checked, check};
 pub use path::{EntryPath, MAX_COMPONENTS, MAX_NAME, PathError, clipped, escape, escape_path, printable, shortened};
 pub use sparse::{MAX_SEGMENTS, Segment, SparseError, SparseMap};
 pub use time::Timestamp;

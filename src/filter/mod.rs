@@ -6,6 +6,7 @@
 //! nothing hides in a buffer while a connection is held open. Members, frames and streams that follow one
 //! another are one stream; zeros behind the last are padding, anything else there is warned of and ignored.
 
+mod chunk;
 mod codec;
 mod detect;
 mod recognise;
@@ -13,12 +14,13 @@ mod run;
 #[cfg(test)]
 mod tests;
 
-use std::ops::{Deref, Range};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, sync_channel};
 use std::thread::JoinHandle;
 
+use chunk::Chunk;
+pub use chunk::{Bytes, CHUNK, Error};
 pub use codec::Corrupt;
 pub use detect::Compression;
 use detect::{Detected, ENOUGH, detect};
@@ -26,46 +28,11 @@ pub use recognise::{HEAD, NoTar, recognise};
 use run::{Feed, Inner, Run};
 
 use crate::monitor::Monitor;
-use crate::source::{ReadError, Source};
+use crate::source::Source;
 use crate::stop::Stop;
-
-/// So much is read, and handed over, at once at most.
-pub const CHUNK: usize = 256 << 10;
 
 /// So many chunks may wait to be taken.
 const WAITING: usize = 4;
-
-/// Why a stream of chunks ends before its end.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// [`Stop`] was said.
-    #[error("receiving was stopped")]
-    Stopped,
-    /// The source failed, or the connection broke.
-    #[error(transparent)]
-    Read(std::io::Error),
-    /// The compressed stream is over, its decompressor is not.
-    #[error("the {0} stream ended early")]
-    Truncated(&'static str),
-    /// The decompressor cannot go on.
-    #[error(transparent)]
-    Corrupt(Corrupt),
-    /// A fault of ours.
-    #[error("the decompressor failed")]
-    Panicked,
-    /// It is compressed in a form that is not read.
-    #[error("{0}")]
-    Unsupported(String),
-}
-
-impl From<ReadError> for Error {
-    fn from(e: ReadError) -> Self {
-        match e {
-            ReadError::Stopped => Error::Stopped,
-            ReadError::Io(e) => Error::Read(e),
-        }
-    }
-}
 
 /// Whether a source is a regular file that holds a tar archive as it is.
 pub fn is_plain_file(source: &Source) -> bool {
@@ -84,37 +51,6 @@ pub fn is_compressed(bytes: &[u8]) -> bool {
 /// Whether a stream that ends with these bytes may be one whose signature is cut.
 pub fn may_be_cut(bytes: &[u8]) -> bool {
     detect(bytes) == Detected::More
-}
-
-/// Bytes of the stream: a part of a buffer that stays as long as it is, so that nothing has to be cleared when it is
-/// used again.
-#[derive(Debug)]
-pub struct Bytes {
-    buffer: Vec<u8>,
-    range: Range<usize>,
-}
-
-impl From<Vec<u8>> for Bytes {
-    fn from(buffer: Vec<u8>) -> Self {
-        Bytes { range: 0..buffer.len(), buffer }
-    }
-}
-
-impl Deref for Bytes {
-    type Target = [u8];
-
-    fn deref(&self) -> &[u8] {
-        &self.buffer[self.range.clone()]
-    }
-}
-
-/// Bytes, and whether all so far are checked: whether they end where a member does.
-#[derive(Debug)]
-struct Chunk {
-    bytes: Bytes,
-    whole: bool,
-    /// How they were compressed.
-    compression: Option<Compression>,
 }
 
 /// The bytes of a source, decompressed.

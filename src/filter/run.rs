@@ -4,9 +4,10 @@ use std::io::{self, Read};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender};
 
+use super::chunk::{Bytes, CHUNK, Chunk, Error};
 use super::codec::{Codec, Corrupt, Progress};
 use super::detect::{Compression, Detected, detect};
-use super::{Bytes, CHUNK, Chunk, Error, recognise};
+use super::recognise;
 use crate::monitor::Monitor;
 use crate::source::Source;
 use crate::stop::Stop;

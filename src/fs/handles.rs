@@ -9,8 +9,18 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::Opened;
 use crate::index::Ino;
+
+/// What an open came to.
+#[derive(Debug)]
+pub enum Opened<B> {
+    /// It is read by its number, and need not be closed.
+    Free,
+    /// It is to be closed.
+    Kept,
+    /// The kernel reads this blob by itself. It is to be closed.
+    Given(Arc<B>),
+}
 
 /// `B` stands for a blob that the kernel was given, which it can use until this is dropped.
 pub(super) struct Handles<B> {

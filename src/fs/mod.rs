@@ -9,6 +9,7 @@ mod handles;
 mod killed;
 mod opens;
 mod parking;
+mod reply;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -30,8 +31,11 @@ use parking::{Parked, Parking};
 
 pub use ahead::Window;
 pub use behind::Span;
+pub use handles::Opened;
 pub use opens::Opens;
 pub use parking::Reader;
+pub use reply::Reply;
+use reply::errno;
 
 /// The attribute by which a file says how far it has arrived. Answered by name, and not listed, so that copying
 /// tools do not carry it along.
@@ -39,9 +43,6 @@ pub const STATE_XATTR: &str = "user.restorefs.state";
 
 /// Once the stream is over nothing changes; the kernel may remember for this long.
 const FOR_EVER: Duration = Duration::from_secs(30 * 24 * 3600);
-
-/// The answer to a read: bytes, fewer than asked for only at the end of the file.
-pub type Reply = Box<dyn FnOnce(Result<&[u8], Errno>) + Send>;
 
 /// A mounted store. `B` stands for a blob that the kernel was given, to read it without us.
 pub struct Filesystem<B> {
@@ -54,17 +55,6 @@ pub struct Filesystem<B> {
     /// Of directories, by their order.
     listings: Mutex<Walks>,
     passes: Mutex<Passes>,
-}
-
-/// What an open came to.
-#[derive(Debug)]
-pub enum Opened<B> {
-    /// It is read by its number, and need not be closed.
-    Free,
-    /// It is to be closed.
-    Kept,
-    /// The kernel reads this blob by itself. It is to be closed.
-    Given(Arc<B>),
 }
 
 /// What is in a directory, for one `readdir`.
@@ -379,13 +369,4 @@ pub fn state(store: &Store, index: &Index, ino: Ino) -> Option<String> {
         Arrival::Complete => "complete".into(),
         Arrival::Truncated { received } => format!("truncated {received}/{stored}"),
     })
-}
-
-fn errno(e: io::Error) -> Errno {
-    log::error!("cannot read contents: {e}");
-    // Whatever became of the spool or of the archive, for whoever reads the file is there.
-    match Errno::from_io_error(&e) {
-        Some(errno @ (Errno::NFILE | Errno::MFILE | Errno::NOMEM)) => errno,
-        _ => Errno::IO,
-    }
 }

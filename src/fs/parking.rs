@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use rustix::io::Errno;
 
 use super::killed::is_being_killed;
-use super::{Reply, errno};
+use super::reply::{Reply, errno};
 use crate::index::Ino;
 use crate::store::{Read, Store};
 

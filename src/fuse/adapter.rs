@@ -15,7 +15,8 @@ use fuser::{
 };
 
 use super::lister::Readers;
-use super::{Options, Task};
+use super::options::Options;
+use super::task::Task;
 use crate::entry::{Device, Timestamp};
 use crate::fs::{Filesystem, Opened, Reader, Seek, Window};
 use crate::index::{Attributes, Ino, Kind};

@@ -8,8 +8,8 @@ use std::sync::mpsc::Receiver;
 
 use rustix::io::Errno;
 
-use super::Given;
 use super::helper::{Helper, Unlisted};
+use super::task::Given;
 use crate::fs::{Filesystem, Window};
 
 /// What requests tell of those who make them.

@@ -3,6 +3,8 @@
 mod adapter;
 mod helper;
 mod lister;
+mod options;
+mod task;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -14,7 +16,7 @@ use std::sync::mpsc::{Receiver, Sender, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use fuser::{BackingId, Config, INodeNo, MountOption, Notifier, SessionACL};
+use fuser::{Config, INodeNo, MountOption, Notifier, SessionACL};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, StatxFlags, fstat, statx};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -22,11 +24,14 @@ use rustix::mount::{
     fsmount, fsopen, move_mount,
 };
 
-use crate::fs::{Filesystem, Span, Window};
+use crate::fs::{Filesystem, Span};
 use crate::mounts::{self, Mounted, Table};
 use adapter::Adapter;
 pub use helper::Helper;
 use lister::{Lister, Readers};
+pub use options::Options;
+pub use task::Given;
+use task::Task;
 
 /// So many threads take requests. Reads that wait hold none of them.
 const THREADS: usize = 4;
@@ -41,28 +46,6 @@ const READ_AHEAD_KIB: u32 = 1024;
 
 /// So long another mount that was made at the same time, and has to give way, may be over ours.
 const UNCOVERED: Duration = Duration::from_secs(2);
-
-/// How to mount.
-#[derive(Clone, Copy, Debug)]
-pub struct Options {
-    /// Whether others than the owner may look in; the kernel then checks permissions.
-    pub allow_other: bool,
-    /// Whether the kernel may read complete blobs by itself, where it can: with CAP_SYS_ADMIN, from Linux 6.9 on.
-    pub passthrough: bool,
-    /// Whether extended attributes are there; else they are as on a filesystem that has none.
-    pub xattrs: bool,
-}
-
-/// What is to become of the kernel's copies of contents.
-enum Task {
-    /// Of files that will be read soon.
-    Bring(Window),
-    /// Of what will not be read again.
-    Forget(Span),
-}
-
-/// A blob that the kernel was given.
-pub type Given = BackingId;
 
 /// A mounted filesystem.
 pub struct Session {

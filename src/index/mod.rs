@@ -6,7 +6,8 @@
 //! never removed: a name that comes again is bound to a new inode in its old place, so a listing that is under way neither
 //! misses nor repeats an entry. No recursion, whatever the depth.
 
-mod insert;
+mod ino;
+pub mod insert;
 mod names;
 mod table;
 #[cfg(test)]
@@ -19,20 +20,7 @@ use crate::entry::{Device, EntryPath, SparseMap, Timestamp, Xattrs};
 use names::{Arena, NameRef};
 use table::Table;
 
-pub use insert::{Inserted, Late, Refusal};
-
-/// The number of an inode; the root has 1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Ino(pub u64);
-
-impl Ino {
-    /// The root of the tree.
-    pub const ROOT: Ino = Ino(1);
-
-    fn row(self) -> usize {
-        self.0 as usize - 1
-    }
-}
+pub use ino::Ino;
 
 /// A name in a directory, whatever it is bound to. It stays good for ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

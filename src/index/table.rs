@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use super::Ino;
+use super::ino::Ino;
 
 /// 32 KiB of empty tables; with ten million names each is of some 100 KiB.
 const PART_BITS: u32 = 10;

@@ -1,5 +1,6 @@
 //! The index by example.
 
+use super::insert::{Inserted, Refusal};
 use super::*;
 use crate::entry::{Entry, EntryKind, Metadata};
 

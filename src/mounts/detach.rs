@@ -14,7 +14,8 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, StatxFlags, openat, o
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, UnmountFlags, fsconfig_create, fsmount, fsopen};
 
-use super::{Mounted, of};
+use super::mounted::Mounted;
+use super::table::of;
 
 /// Why a mount is not taken away.
 #[derive(Debug, thiserror::Error)]

@@ -1,6 +1,7 @@
 //! The mounts of restorefs that can be seen from here, who uses one, and how it is taken away.
 
 mod detach;
+mod mounted;
 mod table;
 mod users;
 
@@ -8,43 +9,15 @@ use std::io;
 use std::path::{Component, Path, PathBuf};
 
 pub use detach::{Attached, Error, abort, detach_all};
-pub use table::{Others, Table};
+pub use mounted::Mounted;
+pub use table::{Others, Table, list, of};
 pub use users::{Process, Use, users};
-
-/// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mounted {
-    /// The number that the kernel gave this mount: a bind mount of the same device has another.
-    pub id: u64,
-    /// Its device number, as `MAJOR:MINOR`.
-    pub device: String,
-    /// The directory of the filesystem that it shows: `/`, except in a bind mount of a part.
-    pub root: PathBuf,
-    /// Where it is.
-    pub mountpoint: PathBuf,
-    /// What is mounted.
-    pub source: String,
-    /// Whose it is.
-    pub uid: u32,
-}
 
 impl Mounted {
     /// Whether the kernel has unmounted it, as far as can be seen from here.
     pub fn is_gone(&self) -> bool {
         of(&self.device).is_ok_and(|mounts| mounts.iter().all(|mounted| mounted.id != self.id))
     }
-}
-
-/// All of them, in the order in which they were mounted.
-pub fn list() -> io::Result<Vec<Mounted>> {
-    Ok(Table::read()?.restorefs())
-}
-
-/// Those of one device: the mount that was made, unless it is gone, and bind mounts of it.
-pub fn of(device: &str) -> io::Result<Vec<Mounted>> {
-    let mut mounts = list()?;
-    mounts.retain(|m| m.device == device);
-    Ok(mounts)
 }
 
 /// The mount that `path` is the root of, or that it is in. A mount whose daemon is gone cannot be looked into, but

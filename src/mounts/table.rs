@@ -6,7 +6,7 @@ use std::io;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use super::Mounted;
+use super::mounted::Mounted;
 
 /// All mounts that can be seen from here. The kernel lists them in the order in which they were mounted.
 #[derive(Debug)]
@@ -159,6 +159,18 @@ fn unescape(field: &[u8]) -> Vec<u8> {
         }
     }
     out
+}
+
+/// All of them, in the order in which they were mounted.
+pub fn list() -> io::Result<Vec<Mounted>> {
+    Ok(Table::read()?.restorefs())
+}
+
+/// Those of one device: the mount that was made, unless it is gone, and bind mounts of it.
+pub fn of(device: &str) -> io::Result<Vec<Mounted>> {
+    let mut mounts = list()?;
+    mounts.retain(|m| m.device == device);
+    Ok(mounts)
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::num::NonZeroU64;
 
 use super::digest::digest;
 use super::sink::{Announced, Became, Known, Number, Outcome, Sink, State, violation};
-use crate::entry::{Checked, Entry, EntryKind, check};
+use crate::entry::check::{Checked, check};
+use crate::entry::{Entry, EntryKind};
 use crate::index::Arrival;
 use crate::wire::Totals;
 

@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use super::cut::CutFiles;
 use crate::entry::{EntryKind, clipped, escape};
-use crate::index::{Ino, Inserted};
+use crate::index::Ino;
+use crate::index::insert::Inserted;
 use crate::monitor::{Monitor, Receiving};
 use crate::record;
 use crate::spool::{self, BLOB_THRESHOLD};

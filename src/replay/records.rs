@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::items::Bytes;
-use crate::entry::{Checked, check};
+use crate::entry::check::{Checked, check};
 use crate::record::{self, DecodeError, Record};
 
 /// So much is read at a time.

@@ -4,6 +4,7 @@
 //! mean is not known here.
 
 mod tcp;
+mod wait;
 
 use std::fs::File;
 use std::io;
@@ -12,11 +13,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
-use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{Mode, OFlags};
 
 use crate::stop::Stop;
 use tcp::Listener;
+pub use tcp::{OPENING, Opening};
+pub use wait::ReadError;
+use wait::wait_readable;
 
 /// What a pipe should hold: the most that an ordinary user may ask for.
 const PIPE: usize = 1 << 20;
@@ -35,20 +38,6 @@ pub enum Spec {
         /// Tells by the first bytes of a connection, at most [`OPENING`] of them.
         opening: fn(&[u8]) -> Opening,
     },
-}
-
-/// So many of the first bytes of a connection always tell what it is.
-pub const OPENING: usize = 512;
-
-/// What the first bytes of a connection say.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Opening {
-    /// Too few to tell. Where they have the signature of something else: what to say of it if no more comes.
-    Short(Option<String>),
-    /// It may be an archive.
-    Archive,
-    /// It is none, and why.
-    Other(String),
 }
 
 /// Why a source cannot be opened.
@@ -79,17 +68,6 @@ pub enum OpenError {
     /// Anything else.
     #[error("cannot read the source: {0}")]
     Other(#[from] io::Error),
-}
-
-/// Why nothing more comes.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// [`Stop`] was said.
-    #[error("receiving was stopped")]
-    Stopped,
-    /// The source failed, or the connection broke.
-    #[error("{0}")]
-    Io(#[from] io::Error),
 }
 
 /// An open source.
@@ -242,19 +220,6 @@ impl Source {
 /// such size, and a system may allow less.
 pub fn widen(pipe: impl AsFd) {
     let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
-}
-
-/// Waits until there is something to read (or the end is reached), unless `stop` is said.
-fn wait_readable(fd: BorrowedFd<'_>, stop: &Stop) -> Result<(), ReadError> {
-    loop {
-        let mut fds = [PollFd::from_borrowed_fd(fd, PollFlags::IN), PollFd::new(stop, PollFlags::IN)];
-        match poll(&mut fds, None) {
-            Ok(_) if !fds[1].revents().is_empty() => return Err(ReadError::Stopped),
-            Ok(_) if !fds[0].revents().is_empty() => return Ok(()),
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(e) => return Err(ReadError::Io(e.into())),
-        }
-    }
 }
 
 #[cfg(test)]

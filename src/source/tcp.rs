@@ -9,9 +9,23 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::{OPENING, Opening, ReadError, wait_readable};
+use super::wait::{ReadError, wait_readable};
 use crate::stop::Stop;
 use crate::strangers::{Stranger, Told, gives_way};
+
+/// So many of the first bytes of a connection always tell what it is.
+pub const OPENING: usize = 512;
+
+/// What the first bytes of a connection say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Opening {
+    /// Too few to tell. Where they have the signature of something else: what to say of it if no more comes.
+    Short(Option<String>),
+    /// It may be an archive.
+    Archive,
+    /// It is none, and why.
+    Other(String),
+}
 
 /// After a connection could not be accepted, for want of descriptors perhaps.
 const PAUSE: Duration = Duration::from_millis(100);

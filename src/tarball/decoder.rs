@@ -2,14 +2,15 @@
 
 use std::collections::VecDeque;
 
+use super::event::{End, Event, Options, Stop};
 use super::header::{BLOCK, Block, Header, padding};
 use super::key::{MAX_ACL, MAX_PATH};
 use super::member::{
     Builder, Extensions, Owners, Shape, has_payload, is_directory_by_name, is_plain_file, may_have_payload,
 };
+use super::pax;
 use super::pax::Fault;
 use super::sparse::{BadMap, Lines, Next, OldGnu, Segments};
-use super::{End, Event, Options, Stop, pax};
 
 /// An empty archive is padded to a record, which is 1 MiB at the very most with usual tools. More zeros than this are
 /// those of a disk image or of /dev/zero.

@@ -5,10 +5,11 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::event::{Event, Options};
 use super::header::Header;
 use super::key::MAX_PATH;
 use super::pax::{MAX_PROBLEMS, MORE_PROBLEMS, Values};
-use super::{Event, Options, solaris};
+use super::solaris;
 use crate::entry::{
     ACL_ACCESS, ACL_DEFAULT, Acl, Device, Entry, EntryKind, EntryPath, Metadata, NOBODY, PathError, SET_ID, SparseMap,
     TargetError, Timestamp, Xattrs, check_target, escape,

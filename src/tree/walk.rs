@@ -14,10 +14,11 @@ use rustix::io::Errno;
 
 use super::attributes::Reader;
 use super::directories::{DIRECTORY, DirId, Directories};
+use super::holes;
 use super::listing::Listing;
 use super::names::{Stripped, sent_as, split};
-use super::origin::{LOOK, ctime, is_file, open_file, open_place};
-use super::{Error, Opener, Options, Origin, Step, holes};
+use super::origin::{LOOK, Opener, Origin, ctime, is_file, open_file, open_place};
+use super::step::{Error, Options, Step};
 use crate::entry::{Device, Entry, EntryKind, EntryPath, Metadata, PathError, Timestamp, Xattrs, escape};
 use crate::pattern::Patterns;
 

@@ -6,29 +6,6 @@ use std::path::Path;
 
 use crate::layering::{sources, src, word};
 
-/// A folder, a file in it, and another that it uses although it is used by it.
-type Way<'a> = (&'a str, &'a str, &'a str);
-
-/// Ways back that are still there. No new ones: this list only gets shorter.
-const CIRCLES_LEFT: &[Way<'_>] = &[
-    ("control", "client", "mod"),
-    ("control", "server", "mod"),
-    ("entry", "check", "mod"),
-    ("filter", "run", "mod"),
-    ("fs", "handles", "mod"),
-    ("fs", "parking", "mod"),
-    ("fuse", "adapter", "mod"),
-    ("fuse", "lister", "mod"),
-    ("index", "insert", "mod"),
-    ("index", "table", "mod"),
-    ("mounts", "detach", "mod"),
-    ("mounts", "table", "mod"),
-    ("source", "tcp", "mod"),
-    ("tarball", "decoder", "mod"),
-    ("tarball", "member", "mod"),
-    ("tree", "walk", "mod"),
-];
-
 /// A module, by its names from the crate on.
 type Module = Vec<String>;
 
@@ -209,15 +186,8 @@ fn no_two_files_of_a_folder_use_each_other() {
     );
     let mut wrong = Vec::new();
     for (folder, uses) in &folders {
-        let mut left = uses.clone();
-        for &(_, from, to) in CIRCLES_LEFT.iter().filter(|(of, ..)| of == folder) {
-            let is_there = left.get_mut(from).is_some_and(|used| used.remove(to));
-            if !is_there || !leads(uses, to, from) {
-                wrong.push(format!("src/{folder}: {from} and {to} are no circle any more: take them off CIRCLES_LEFT"));
-            }
-        }
-        for (from, used) in &left {
-            for to in used.iter().filter(|to| leads(&left, to, from)) {
+        for (from, used) in uses {
+            for to in used.iter().filter(|to| leads(uses, to, from)) {
                 wrong.push(format!(
                     "src/{folder}: {from} uses {to}, which uses it: move what both need to where both may use it, \
                      or pass it in"
@@ -225,8 +195,6 @@ fn no_two_files_of_a_folder_use_each_other() {
             }
         }
     }
-    let known = |folder: &str| folders.contains_key(folder);
-    wrong.extend(CIRCLES_LEFT.iter().filter(|(of, ..)| !known(of)).map(|(of, ..)| format!("src/{of} is no folder")));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 

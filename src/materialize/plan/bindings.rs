@@ -7,7 +7,8 @@ use std::collections::HashMap;
 
 use super::select::Selection;
 use crate::entry::{Entry, EntryKind, EntryPath, Metadata};
-use crate::index::{Arrival, Index, Ino, Inserted, Kind, Refusal};
+use crate::index::insert::{Inserted, Refusal};
+use crate::index::{Arrival, Index, Ino, Kind};
 use crate::replay::Item;
 
 /// A name gets its meaning.

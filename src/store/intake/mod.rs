@@ -13,7 +13,8 @@ mod tests;
 use std::sync::Arc;
 
 use crate::entry::{Entry, EntryPath};
-use crate::index::{Arrival, Index, Ino, Inserted, Place, Refusal};
+use crate::index::insert::{Inserted, Refusal};
+use crate::index::{Arrival, Index, Ino, Place};
 use crate::monitor::Monitor;
 use crate::record::{self, Record};
 use crate::spool;
