@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::entry::shortened;
 
-/// So many problems are printed, and are in each [`Status`]; all others are counted, and can be asked for.
+/// So many problems are printed, and are in each [`Status`](super::Status); all others are counted, and can be asked for.
 pub const PROBLEMS_SHOWN: usize = 20;
 
 /// No path and no reason is kept longer: a hostile stream has paths of 64 KiB, and every byte of them may be escaped.

@@ -168,7 +168,7 @@ pub struct Status {
     pub refused: u64,
     /// Changes made to what was packed.
     pub warnings: u64,
-    /// The first [`PROBLEMS_SHOWN`] of both: [`Monitor::problems`](super::Monitor::problems) has all.
+    /// The first [`PROBLEMS_SHOWN`](super::PROBLEMS_SHOWN) of both: [`Monitor::problems`](super::Monitor::problems) has all.
     pub problems: Vec<Problem>,
     /// The file being received.
     pub receiving: Option<Receiving>,

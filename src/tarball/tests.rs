@@ -3,6 +3,7 @@
 
 use super::fuzz::{Seen, decode};
 use super::*;
+use crate::entry::Entry;
 use crate::entry::{EntryKind, Segment};
 
 /// A header block of the given type; `edit` changes fields before the checksum is made.
