@@ -25,6 +25,7 @@ mod model;
 mod no_archive;
 mod passthrough;
 mod policy;
+mod power;
 mod problems;
 mod readers;
 mod send;

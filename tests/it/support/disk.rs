@@ -38,6 +38,11 @@ impl Disk {
         Disk::mount(&["-o", &format!("loop,{options}"), image.to_str().unwrap()], point.to_owned(), None)
     }
 
+    /// The file system on a device, mounted at `point`.
+    pub fn of_device(device: &Path, point: &Path, options: &str) -> Disk {
+        Disk::mount(&["-o", options, device.to_str().unwrap()], point.to_owned(), None)
+    }
+
     fn mount(args: &[&str], point: PathBuf, dir: Option<TempDir>) -> Disk {
         fs::create_dir(&point).unwrap();
         run(Command::new("mount").args(args).arg(&point));

@@ -4,6 +4,7 @@
 pub mod compare;
 pub mod disk;
 pub mod feed;
+pub mod layer;
 pub mod members;
 pub mod mount;
 pub mod network;
@@ -11,6 +12,7 @@ pub mod pack;
 pub mod process;
 pub mod proxy;
 pub mod random;
+pub mod remains;
 pub mod small;
 pub mod tree;
 pub mod users;

@@ -88,6 +88,13 @@ impl Mount {
         (mount, address)
     }
 
+    /// The same in one process.
+    pub fn listen_for_sender_in_front(args: &[&str]) -> (Mount, SocketAddr) {
+        let mut mount = Mount::start(Stdio::null(), &[&["-f", "--listen", "127.0.0.1:0"], args].concat(), |_| {});
+        let address = mount.address();
+        (mount, address)
+    }
+
     /// The same on a machine of a [`Network`], where it is said.
     pub fn listen_for_sender_on(machine: &str, address: &str, args: &[&str]) -> (Mount, SocketAddr) {
         let command = Network::command(machine, RESTOREFS);
@@ -102,18 +109,57 @@ impl Mount {
         Mount::start_by(Command::new(RESTOREFS), stdin, args, source)
     }
 
-    fn start_by(mut command: Command, stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
+    fn start_by(command: Command, stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
+        let mut mount = Mount::spawn(command, stdin, args, source);
+        wait_until("it is mounted", || {
+            let code = mount.front.try_wait().unwrap().and_then(|status| status.code());
+            assert!(matches!(code, None | Some(0 | 3..)), "it ended with {code:?}: {}", mount.printed());
+            mount.is_mounted().then_some(())
+        });
+        mount.daemon = Some(mount.find_daemon());
+        mount
+    }
+
+    /// Mounts what may not be mountable, in one process, and waits until its stream is over. Where nothing stays mounted:
+    /// the exit code, and what was printed.
+    pub fn attempt(
+        stdin: Stdio,
+        args: &[&str],
+        source: impl FnOnce(&mut Command),
+    ) -> Result<Mount, (Option<i32>, String)> {
+        let mut mount = Mount::spawn(Command::new(RESTOREFS), stdin, &[&["-f"], args].concat(), source);
+        mount.daemon = Some(Pid::from_child(&mount.front));
+        let code = wait_until("it has ended, or the stream is over", || {
+            if let Some(status) = mount.front.try_wait().unwrap() {
+                return Some(Some(status.code()));
+            }
+            let output = restorefs(&["status", "--json"], &[&mount.point]);
+            let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+            let is_over = status["phase"] == "over";
+            // Where nothing came, nothing stays.
+            let stays = status["entries"] != 0 || status["end"]["verdict"] == "complete";
+            (is_over && stays).then_some(None)
+        });
+        match code {
+            Some(code) => {
+                wait_until("all is printed", || mount.printed.text.lock().1.then_some(()));
+                Err((code, mount.printed()))
+            }
+            None => Ok(mount),
+        }
+    }
+
+    fn spawn(mut command: Command, stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
         let dir = tempfile::tempdir().unwrap();
         let point = dir.path().canonicalize().unwrap().join("mnt");
         let spool = dir.path().join("spool");
         std::fs::create_dir(&point).unwrap();
         std::fs::create_dir(&spool).unwrap();
-        let outside = point.metadata().unwrap().dev();
         command.arg("mount").args(args);
         if !passthrough_wanted() && !args.contains(&"--no-passthrough") {
             command.arg("--no-passthrough");
         }
-        if !args.contains(&"--spool") {
+        if !args.contains(&"--spool") && !args.contains(&"--resume") {
             command.arg("--spool").arg(&spool);
         }
         source(&mut command);
@@ -126,14 +172,7 @@ impl Mount {
             move || collect(errors, &printed)
         });
         // From here on the guard takes care of it.
-        let mut mount = Mount { front, point, daemon: None, printed, dir };
-        wait_until("it is mounted", || {
-            let code = mount.front.try_wait().unwrap().and_then(|status| status.code());
-            assert!(matches!(code, None | Some(0 | 3..)), "it ended with {code:?}: {}", mount.printed());
-            (mount.point.metadata().unwrap().dev() != outside).then_some(())
-        });
-        mount.daemon = Some(mount.find_daemon());
-        mount
+        Mount { front, point, daemon: None, printed, dir }
     }
 
     /// Whether it is still there.
