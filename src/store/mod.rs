@@ -5,6 +5,8 @@
 //! disk that lost something gives an error, and the file counts as damaged (`settle`).
 
 mod durable;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod give_back;
 pub mod intake;
 pub mod recover;
