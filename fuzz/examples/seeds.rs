@@ -10,10 +10,14 @@ use std::path::Path;
 use restorefs::entry::{Entry, EntryKind, EntryPath, Metadata, Segment, SparseMap};
 use restorefs::tree::{Options, Walk};
 use restorefs::wire::{Batch, Fate, FromReceiver, FromSender, Leave, Position, SMALL, Token, Totals};
+use restorefs::record::Record;
 use restorefs::{record, send};
 
 /// The checksums of messages and headers are made right.
 const SEAL: u8 = 1;
+
+/// The spool is of another boot.
+const REBOOTED: u8 = 2;
 
 fn main() -> io::Result<()> {
     write("from_sender", "whole", &conversation(SEAL, &[sender(1, &files())]))?;
@@ -24,6 +28,11 @@ fn main() -> io::Result<()> {
     let receiver = receiver();
     write("from_receiver", "whole", &conversation(SEAL, &[receiver.clone()]))?;
     write("from_receiver", "again", &conversation(SEAL, &[receiver.clone(), receiver]))?;
+    for (name, how) in [("killed", SEAL), ("rebooted", SEAL | REBOOTED)] {
+        write("spool", &format!("stream-{name}"), &spool(how, &stream(), &[]))?;
+        write("spool", &format!("cut-{name}"), &spool(how, &stream(), &cut_stream()))?;
+        write("spool", &format!("catalogue-{name}"), &spool(how, &catalogue(), &[]))?;
+    }
     write("token", "right", Token::generate()?.reveal().as_bytes())?;
     let mut archive = vec![SEAL];
     let walk = Walk::new(&[".".into()], Options { directory: Some(tree::make()?), ..Options::default() })
@@ -145,4 +154,84 @@ fn receiver() -> Vec<u8> {
         bytes.extend(batch.finish());
     }
     bytes
+}
+
+/// A spool: two blobs, and a journal that tells of them.
+fn spool(how: u8, records: &[(Record, &[u8])], more: &[(Record, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![how, 2];
+    for (number, length) in [(0, 200_000_u32), (1, 150_000)] {
+        let [low, high] = ((length / 8) as u16).to_le_bytes();
+        bytes.extend([number, low, high, 3, 11, 22, 33]);
+    }
+    record::encode(&Record::Begin { version: record::VERSION }, &[], &mut bytes);
+    for (record, behind) in records.iter().chain(more) {
+        record::encode(record, behind, &mut bytes);
+    }
+    bytes
+}
+
+fn named(path: &str, kind: EntryKind) -> (Record, &'static [u8]) {
+    let path = EntryPath::parse(path.as_bytes()).expect("a sound path");
+    (Record::Entry(Box::new(Entry { path, kind, metadata: Metadata::default() })), b"")
+}
+
+/// Checksums of two extents; the right ones are put in.
+const TWO: &[u8] = &[0; 8];
+
+/// A sparse file of 70 pieces, the last of them in a third extent.
+fn sparse() -> EntryKind {
+    let map = SparseMap::new(1 << 20, (0..70).map(|n| Segment { offset: n * 2000, len: 1900 })).expect("a sound map");
+    EntryKind::File { size: 1 << 20, sparse: Some(map.into()) }
+}
+
+fn stream() -> Vec<(Record, &'static [u8])> {
+    let link = EntryKind::HardLink { target: EntryPath::parse(b"d/small").expect("a sound path") };
+    vec![
+        named("d", EntryKind::Directory),
+        named("d/small", EntryKind::File { size: 5, sparse: None }),
+        (Record::Data { id: 1, offset: 0 }, b"bytes"),
+        named("link", link),
+        named("large", EntryKind::File { size: 160_000, sparse: None }),
+        (Record::Blob { id: 3, number: 0, packed: false }, b""),
+        (Record::Sums { id: 3, first: 0 }, TWO),
+        (Record::Sums { id: 3, first: 2 }, &[0; 4]),
+        (Record::End { id: 3, received: 160_000, complete: true }, b""),
+        (Record::Problem { warning: true, path: b"d".to_vec(), reason: "odd".into() }, b""),
+        named("sparse", sparse()),
+        (Record::Blob { id: 4, number: 1, packed: false }, b""),
+        (Record::Durable { upto: 300 }, b""),
+        (Record::Sums { id: 4, first: 0 }, TWO),
+        (Record::Durable { upto: 400 }, b""),
+    ]
+}
+
+/// How a stream ends that is stopped.
+fn cut_stream() -> Vec<(Record, &'static [u8])> {
+    vec![
+        (Record::Cut, b""),
+        (Record::Sums { id: 4, first: 1 }, TWO),
+        (Record::End { id: 4, received: 133_000, complete: false }, b""),
+        (Record::Finish { complete: false }, b""),
+    ]
+}
+
+fn catalogue() -> Vec<(Record, &'static [u8])> {
+    vec![
+        (Record::Catalogue, b""),
+        named("f", EntryKind::File { size: 3, sparse: None }),
+        named("large", EntryKind::File { size: 200_000, sparse: None }),
+        named("packed", sparse()),
+        (Record::Digests { first: 0 }, &[7; 24]),
+        (Record::Blob { id: 2, number: 1, packed: true }, b""),
+        (Record::Blob { id: 1, number: 0, packed: false }, b""),
+        (Record::Sums { id: 1, first: 0 }, TWO),
+        (Record::Data { id: 0, offset: 0 }, b"abc"),
+        (Record::Sums { id: 2, first: 0 }, &[0; 12]),
+        (Record::End { id: 2, received: 133_000, complete: true }, b""),
+        (Record::Anew, b""),
+        named("f", EntryKind::File { size: 3, sparse: None }),
+        (Record::Changed { id: 3 }, b""),
+        (Record::Durable { upto: 350 }, b""),
+        (Record::Finish { complete: true }, b""),
+    ]
 }

@@ -163,7 +163,7 @@ impl Journal {
                 }
                 item
             }
-            Record::Data { id, .. } => self.end(id, |entry, _| {
+            Record::Data { id, offset: 0 } => self.end(id, |entry, _| {
                 let length = bytes.get().len() as u64;
                 if length != entry.kind.stored_len() {
                     return Item::lost(entry, length);
@@ -192,7 +192,7 @@ impl Journal {
                 let item = self.end(id, |entry, blob| {
                     ended = received;
                     match blob {
-                        Some(blob) if complete => {
+                        Some(blob) if complete && received == entry.kind.stored_len() => {
                             proofs.add(&blob, Sums::decode(&sums, entry.kind.stored_len()));
                             Item::new(entry, blob)
                         }
@@ -202,7 +202,7 @@ impl Journal {
                 self.blobs = self.blobs.saturating_add(ended);
                 item
             }
-            Record::Catalogue => {
+            Record::Catalogue if self.entries == 0 => {
                 self.pending = Pending::Any(Box::new(Order::new(self.strip)));
                 None
             }
@@ -211,6 +211,8 @@ impl Journal {
                 None
             }
             Record::Begin { .. }
+            | Record::Data { .. }
+            | Record::Catalogue
             | Record::Durable { .. }
             | Record::Cut
             | Record::Changed { .. }

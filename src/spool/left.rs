@@ -191,11 +191,8 @@ impl Spool {
     /// The checksums of a blob that may not be known yet. Numbers are not given a second time.
     pub(super) fn slot(&self, number: u64) -> Arc<Mutex<Sums>> {
         let mut blobs = self.blobs.write();
-        let row = number as usize;
-        if blobs.len() <= row {
-            blobs.resize_with(row + 1, Arc::default);
-        }
-        blobs[row].clone()
+        self.next_blob.fetch_max(number.saturating_add(1), Ordering::Relaxed);
+        blobs.entry(number).or_default().clone()
     }
 
     /// Makes it this process's own, to be filled further: what the journal does not tell of is removed, and what it tells

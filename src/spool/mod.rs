@@ -80,7 +80,9 @@ pub struct Spool {
     written: AtomicU64,
     blob_bytes: AtomicU64,
     /// The checksums of each blob, by its number.
-    blobs: RwLock<Vec<Arc<Mutex<Sums>>>>,
+    blobs: RwLock<HashMap<u64, Arc<Mutex<Sums>>>>,
+    /// The number of the next one.
+    next_blob: AtomicU64,
     unsynced: Mutex<Unsynced>,
     most_few: usize,
     /// Since when each thread has been waiting for its disk.
@@ -200,6 +202,7 @@ impl Spool {
             written: AtomicU64::new(0),
             blob_bytes: AtomicU64::new(0),
             blobs: RwLock::default(),
+            next_blob: AtomicU64::new(0),
             unsynced: Mutex::default(),
             most_few: usize::try_from(descriptors / 16).unwrap_or(FEW).min(FEW),
             busy: Mutex::default(),
@@ -259,11 +262,8 @@ impl Spool {
     /// other grows, since a size that is only claimed may be more than the disk takes.
     pub fn create_blob(&self, size: Option<u64>, stopped: &dyn Fn() -> bool) -> Result<Blob, Error> {
         let sums = Arc::new(Mutex::new(Sums::default()));
-        let number = {
-            let mut blobs = self.blobs.write();
-            blobs.push(sums.clone());
-            blobs.len() as u64 - 1
-        };
+        let number = self.next_blob.fetch_add(1, Ordering::Relaxed);
+        self.blobs.write().insert(number, sums.clone());
         let path = self.blob_path(number);
         let file = self.when_there_is_room(&path, stopped, || {
             let file = create_file(&self.blobs_directory, number.to_string())?;
@@ -317,7 +317,7 @@ impl Spool {
 
     /// The checksums of a blob.
     pub fn sums(&self, number: u64) -> Option<Arc<Mutex<Sums>>> {
-        self.blobs.read().get(usize::try_from(number).ok()?).cloned()
+        self.blobs.read().get(&number).cloned()
     }
 
     /// Has what is read of it from now on come from the disk, not from memory.

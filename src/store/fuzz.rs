@@ -10,14 +10,18 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{Found, Read, Recovery, Resume, Store, recover};
-use crate::entry::{Checked, Entry, EntryKind, SparseMap, Timestamp, check};
-use crate::index::{Arrival, Index, Ino, Inserted, Kind};
-use crate::monitor::{Monitor, Verdict};
+use super::recover::{Found, Job as Recovery, Resume, run as recover};
+use super::{Read, Store};
+use crate::entry::check::{Checked, check};
+use crate::entry::{Entry, EntryKind, SparseMap, Timestamp};
+use crate::index::insert::Inserted;
+use crate::index::{Arrival, Index, Ino, Kind};
+use crate::monitor::Monitor;
 use crate::proof::EXTENT;
 use crate::record::{self, Record};
 use crate::replay::{Contents, Item, Replay};
-use crate::spool::{Config, Left, Spool};
+use crate::spool::left::Left;
+use crate::spool::{Config, Spool};
 use crate::stop::Stop;
 use crate::store::intake::FileRef;
 use crate::tarball;
@@ -147,7 +151,7 @@ struct Written {
 }
 
 /// What stands there of a file.
-#[derive(Default)]
+#[derive(Default, PartialEq)]
 struct File {
     size: u64,
     stored: u64,
@@ -155,10 +159,12 @@ struct File {
     /// Where they begin, and what they are.
     data: Vec<(u64, Vec<u8>)>,
     blobs: Vec<(u64, bool)>,
-    /// Checksums: of which extent.
-    sums: Vec<(u64, u32)>,
-    /// Whether there are others that are none.
+    /// Checksums of the extents in a blob.
+    sums: Vec<u32>,
+    /// Whether there were others that are none.
     odd: bool,
+    /// What was said of its end.
+    ends: Vec<(u64, bool)>,
 }
 
 impl Written {
@@ -172,7 +178,7 @@ impl Written {
                 }
                 self.entries.push((**entry).clone());
             }
-            Record::Catalogue => self.is_catalogue = true,
+            Record::Catalogue => self.is_catalogue |= self.entries.is_empty(),
             Record::Data { id, offset } => {
                 if let Some(file) = self.files.get_mut(id) {
                     file.data.push((*offset, bytes.to_vec()));
@@ -186,8 +192,14 @@ impl Written {
             Record::Sums { id, first } => {
                 if let Some(file) = self.files.get_mut(id) {
                     let (sums, rest) = bytes.as_chunks::<4>();
-                    file.sums.extend((*first..).zip(sums.iter().map(|sum| u32::from_le_bytes(*sum))));
-                    file.odd |= !rest.is_empty();
+                    file.odd |= !rest.is_empty() || *first > file.sums.len() as u64;
+                    file.sums.truncate(usize::try_from(*first).unwrap_or(usize::MAX));
+                    file.sums.extend(sums.iter().map(|sum| u32::from_le_bytes(*sum)));
+                }
+            }
+            Record::End { id, received, complete } => {
+                if let Some(file) = self.files.get_mut(id) {
+                    file.ends.push((*received, *complete));
                 }
             }
             _ => {}
@@ -249,12 +261,16 @@ impl File {
         hole.iter().all(|byte| *byte == 0)
     }
 
-    /// Whether a blob is not what its checksums say: then it was the disk that failed.
+    /// Whether a blob is not what its checksums say, or not all of it is: then it was the disk that failed.
     fn is_damaged(&self, blobs: &BTreeMap<u64, Vec<u8>>) -> bool {
         self.blobs.iter().any(|(number, packed)| {
             let Some(blob) = blobs.get(number) else { return true };
-            let is_wrong = |(extent, sum): &(u64, u32)| self.sum(blob, *packed, *extent) != Some(*sum);
-            self.odd || self.sums.iter().any(is_wrong) || self.of_blob(blob, *packed, 0, self.stored).is_none()
+            let is_right = |(sum, extent): (&u32, u64)| self.sum(blob, *packed, extent) == Some(*sum);
+            let are_all = self.sums.len() as u64 == self.stored.div_ceil(EXTENT);
+            self.odd
+                || !are_all
+                || !self.sums.iter().zip(0..).all(is_right)
+                || self.of_blob(blob, *packed, 0, self.stored).is_none()
         })
     }
 }
@@ -336,17 +352,17 @@ fn job(store: &Arc<Store>, monitor: &Arc<Monitor>, same_boot: bool) -> Recovery 
 }
 
 /// Recovered to be read only.
-fn read_only(spooled: &Spooled, path: &Path, rebooted: bool) -> (Shown, Written, Option<Verdict>) {
+fn read_only(spooled: &Spooled, path: &Path, rebooted: bool) -> (Shown, Written) {
     let monitor = Monitor::new();
     let store = store_of(Left::open(path, false).expect("it is a spool"), &monitor);
     recover(job(&store, &monitor, !rebooted));
-    let verdict = monitor.verdict();
+    assert!(monitor.verdict().is_some(), "it ends");
     let written = spooled.written(false, rebooted);
     let shown = compare(&store, &written, spooled);
     let waits =
         |(arrival, _): &(Option<Arrival>, _)| matches!(arrival, Some(Arrival::Announced | Arrival::Arriving { .. }));
     assert!(!shown.values().any(waits), "nobody waits for ever");
-    (shown, written, verdict)
+    (shown, written)
 }
 
 /// Recovered to be filled further, as far as before the first byte comes. Whether that can be.
@@ -435,16 +451,19 @@ pub fn any_bytes(input: &[u8], directory: &Path) {
     let path = spooled.make(directory);
     replayed(&spooled, &path);
     let rebooted = spooled.rebooted;
-    let (before, ..) = read_only(&spooled, &path, rebooted);
+    let (before, written) = read_only(&spooled, &path, rebooted);
     let journal = || fs::read(path.join("journal")).expect("it can be read");
     assert_eq!(journal(), spooled.journal, "what is read only stays as it is");
     // By then it is of this boot.
     let rebooted = !resumed(&spooled, &path, rebooted) && rebooted;
     let kept = Spooled { journal: journal(), blobs: blobs(&path), rebooted };
-    let (after, ..) = read_only(&kept, &path, rebooted);
-    for (ino, (arrival, beginning)) in before {
-        if arrival == Some(Arrival::Complete) {
-            assert_eq!(after.get(&ino), Some(&(arrival, beginning)), "{ino:?} was whole before somebody went on");
+    let (after, left) = read_only(&kept, &path, rebooted);
+    let (_, inodes) = tree(&written.entries);
+    for (ino, entry) in inodes.iter().zip(0u64..) {
+        let Some(whole @ (Some(Arrival::Complete), _)) = ino.and_then(|ino| before.get(&ino)) else { continue };
+        // What stands behind a cut is about to come again.
+        if left.files.get(&entry) == written.files.get(&entry) {
+            assert_eq!(ino.and_then(|ino| after.get(&ino)), Some(whole), "{ino:?} was whole before somebody went on");
         }
     }
     fs::remove_dir_all(&path).expect("it can be removed");

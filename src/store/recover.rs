@@ -160,9 +160,10 @@ struct Recovery<'a> {
     go_on: bool,
 }
 
-#[derive(Default)]
+/// A blob, and its checksums as they came.
 struct Open {
-    blob: Option<(u64, bool)>,
+    number: u64,
+    packed: bool,
     sums: Vec<u8>,
 }
 
@@ -326,18 +327,8 @@ impl Recovery<'_> {
     fn take(&mut self, record: Record, at: u64, bytes: &[u8]) {
         match record {
             Record::Entry(entry) => self.entry(*entry),
-            Record::Data { id, .. } => {
-                self.add_bytes(bytes.len() as u64);
-                self.contents(id, Some(Place::Journal(at)), bytes.len() as u64);
-            }
-            Record::Blob { id, number, packed } => {
-                self.spool.found_blob(number);
-                self.found.blobs.insert(number);
-                self.open.insert(id, Open { blob: Some((number, packed)), sums: Vec::new() });
-                if let Some(ino) = self.ino(id) {
-                    self.store.index.write().set_place(ino, Place::in_blob(number, packed));
-                }
-            }
+            Record::Data { id, offset: 0 } => self.data(id, at, bytes.len() as u64),
+            Record::Blob { id, number, packed } => self.blob(id, number, packed),
             Record::Sums { id, first } => {
                 if let Some(open) = self.open.get_mut(&id)
                     && !Sums::join(&mut open.sums, first, bytes)
@@ -348,7 +339,7 @@ impl Recovery<'_> {
             }
             Record::End { id, received, complete } => self.end(id, received, complete),
             Record::Finish { complete } => self.found.finished = Some(complete),
-            Record::Catalogue => self.found.is_catalogue = true,
+            Record::Catalogue => self.found.is_catalogue |= self.found.entries.is_empty(),
             Record::Changed { id } => {
                 if let Some(ino) = self.ino(id) {
                     self.store.index.write().set_changed(ino);
@@ -374,7 +365,7 @@ impl Recovery<'_> {
                 self.monitor.forget_problems();
                 self.found.refused.clear();
             }
-            Record::Begin { .. } | Record::Durable { .. } | Record::Cut => {}
+            Record::Begin { .. } | Record::Data { .. } | Record::Durable { .. } | Record::Cut => {}
         }
     }
 
@@ -413,69 +404,86 @@ impl Recovery<'_> {
         self.found.last = Some(entry.path);
     }
 
-    /// So many stored bytes of an entry are there.
-    fn contents(&mut self, id: u64, place: Option<Place>, received: u64) {
-        let Some(ino) = self.ino(id) else { return };
-        {
-            let mut index = self.store.index.write();
-            let stored = index.attributes(ino).map_or(0, |a| a.stored);
-            if let Some(place) = place {
-                index.set_place(ino, place);
-            }
-            index.set_arrival(ino, if received == stored { Arrival::Complete } else { Arrival::Arriving { received } });
+    /// The inode of a file, and its stored bytes, where it has some and nothing of them has come.
+    fn awaited(&self, id: u64) -> Option<(Ino, u64)> {
+        let ino = self.ino(id)?;
+        let index = self.store.index.read();
+        let stored = index.attributes(ino)?.stored;
+        (stored > 0 && index.arrival(ino) == Some(Arrival::Announced) && !self.open.contains_key(&id))
+            .then_some((ino, stored))
+    }
+
+    /// The contents of a small file, or all that came of them, are in the record at `at`.
+    fn data(&mut self, id: u64, at: u64, length: u64) {
+        self.add_bytes(length);
+        let Some((ino, stored)) = self.awaited(id).filter(|(_, stored)| length <= *stored) else { return };
+        self.store.index.write().set_place(ino, Place::Journal(at));
+        self.arrived(ino, if length == stored { Arrival::Complete } else { Arrival::Arriving { received: length } });
+    }
+
+    /// A blob is of one file alone.
+    fn blob(&mut self, id: u64, number: u64, packed: bool) {
+        if !self.found.blobs.insert(number) {
+            return;
         }
-        self.store.notify(ino);
+        self.spool.found_blob(number);
+        if let Some((ino, _)) = self.awaited(id) {
+            self.open.insert(id, Open { number, packed, sums: Vec::new() });
+            self.store.index.write().set_place(ino, Place::in_blob(number, packed));
+        }
     }
 
     /// No more of an entry's contents came.
     fn end(&mut self, id: u64, received: u64, complete: bool) {
-        let open = self.open.remove(&id).unwrap_or_default();
         let Some(ino) = self.ino(id) else { return };
-        let Some((number, _)) = open.blob else {
-            if !complete && received == 0 {
-                self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
-                self.store.notify(ino);
-            } else if !complete {
-                self.truncated(ino, received);
+        let Some(Open { number, packed, sums }) = self.open.remove(&id) else {
+            let there = match self.store.index.read().arrival(ino) {
+                Some(Arrival::Arriving { received }) => received,
+                _ => 0,
+            };
+            if !complete {
+                self.arrived(ino, Arrival::Truncated { received: there.min(received) });
             }
             return;
         };
+        let stored = self.store.index.read().attributes(ino).map_or(0, |a| a.stored);
+        let received = received.min(stored);
         // Of what a sender hashed otherwise than it came, an end tells less than the checksums.
         let whole = received / EXTENT;
-        let sums = Sums::decode(&open.sums, received)
-            .or_else(|| Sums::decode(open.sums.get(..usize::try_from(whole * 4).ok()?)?, whole * EXTENT))
+        let sums = Sums::decode(&sums, received)
+            .or_else(|| Sums::decode(sums.get(..usize::try_from(whole * 4).ok()?)?, whole * EXTENT))
             .unwrap_or_default();
-        let proved = sums.covered();
-        self.spool.set_sums(number, sums);
-        self.add_bytes(proved);
-        if complete && proved == received {
-            self.contents(id, None, received);
-        } else {
-            self.truncated(ino, proved);
+        if complete && sums.covered() == stored {
+            self.add_bytes(stored);
+            self.spool.set_sums(number, sums);
+            return self.arrived(ino, Arrival::Complete);
         }
+        let proved = sums.first(self.proved(ino, number, packed, sums.clone()));
+        let received = proved.covered();
+        self.add_bytes(received);
+        self.spool.set_sums(number, proved);
+        self.arrived(ino, Arrival::Truncated { received });
     }
 
-    fn truncated(&self, ino: Ino, received: u64) {
-        self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
+    fn arrived(&self, ino: Ino, arrival: Arrival) {
+        self.store.index.write().set_arrival(ino, arrival);
         self.store.notify(ino);
     }
 
     /// Files whose contents had begun have as much as their checksums prove.
     fn end_open(&mut self) {
-        for (id, open) in std::mem::take(&mut self.open) {
-            let (Some(ino), Some((number, packed))) = (self.ino(id), open.blob) else { continue };
-            let sums =
-                Sums::decode(&open.sums, (open.sums.len() as u64 / 4).saturating_mul(EXTENT)).unwrap_or_default();
+        for (id, Open { number, packed, sums }) in std::mem::take(&mut self.open) {
+            let Some(ino) = self.ino(id) else { continue };
+            let stored = self.store.index.read().attributes(ino).map_or(0, |a| a.stored);
+            // The last one may be of less than an extent.
+            let whole = (sums.len() as u64 / 4).min(stored / EXTENT);
+            let sums = Sums::decode(&sums[..whole as usize * 4], whole * EXTENT).unwrap_or_default();
             let sums = sums.first(self.proved(ino, number, packed, sums.clone()));
             let received = sums.covered();
             self.add_bytes(received);
             self.spool.set_sums(number, sums.clone());
-            if self.go_on {
-                self.store.index.write().set_arrival(ino, Arrival::Arriving { received });
-            } else {
-                self.store.index.write().set_arrival(ino, Arrival::Truncated { received });
-            }
-            self.store.notify(ino);
+            let arrival = if self.go_on { Arrival::Arriving { received } } else { Arrival::Truncated { received } };
+            self.arrived(ino, arrival);
             // Nobody can name what was replaced, and its blob may have been given back.
             if self.store.index.read().attributes(ino).is_some_and(|a| a.nlink == 0) {
                 continue;
@@ -488,22 +496,20 @@ impl Recovery<'_> {
     fn proved(&self, ino: Ino, number: u64, packed: bool, sums: Sums) -> u64 {
         let Ok(file) = self.spool.open_blob(number) else { return 0 };
         let map = self.store.index.read().sparse(ino).cloned().filter(|_| !packed);
-        let stored = self.store.index.read().attributes(ino).map_or(0, |a| a.stored);
-        let covered = sums.covered().min(stored / EXTENT * EXTENT);
+        let covered = sums.covered();
         let sums = parking_lot::Mutex::new(sums);
         let mut reader = Reader::new(&file, map.as_deref(), &sums);
-        let mut buf = vec![0; PIECE];
+        let mut buf = vec![0; PIECE.min(usize::try_from(covered).unwrap_or(PIECE))];
         let mut at = 0;
+        let mut step = PIECE as u64;
         while at < covered {
-            let piece = buf.len().min(usize::try_from(covered - at).unwrap_or(usize::MAX));
-            if reader.read(&mut buf[..piece], at).is_err() {
+            let piece = step.min(covered - at);
+            match reader.read(&mut buf[..piece as usize], at) {
+                Ok(()) => at += piece,
                 // To the extent that is wrong.
-                while at < covered && reader.read(&mut buf[..EXTENT as usize], at).is_ok() {
-                    at += EXTENT;
-                }
-                break;
+                Err(_) if step > EXTENT => step = EXTENT,
+                Err(_) => break,
             }
-            at += piece as u64;
         }
         at
     }
