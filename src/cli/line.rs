@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
@@ -15,8 +16,11 @@ use super::print::{fail, tell};
 use super::show;
 use crate::control::{Connection, Error, Mounted, Request, Response};
 use crate::materialize::{Origin, Progress};
-use crate::monitor::Status;
+use crate::monitor::{Status, Verdict};
 use crate::replay::{self, Contents};
+
+/// So long a mount that is being taken away may take to go.
+const GOING: Duration = Duration::from_millis(500);
 
 /// A connection that stays.
 #[derive(Clone)]
@@ -137,11 +141,24 @@ impl Line {
 
     fn end_of(&self, status: &Status) -> Exit {
         let exit = end(status);
-        if exit == Exit::Incomplete && self.0.mounted.is_gone() {
+        if exit == Exit::Incomplete && self.goes(status) {
             let path = show::path(&self.0.mounted.mountpoint);
             tell(format_args!("'{path}' was unmounted meanwhile; what had arrived until then was restored"));
         }
         exit
+    }
+
+    /// Whether the mount is gone. A daemon that unmounts stops receiving first.
+    fn goes(&self, status: &Status) -> bool {
+        let is_stopped = matches!(&status.end, Some(Verdict::Incomplete { cause, .. }) if cause.contains("stopped"));
+        let deadline = Instant::now() + if is_stopped { GOING } else { Duration::ZERO };
+        while !self.0.mounted.is_gone() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::sleep(GOING / 50);
+        }
+        true
     }
 
     fn end_without_daemon(&self, finished: Option<bool>) -> Exit {

@@ -24,7 +24,6 @@ use crate::spool::left::Left;
 use crate::spool::{Config, Spool};
 use crate::stop::Stop;
 use crate::store::intake::FileRef;
-use crate::tarball;
 
 /// Checksums of frames, and of contents, are made right.
 const SEAL: u8 = 1;
@@ -392,7 +391,7 @@ fn replayed(spooled: &Spooled, path: &Path) {
     let open = |name: &str| OwnedFd::from(fs::File::open(path.join(name)).expect("it can be opened"));
     let owner = rustix::process::geteuid().as_raw();
     let contents = Contents::spool(open("journal"), open("blobs"), owner).expect("it is a spool");
-    let mut replay = Replay::new(&contents, tarball::Options::default(), 0).expect("it is a journal");
+    let mut replay = Replay::new(&contents, Default::default(), 0).expect("it is a journal");
     replay.set_length(spooled.journal.len() as u64);
     let written = spooled.written(false, false);
     let mut given = 0;
