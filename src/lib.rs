@@ -23,7 +23,8 @@
 //!   to be full.
 //! * **Never wrong bytes.** A read returns archived bytes, waits for them, or fails with `EIO`.
 //! * **A waiting reader costs nothing**, holds no thread, and can be killed.
-//! * **What arrived survives** the cut stream, the corrupt one, the full disk and the killed daemon.
+//! * **What arrived survives** the cut stream, the corrupt one, the full disk and the killed daemon; and what is behind a
+//!   durable point, the power failure. The spool is mounted again, or filled further; `docs/recovery.md` has the rules.
 //! * **Refusals are loud**: named, counted, in the status and in the exit code.
 //!
 //! The modules, in the order in which data flows:
@@ -46,24 +47,24 @@
 //! |---|---|
 //! | [`record`] | entries to bytes and back, for the journal |
 //! | [`proof`] | checksums of contents, and reads that are compared with them |
-//! | [`spool`] | contents on disk: a journal, and a blob for each large file; those whose daemon is gone, found and removed |
+//! | [`spool`] | contents on disk: a journal, a blob for each large file, durable points; spools whose daemon is gone are found, opened again, removed |
 //! | [`index`] | the tree in memory: inodes, dentries, where contents lie, how far they have arrived |
-//! | [`store`] | index and contents together, and who is told when more is there; [`store::intake`] is the only way in |
-//! | [`ingest`] | the one that drives: source, filter, decoder, store |
+//! | [`store`] | index and contents together, and who is told when more is there; [`store::intake`] is the only way in, [`store::recover`] the way back from a spool |
+//! | [`ingest`] | the one that drives: source, filter, decoder, store; also through an archive once more, past what is there |
 //!
 //! | From a directory to entries | |
 //! |---|---|
 //! | [`tree`] | a live directory, walked, and its contents, opened later |
 //! | [`wire`] | what sender and receiver say to each other: a token, TLS, frames, messages; `docs/wire.md` has it on a page |
 //! | [`send`] | all of that to an archive, or to a receiver: names first, and what somebody waits for ahead of all |
-//! | [`receive`] | from a native sender into the store, over as many connections as it takes |
+//! | [`receive`] | from a native sender into the store, over as many connections, and daemons, as it takes |
 //!
 //! | From a tree to its users | |
 //! |---|---|
 //! | [`mounts`] | which mounts of restorefs there are, who uses one, and how it is taken away |
 //! | [`fs`] | the filesystem in our own types: attributes, handles, reads that wait |
 //! | [`fuse`] | the thin adapter to the kernel, and the process that lists directories before somebody asks |
-//! | [`mount`] | one mount from beginning to end |
+//! | [`mount`] | one mount from beginning to end: from a source, a sender, or a spool |
 //! | [`control`] | what can be asked of a running mount, over a Unix socket |
 //! | [`replay`] | what a mount received, once more: the entries of a journal or an archive, and their contents |
 //! | [`materialize`] | the entries of a mount once more, onto a disk: exactly, by several threads, and never outside |

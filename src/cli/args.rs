@@ -53,9 +53,12 @@ pub(super) enum Command {
 #[command(
     override_usage = "restorefs mount [OPTIONS] SOURCE MOUNTPOINT\n       \
                       restorefs mount [OPTIONS] --listen [ADDR:]PORT MOUNTPOINT\n       \
-                      restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT",
+                      restorefs mount [OPTIONS] --listen [ADDR:]PORT --plain MOUNTPOINT\n       \
+                      restorefs mount [OPTIONS] SPOOL MOUNTPOINT",
     after_help = "SOURCE is '-' (standard input), a file or a FIFO: tar as v7, ustar, GNU or pax, as it is or \
-                  compressed with gzip, zstd, xz, bzip2, lz4, lzma or lzip.\n\nThe command stays in front to show progress \
+                  compressed with gzip, zstd, xz, bzip2, lz4, lzma or lzip.\n\nSPOOL is a directory that an earlier \
+                  mount has left ('restorefs status' lists them): what arrived is mounted again, and the spool stays. The \
+                  exit code is 0 if the transfer was complete, 4 if it was not. With --resume the transfer goes on.\n\nThe command stays in front to show progress \
                   until the stream is over, then exits; the mount stays until it is unmounted. Ctrl-C stops receiving: \
                   what arrived stays mounted. Where nothing came, or what came is no archive, nothing stays mounted."
 )]

@@ -10,8 +10,9 @@
 //!
 //! The page cache outlives the daemon, but not the machine: [`Spool::make_durable`], called every few seconds, says in
 //! the journal up to where everything is on the disk. [`Spool::sync`] brings all of it there at the end, and says whether
-//! the disk took it. What is left of a spool whose daemon is gone is opened by [`Left`](left::Left). Blobs have checksums (see [`crate::proof`]), which are in the journal too;
-//! the journal's records have their own. A full disk is not an error: writing waits for room, and the monitor says so.
+//! the disk took it. What is left of a spool whose daemon is gone is opened by [`Left`](left::Left). Blobs have checksums
+//! (see [`crate::proof`]), which are in the journal too; the journal's records have their own. A full disk is not an error:
+//! writing waits for room, and the monitor says so.
 
 mod about;
 mod config;

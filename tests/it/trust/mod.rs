@@ -3,6 +3,7 @@
 
 mod others;
 mod place;
+mod spools;
 mod strangers;
 
 use std::fs::{self, File};
