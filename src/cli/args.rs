@@ -29,7 +29,7 @@ Exit codes:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Mount an archive: a file, a FIFO, standard input, or what somebody sends over TCP
+    /// Mount an archive: a file, a FIFO, standard input, or what somebody sends over TCP; or what an earlier mount left
     Mount(MountArgs),
     /// Tell how a mount stands; or all mounts, and what daemons that are gone have left
     Status(StatusArgs),
@@ -95,7 +95,7 @@ pub(super) struct MountArgs {
     /// Keep at most so much there, as 500M or 20G; when it is full, receiving waits
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) spool_limit: Option<u64>,
-    /// Leave the spool where it is when unmounted
+    /// Leave the spool where it is when unmounted: 'restorefs mount SPOOL MOUNTPOINT' mounts it again
     #[arg(long)]
     pub(super) keep_spool: bool,
     /// Go on filling this spool, which a transfer that broke off has left: with the same SOURCE, which is read again from its
