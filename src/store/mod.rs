@@ -47,6 +47,8 @@ pub struct Store {
     /// Whether the disk has said that it has everything in the spool.
     settled: AtomicBool,
     abandoned: AtomicBool,
+    /// The journal could not be made to say that the stream is complete.
+    unfinished: AtomicBool,
     /// Files whose stored bytes could not be read back.
     damaged: Mutex<BTreeSet<Ino>>,
     when_over: OnceLock<Box<dyn Fn() + Send + Sync>>,
@@ -101,6 +103,7 @@ impl Store {
             over: AtomicBool::new(false),
             settled: AtomicBool::new(false),
             abandoned: AtomicBool::new(false),
+            unfinished: AtomicBool::new(false),
             damaged: Mutex::default(),
             when_over: OnceLock::new(),
         }

@@ -4,7 +4,7 @@
 //! so after a killed daemon only a torn last record is dropped; after another boot nothing behind the last durable point
 //! counts. Of a file that was being written, as much is shown as its checksums prove.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -69,6 +69,17 @@ pub enum Lost {
     /// It is to be filled by a sender, and is of an archive.
     #[error("the spool holds an archive, and no sender filled it: resume it with the archive")]
     OfArchive,
+    /// Its disk has lost what came last.
+    #[error(
+        "the spool has lost contents of '{first}'{}: its disk failed; what is left of it can be mounted without --resume",
+        if *.files == 1 { String::new() } else { format!(" and of {} more", .files - 1) }
+    )]
+    Damaged {
+        /// How many files.
+        files: usize,
+        /// The first of them.
+        first: String,
+    },
     /// Nothing is missing.
     #[error("the spool has all of its archive already: mount it without --resume")]
     Finished,
@@ -157,7 +168,20 @@ struct Recovery<'a> {
     found: Found,
     /// What came of files that are not over, by their entries.
     open: BTreeMap<u64, Open>,
+    /// Files in blobs that were over behind the last durable point.
+    unsynced: Vec<Unsynced>,
     go_on: bool,
+}
+
+/// A file in a blob of which it is not known whether the disk has taken it: a daemon that was told of an error may not have
+/// been able to write it down.
+struct Unsynced {
+    /// Where the journal says that it is over.
+    at: u64,
+    ino: Ino,
+    number: u64,
+    packed: bool,
+    received: u64,
 }
 
 /// A blob, and its checksums as they came.
@@ -177,6 +201,8 @@ impl Store {
         let spool = self.spool().ok_or(Lost::NoSpool)?;
         let read = |cause| Lost::Read { spool: spool.path().display().to_string(), cause };
         let length = spool.position();
+        // What the disk has not taken may still be in memory, for a while.
+        spool.forget_cached(spool.journal());
         let journal = Arc::new(spool.journal().try_clone().map_err(read)?);
         let counts =
             if job.same_boot { length } else { last_durable(Records::new(journal.clone(), length)).map_err(read)? };
@@ -187,6 +213,7 @@ impl Store {
             monitor: &job.monitor,
             found: Found::default(),
             open: BTreeMap::new(),
+            unsynced: Vec::new(),
             go_on,
         };
         let mut upto = 0;
@@ -213,6 +240,9 @@ impl Store {
         }
         spool.found_until(upto);
         recovery.found.dropped = length - upto;
+        if job.same_boot {
+            recovery.check_unsynced()?;
+        }
         recovery.end_open();
         Ok(recovery.found)
     }
@@ -337,7 +367,7 @@ impl Recovery<'_> {
                     open.sums.clear();
                 }
             }
-            Record::End { id, received, complete } => self.end(id, received, complete),
+            Record::End { id, received, complete } => self.end(id, at, received, complete),
             Record::Finish { complete } => self.found.finished = Some(complete),
             Record::Catalogue => self.found.is_catalogue |= self.found.entries.is_empty(),
             Record::Changed { id } => {
@@ -365,6 +395,7 @@ impl Recovery<'_> {
                 self.monitor.forget_problems();
                 self.found.refused.clear();
             }
+            Record::Durable { upto } if upto <= at => self.unsynced.retain(|file| file.at >= upto),
             Record::Begin { .. } | Record::Data { .. } | Record::Durable { .. } | Record::Cut => {}
         }
     }
@@ -433,8 +464,8 @@ impl Recovery<'_> {
         }
     }
 
-    /// No more of an entry's contents came.
-    fn end(&mut self, id: u64, received: u64, complete: bool) {
+    /// No more of an entry's contents came, says the record at `at` of the journal.
+    fn end(&mut self, id: u64, at: u64, received: u64, complete: bool) {
         let Some(ino) = self.ino(id) else { return };
         let Some(Open { number, packed, sums }) = self.open.remove(&id) else {
             let there = match self.store.index.read().arrival(ino) {
@@ -456,6 +487,7 @@ impl Recovery<'_> {
         if complete && sums.covered() == stored {
             self.add_bytes(stored);
             self.spool.set_sums(number, sums);
+            self.unsynced.push(Unsynced { at, ino, number, packed, received: stored });
             return self.arrived(ino, Arrival::Complete);
         }
         let proved = sums.first(self.proved(ino, number, packed, sums.clone()));
@@ -468,6 +500,31 @@ impl Recovery<'_> {
     fn arrived(&self, ino: Ino, arrival: Arrival) {
         self.store.index.write().set_arrival(ino, arrival);
         self.store.notify(ino);
+    }
+
+    /// Reads back what may not be on the disk. What is lost of it counts as damaged.
+    fn check_unsynced(&mut self) -> Result<(), Lost> {
+        let mut lost = BTreeSet::new();
+        let unsynced = std::mem::take(&mut self.unsynced);
+        // Memory fails no sync.
+        for file in unsynced.into_iter().filter(|_| !self.spool.is_in_memory()) {
+            if self.store.index.read().attributes(file.ino).is_some_and(|a| a.nlink == 0) {
+                continue;
+            }
+            let sums = self.spool.sums(file.number).map(|sums| sums.lock().clone()).unwrap_or_default();
+            if self.proved(file.ino, file.number, file.packed, sums) < file.received {
+                lost.insert(file.ino);
+            }
+        }
+        if lost.is_empty() {
+            return Ok(());
+        }
+        if self.go_on {
+            let first = paths(&self.store.index.read(), lost.clone()).into_iter().next().unwrap_or_default();
+            return Err(Lost::Damaged { files: lost.len(), first: escape(&first) });
+        }
+        self.store.damaged.lock().extend(lost);
+        Ok(())
     }
 
     /// Files whose contents had begun have as much as their checksums prove.
@@ -497,6 +554,7 @@ impl Recovery<'_> {
         let Ok(file) = self.spool.open_blob(number) else { return 0 };
         let map = self.store.index.read().sparse(ino).cloned().filter(|_| !packed);
         let covered = sums.covered();
+        self.spool.forget_cached(&file);
         let sums = parking_lot::Mutex::new(sums);
         let mut reader = Reader::new(&file, map.as_deref(), &sums);
         let mut buf = vec![0; PIECE.min(usize::try_from(covered).unwrap_or(PIECE))];

@@ -11,6 +11,7 @@ use crate::entry::SparseMap;
 use crate::index::{Arrival, Index, Ino, Kind, Place};
 use crate::monitor::Monitor;
 use crate::proof::Reader;
+use crate::record::{self, Record};
 use crate::spool::Spool;
 
 /// Contents are read back in pieces of this size.
@@ -101,6 +102,23 @@ impl Store {
         self.abandoned.store(true, Ordering::Release);
     }
 
+    /// Whether the journal does not say yet that the stream is complete.
+    pub(super) fn set_unfinished(&self, unfinished: bool) {
+        self.unfinished.store(unfinished, Ordering::Release);
+    }
+
+    /// Writes what the end of the stream could not write.
+    fn write_end(&self, spool: &Spool) -> Result<(), Unsettled> {
+        if !self.unfinished.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let mut frame = Vec::new();
+        record::encode(&Record::Finish { complete: true }, &[], &mut frame);
+        spool.append(&frame, &|| true).map_err(|e| Unsettled::Spool(io::Error::other(e)))?;
+        self.set_unfinished(false);
+        Ok(())
+    }
+
     fn check_wanted(&self) -> Result<(), Unsettled> {
         if self.abandoned.load(Ordering::Acquire) { Err(Unsettled::Abandoned) } else { Ok(()) }
     }
@@ -114,6 +132,7 @@ impl Store {
     pub fn settle(&self, monitor: &Monitor) -> Result<(), Unsettled> {
         let Some(spool) = self.spool.get() else { return Ok(()) };
         self.check_wanted()?;
+        self.write_end(spool)?;
         let synced = spool.sync();
         self.check_wanted()?;
         // Not before the sync, which takes its time.

@@ -247,7 +247,7 @@ impl Intake {
     }
 
     /// Nothing more comes, and readers that wait are told so. No waiting for room any more: what cannot be written now stays
-    /// in memory. Only the first end counts.
+    /// in memory, and that the stream is complete is written when the store is settled. Only the first end counts.
     pub fn close(&mut self, closing: Closing, complete: bool) -> Refused {
         let mut draft = closing.draft;
         draft.finish(complete);
@@ -259,7 +259,11 @@ impl Intake {
         let before = frames.len() as u64;
         frames.extend_from_slice(&batch.frames);
         let written = match self.store.spool() {
-            Some(spool) if !self.over => spool.append(&frames, &|| true).ok().map(|base| base + before),
+            Some(spool) if !self.over => {
+                let written = spool.append(&frames, &|| true).ok().map(|base| base + before);
+                self.store.set_unfinished(complete && written.is_none());
+                written
+            }
             _ => None,
         };
         self.end(batch.ops, written, complete)
@@ -295,6 +299,12 @@ impl Intake {
 fn put(index: &mut Index, ino: Ino, contents: Contents, base: Option<u64>) {
     let Contents { place, mut arrival } = contents;
     match (place, base) {
+        // What said where its blob is could not be written.
+        (None, _) if matches!(index.place(ino), Some(Place::Empty)) => {
+            if let Arrival::Truncated { received } = &mut arrival {
+                *received = 0;
+            }
+        }
         (None, _) => {}
         (Some(Put::At(place)), _) => index.set_place(ino, place),
         (Some(Put::Frame(at)), Some(base)) => index.set_place(ino, Place::Journal(base + at)),
