@@ -16,6 +16,7 @@ mod delivery;
 mod dialects;
 mod differential;
 mod direct;
+mod faults;
 mod hostile;
 mod layering;
 mod left;

@@ -22,7 +22,7 @@ use crate::support::mount::{Mount, RESTOREFS, restorefs};
 use crate::support::pack::{compress, gnu_tar};
 use crate::support::process::Group;
 use crate::support::random::Random;
-use crate::support::remains::true_to;
+use crate::support::remains::{everything, true_to};
 use crate::support::tree::{self, Features, bytes};
 use crate::support::{needs_fuse, run};
 
@@ -171,18 +171,6 @@ fn transfer(fixture: &Fixture, way: Way, kind: Kind, losses: usize, random: &mut
     drop(mount);
     drop(disk);
     drop(device);
-    found
-}
-
-fn everything(tree: &Path) -> BTreeSet<PathBuf> {
-    let mut found = BTreeSet::new();
-    let mut todo = vec![PathBuf::new()];
-    while let Some(path) = todo.pop() {
-        if tree.join(&path).symlink_metadata().unwrap().is_dir() {
-            todo.extend(tree.join(&path).read_dir().unwrap().map(|entry| path.join(entry.unwrap().file_name())));
-        }
-        found.insert(path);
-    }
     found
 }
 
