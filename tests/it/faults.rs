@@ -26,7 +26,7 @@ struct Fixture {
     /// As far as into the second large file.
     cut: PathBuf,
     runs: std::cell::Cell<u32>,
-    dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Fixture {
@@ -60,7 +60,7 @@ impl Fixture {
         let large = fs::read(tree.join("e large")).unwrap();
         let at = whole.windows(64).position(|bytes| bytes == &large[..64]).unwrap();
         fs::write(&cut, &whole[..at + 200_000]).unwrap();
-        Fixture { layer: Layer::new(), tree, archive, cut, runs: 0.into(), dir }
+        Fixture { layer: Layer::new(), tree, archive, cut, runs: 0.into(), _dir: dir }
     }
 
     /// A place for a spool.

@@ -223,7 +223,7 @@ fn recover(fixture: &Fixture, way: Way, kind: Kind, loss: &Loss) {
         assert_eq!(output.status.code(), Some(1), "{output:?}");
         drop(disk);
         fs::remove_dir(&point).unwrap();
-        println!("  nothing");
+        eprintln!("  nothing");
         return;
     }
     let mut mount = match Mount::attempt(Stdio::null(), &[], |command| {
@@ -232,14 +232,14 @@ fn recover(fixture: &Fixture, way: Way, kind: Kind, loss: &Loss) {
         Ok(mount) => mount,
         Err((code, text)) => {
             assert!(!loss.any && code == Some(1) && text.contains("the machine went down"), "{code:?}: {text}");
-            println!("  no entry");
+            eprintln!("  no entry");
             drop(disk);
             return fs::remove_dir(&point).unwrap();
         }
     };
     let status = mount.status();
     let remains = true_to(&fixture.tree, &mount.point, &loss.must, true);
-    println!("  {} durable: {remains:?}, {}", loss.must.len(), status["end"]["verdict"]);
+    eprintln!("  {} durable: {remains:?}, {}", loss.must.len(), status["end"]["verdict"]);
     let over = status["end"]["verdict"] == "complete";
     assert!(restorefs(&["umount"], &[&mount.point]).status.success());
     assert_eq!(mount.wait_front(), Some(if over { 0 } else { 4 }), "{}", mount.printed());
@@ -277,10 +277,10 @@ fn what_a_power_failure_leaves_is_true() {
         }
         let (way, mut kind) = (WAYS[round % WAYS.len()], KINDS[round % KINDS.len()]);
         if Command::new(kind.make[0]).arg("-V").output().is_err() {
-            println!("there is no {}: ext4 in its place", kind.make[0]);
+            eprintln!("there is no {}: ext4 in its place", kind.make[0]);
             kind = EXT4;
         }
-        println!("{way:?} on {}, {}{}", kind.make[0], kind.options, if kind.direct { ", direct" } else { "" });
+        eprintln!("{way:?} on {}, {}{}", kind.make[0], kind.options, if kind.direct { ", direct" } else { "" });
         let fixture = Fixture::new(&mut random);
         let losses = transfer(&fixture, way, kind, each.min(count - done), &mut random);
         for loss in &losses {
@@ -288,5 +288,5 @@ fn what_a_power_failure_leaves_is_true() {
         }
         done += losses.len();
     }
-    println!("{done} power failures");
+    eprintln!("{done} power failures");
 }

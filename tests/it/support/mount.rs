@@ -133,6 +133,7 @@ impl Mount {
             if let Some(status) = mount.front.try_wait().unwrap() {
                 return Some(Some(status.code()));
             }
+            mount.trace()?;
             let output = restorefs(&["status", "--json"], &[&mount.point]);
             let status: Value = serde_json::from_slice(&output.stdout).ok()?;
             let is_over = status["phase"] == "over";
@@ -191,14 +192,17 @@ impl Mount {
     }
 
     fn find_daemon(&self) -> Pid {
-        let device = self.point.metadata().unwrap().dev();
-        let trace = format!("/run/restorefs/{}:{}.json", rustix::fs::major(device), rustix::fs::minor(device));
-        // One that was killed may have left its trace under the same device number.
-        let own = |trace: &Value| trace["mountpoint"] == self.point.to_str().unwrap();
-        let trace: Value = wait_until("the daemon can be asked", || {
-            serde_json::from_slice(&std::fs::read(&trace).ok()?).ok().filter(own)
-        });
+        let trace = wait_until("the daemon can be asked", || self.trace());
         Pid::from_raw(trace["pid"].as_i64().unwrap() as i32).unwrap()
+    }
+
+    /// What the daemon says of itself, once it can be asked.
+    fn trace(&self) -> Option<Value> {
+        let device = self.point.metadata().ok()?.dev();
+        let trace = format!("/run/restorefs/{}:{}.json", rustix::fs::major(device), rustix::fs::minor(device));
+        // Another that is gone, or about to go, may have had the same device number.
+        let own = |trace: &Value| trace["mountpoint"] == self.point.to_str().unwrap();
+        serde_json::from_slice(&std::fs::read(&trace).ok()?).ok().filter(own)
     }
 
     fn address(&mut self) -> SocketAddr {
