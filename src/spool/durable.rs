@@ -18,6 +18,7 @@ impl Spool {
     /// The disk failed to take something, now or at an earlier call: of this spool or, as syncfs tells it, of any file on
     /// the same filesystem.
     pub fn sync(&self) -> io::Result<()> {
+        let _alone = self.syncing.lock();
         let contents = self.sync_contents();
         contents.and(self.watched(self.journal.sync_data()))
     }
@@ -27,6 +28,7 @@ impl Spool {
     /// # Errors
     /// As [`Spool::sync`]; or the record cannot be written.
     pub fn make_durable(&self) -> io::Result<()> {
+        let _alone = self.syncing.lock();
         let upto = self.position();
         let before = self.unsynced.lock().durable;
         if self.in_memory || self.read_only || before == Some(upto) {

@@ -85,6 +85,8 @@ pub struct Spool {
     /// The number of the next one.
     next_blob: AtomicU64,
     unsynced: Mutex<Unsynced>,
+    /// Held by whoever syncs: what another one is about to sync is not on the disk yet.
+    syncing: Mutex<()>,
     most_few: usize,
     /// Since when each thread has been waiting for its disk.
     busy: Mutex<HashMap<ThreadId, Instant>>,
@@ -205,6 +207,7 @@ impl Spool {
             blobs: RwLock::default(),
             next_blob: AtomicU64::new(0),
             unsynced: Mutex::default(),
+            syncing: Mutex::default(),
             most_few: usize::try_from(descriptors / 16).unwrap_or(FEW).min(FEW),
             busy: Mutex::default(),
             in_memory,

@@ -377,11 +377,13 @@ impl Recovery<'_> {
             }
             Record::Digests { first } => {
                 let digests = bytes.as_chunks::<8>().0.iter().map(|digest| u64::from_le_bytes(*digest));
+                // Those of a batch that was torn are missing.
+                let entries = self.found.entries.len();
                 if let Ok(first) = usize::try_from(first)
-                    && first <= self.found.digests.len()
+                    && first <= entries
                 {
-                    self.found.digests.truncate(first);
-                    self.found.digests.extend(digests);
+                    self.found.digests.resize(first, 0);
+                    self.found.digests.extend(digests.take(entries - first));
                 }
             }
             // A stream that is read again brings its problems again.
