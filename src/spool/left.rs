@@ -1,6 +1,6 @@
 //! A spool whose daemon is gone, opened again: to be mounted as it is, or to be filled further.
 
-use std::fs::File;
+use std::fs::{DirEntry, File, read_dir};
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -66,7 +66,7 @@ pub enum OpenError {
     InUse {
         /// The directory.
         path: PathBuf,
-        /// Who serves it, by its own account.
+        /// Who has its lock open; where that cannot be seen, who fills it by its own account.
         pid: u32,
     },
 }
@@ -118,7 +118,7 @@ impl Left {
         let lock = open_file(&directory, "lock").map_err(|e| failed("lock", e))?;
         take(&lock).map_err(|e| {
             if e == rustix::io::Errno::WOULDBLOCK {
-                OpenError::InUse { path: path.clone(), pid: about.pid }
+                OpenError::InUse { path: path.clone(), pid: holder(&lock).unwrap_or(about.pid) }
             } else {
                 failed("lock", e.into())
             }
@@ -258,6 +258,17 @@ fn take(lock: &File) -> rustix::io::Result<()> {
             locked => return locked,
         }
     }
+}
+
+/// Another process that has the lock open. Who mounts a spool as it is does not write its PID into it.
+fn holder(lock: &File) -> Option<u32> {
+    let own = lock.metadata().ok()?;
+    let is_lock = |fd: io::Result<DirEntry>| {
+        fd.and_then(|fd| fd.path().metadata()).is_ok_and(|fd| (fd.dev(), fd.ino()) == (own.dev(), own.ino()))
+    };
+    let pids = read_dir("/proc").ok()?.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    let mut others = pids.filter(|pid| *pid != std::process::id());
+    others.find(|pid| read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut fds| fds.any(is_lock)))
 }
 
 fn open_to_write(directory: &OwnedFd, name: impl Arg) -> io::Result<File> {

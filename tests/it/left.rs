@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::process::{Signal, kill_process};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::feed::{end, file, whole};
@@ -31,19 +31,9 @@ fn left_over(spool: &Path) -> Option<Value> {
     found.pop()
 }
 
-fn spool_of(mount: &Mount) -> PathBuf {
-    PathBuf::from(mount.status()["spool"]["directory"].as_str().unwrap()).canonicalize().unwrap()
-}
-
 /// Where root's spools are noted.
 fn noted(spool: &Path) -> PathBuf {
     Path::new("/var/lib/restorefs/spools").join(spool.file_name().unwrap())
-}
-
-fn kill(mount: &mut Mount) {
-    kill_process(mount.daemon(), Signal::KILL).unwrap();
-    mount.wait_front();
-    wait_until("the daemon is gone", || is_gone(mount.daemon()).then_some(()));
 }
 
 /// A mount with a small file and the half of a large one in its spool, whose daemon is killed.
@@ -52,8 +42,8 @@ fn killed() -> (Mount, PathBuf) {
     stdin.write_all(&[whole("small", b"s"), file("large", 1 << 20), vec![7; 512 << 10]].concat()).unwrap();
     mount.wait_for("large");
     wait_until("half of it has come", || (mount.state("large") == "arriving 524288/1048576").then_some(()));
-    let spool = spool_of(&mount);
-    kill(&mut mount);
+    let spool = mount.spool();
+    mount.kill();
     (mount, spool)
 }
 
@@ -114,7 +104,7 @@ fn a_killed_daemon_leaves_a_mount_and_a_spool_that_are_listed() {
 fn a_spool_is_noted_only_while_it_is_there() {
     needs_fuse!();
     let (mount, stdin) = Mount::pipe(&[]);
-    let spool = spool_of(&mount);
+    let spool = mount.spool();
     assert_eq!(noted(&spool).read_link().unwrap(), spool);
     assert!(restorefs(&["umount", "--force"], &[&mount.point]).status.success());
     wait_until("the daemon is gone", || is_gone(mount.daemon()).then_some(()));
@@ -133,7 +123,7 @@ fn a_kept_spool_says_how_its_stream_ended() {
     needs_fuse!();
     for (archive, ended) in [(whole("f", b"1"), "incomplete"), ([whole("f", b"1"), end()].concat(), "complete")] {
         let (mut mount, mut stdin) = Mount::pipe(&["--keep-spool"]);
-        let spool = spool_of(&mount);
+        let spool = mount.spool();
         stdin.write_all(&archive).unwrap();
         drop(stdin);
         mount.wait_end();
@@ -151,7 +141,7 @@ fn a_live_spool_is_not_left_over_and_not_discarded() {
     let (mount, mut stdin) = Mount::pipe(&[]);
     stdin.write_all(&whole("small", b"s")).unwrap();
     mount.wait_for("small");
-    let spool = spool_of(&mount);
+    let spool = mount.spool();
     assert!(left_over(&spool).is_none());
     fails(&restorefs(&["discard"], &[&spool]), &["is in use", "restorefs status"]);
     stdin.write_all(&[whole("more", &[7; 300_000]), end()].concat()).unwrap();

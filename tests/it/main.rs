@@ -29,6 +29,7 @@ mod policy;
 mod power;
 mod problems;
 mod readers;
+mod recovery;
 mod send;
 mod sparse;
 mod stepwise;

@@ -103,6 +103,13 @@ impl Mount {
         (mount, address)
     }
 
+    /// Mounts what a daemon that is gone has left, behind a front that ends with the recovery.
+    pub fn recover(spool: &Path) -> Mount {
+        Mount::start(Stdio::null(), &[], |command| {
+            command.arg(spool);
+        })
+    }
+
     /// Runs `restorefs mount` with `args`, with what `source` adds, and with a mount point and a spool of its own.
     /// Returns when it says that it is mounted.
     pub fn start(stdin: Stdio, args: &[&str], source: impl FnOnce(&mut Command)) -> Mount {
@@ -228,6 +235,18 @@ impl Mount {
         let output = restorefs(&["status", "--json"], &[&self.point]);
         assert!(output.status.success(), "{output:?}");
         serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// The directory of its spool.
+    pub fn spool(&self) -> PathBuf {
+        PathBuf::from(self.status()["spool"]["directory"].as_str().unwrap()).canonicalize().unwrap()
+    }
+
+    /// Kills the daemon, and waits until it and the command are gone.
+    pub fn kill(&mut self) {
+        kill_process(self.daemon(), Signal::KILL).unwrap();
+        self.wait_front();
+        wait_until("the daemon is gone", || is_gone(self.daemon()).then_some(()));
     }
 
     /// Waits until a status is as it shall be.
