@@ -1,9 +1,11 @@
 //! Daemons that die, and what is mounted from their spools: each file is compared with what was packed.
 
 mod killed;
+mod random;
 mod resumed;
 mod terminated;
 mod torn;
+mod tree;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
