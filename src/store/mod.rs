@@ -12,6 +12,8 @@ pub mod intake;
 pub mod recover;
 pub mod settle;
 mod superseded;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::File;

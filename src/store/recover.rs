@@ -14,10 +14,10 @@ use super::intake::{Blob, FileRef};
 use super::settle::{Unsettled, paths};
 use crate::entry::{Entry, EntryKind, EntryPath, escape};
 use crate::index::insert::{Inserted, Refusal};
-use crate::index::{Arrival, Ino, Place};
+use crate::index::{Arrival, Index, Ino, Place};
 use crate::monitor::{Chain, Monitor, Verdict};
 use crate::proof::{EXTENT, Reader, Sums};
-use crate::record::Record;
+use crate::record::{self, Record};
 use crate::replay::{Records, Step};
 use crate::spool::{About, Spool};
 use crate::stop::Stop;
@@ -126,6 +126,8 @@ pub struct Part {
     pub packed: bool,
     /// Checksums of what is there.
     pub sums: Sums,
+    /// Extents whose checksums stay in the journal when it is filled further.
+    recorded: u64,
 }
 
 /// What the journal told.
@@ -135,6 +137,8 @@ pub struct Found {
     pub is_catalogue: bool,
     /// How the stream ended, where it did: whether its end marker came.
     pub finished: Option<bool>,
+    /// Whether a durable point behind that end says that all of it is on the disk.
+    is_settled: bool,
     /// The inode of each entry; none of hard links, and of what was refused.
     pub entries: Vec<Option<Ino>>,
     /// What the sender of a catalogue knows each entry by; 0 where that was not recorded.
@@ -170,6 +174,8 @@ struct Recovery<'a> {
     open: BTreeMap<u64, Open>,
     /// Files in blobs that were over behind the last durable point.
     unsynced: Vec<Unsynced>,
+    /// Where the stream ended.
+    finish_at: u64,
     go_on: bool,
 }
 
@@ -189,6 +195,9 @@ struct Open {
     number: u64,
     packed: bool,
     sums: Vec<u8>,
+    /// Extents whose checksums stand before the cut, and the stored bytes that are told of behind it.
+    recorded: Option<u64>,
+    received: Option<u64>,
 }
 
 impl Store {
@@ -214,6 +223,7 @@ impl Store {
             found: Found::default(),
             open: BTreeMap::new(),
             unsynced: Vec::new(),
+            finish_at: 0,
             go_on,
         };
         let mut upto = 0;
@@ -225,7 +235,10 @@ impl Store {
                 return Err(Lost::Full(job.max_index));
             }
             match records.next_step().map_err(read)? {
-                Step::Record { record: Record::Cut, .. } if go_on => break,
+                Step::Record { record: Record::Cut, .. } if go_on => {
+                    recovery.behind_cut(&mut records).map_err(read)?;
+                    break;
+                }
                 // Whether a sender has more is for it to say.
                 Step::Record { record: Record::Finish { .. }, .. } if go_on && recovery.found.is_catalogue => break,
                 Step::Record { at, record, bytes, .. } => {
@@ -260,9 +273,17 @@ impl Store {
             _ if found.finished == Some(true) => return Err(Lost::Finished),
             _ => {}
         }
-        spool
-            .take_over(resume.about, &resume.mountpoint, |number| found.blobs.contains(&number))
-            .map_err(|cause| Lost::Write { spool: spool.path().display().to_string(), cause })?;
+        let write = |cause| Lost::Write { spool: spool.path().display().to_string(), cause };
+        spool.take_over(resume.about, &resume.mountpoint, |number| found.blobs.contains(&number)).map_err(write)?;
+        // What stood behind the cut.
+        let mut frames = Vec::new();
+        for (&id, part) in found.parts.iter().filter(|(_, part)| part.recorded < part.sums.whole()) {
+            let sums = part.sums.encode(part.recorded, false);
+            record::encode(&Record::Sums { id, first: part.recorded }, &sums, &mut frames);
+        }
+        if !frames.is_empty() {
+            spool.append(&frames, &|| true).map_err(|e| write(io::Error::other(e)))?;
+        }
         Ok(found)
     }
 
@@ -290,13 +311,15 @@ impl Store {
         for (path, refusal) in refused {
             monitor.refused(path.as_bytes(), refusal);
         }
-        let verdict = match recovered {
-            Ok(found) => self.verdict(&found, same_boot),
-            Err(e) => e.verdict(),
+        let (verdict, trust) = match recovered {
+            Ok(found) => (self.verdict(&found, same_boot), found.is_settled || !same_boot || found.finished.is_none()),
+            Err(e) => (e.verdict(), true),
         };
         self.cut();
         monitor.settling();
-        let verdict = match self.settle(monitor) {
+        // Whoever was to bring it to the disk may have failed, and the kernel tells that once.
+        let settled = if trust { self.settle(monitor) } else { self.settle_by_reading(monitor) };
+        let verdict = match settled {
             Ok(()) => verdict,
             Err(Unsettled::Abandoned) if verdict != Verdict::Complete => verdict,
             Err(e) => verdict.and_failed(Chain(&e).to_string()),
@@ -305,8 +328,11 @@ impl Store {
     }
 
     fn verdict(&self, found: &Found, same_boot: bool) -> Verdict {
+        let index = self.index.read();
+        let is_cut = || found.entries.iter().flatten().any(|ino| is_missing(&index, *ino));
         let mut cause = match found.finished {
-            Some(true) => return Verdict::Complete,
+            Some(true) if !is_cut() => return Verdict::Complete,
+            Some(true) => "the transfer was over, but not all of it is in the spool".to_owned(),
             Some(false) => "the transfer had ended early".to_owned(),
             None if same_boot => "the daemon was killed before the transfer was over".to_owned(),
             None => "the machine went down before the transfer was over".to_owned(),
@@ -316,7 +342,6 @@ impl Store {
             Some(_) => {}
             None => cause.push_str("; no entry had arrived"),
         }
-        let index = self.index.read();
         if found.is_catalogue {
             let missing = found.entries.iter().flatten().filter(|ino| index.arrival(**ino) != Some(Arrival::Complete));
             let missing = missing.count();
@@ -340,6 +365,19 @@ impl Store {
     }
 }
 
+/// Whether a file that has a name has not arrived as a whole.
+fn is_missing(index: &Index, ino: Ino) -> bool {
+    index.arrival(ino) != Some(Arrival::Complete) && index.attributes(ino).is_some_and(|a| a.nlink > 0)
+}
+
+/// The checksums of so many stored bytes or, where those of all of them are not there, of the extents that are whole. Of
+/// what a sender hashed otherwise than it came, an end tells less than the checksums.
+fn sums_until(encoded: &[u8], received: u64) -> Sums {
+    let whole = received / EXTENT;
+    let first = || usize::try_from(whole * 4).ok().and_then(|len| encoded.get(..len));
+    Sums::decode(encoded, received).or_else(|| Sums::decode(first()?, whole * EXTENT)).unwrap_or_default()
+}
+
 /// Where the last durable point says that everything before is on the disk.
 fn last_durable(mut records: Records) -> io::Result<u64> {
     let mut durable = 0;
@@ -353,22 +391,50 @@ fn last_durable(mut records: Records) -> io::Result<u64> {
 }
 
 impl Recovery<'_> {
+    /// What is told behind a cut is going to be dropped; how far blobs are is true all the same.
+    fn behind_cut(&mut self, records: &mut Records) -> io::Result<()> {
+        for open in self.open.values_mut() {
+            open.recorded = Some(open.sums.len() as u64 / 4);
+        }
+        while let Step::Record { record, bytes, .. } = records.next_step()? {
+            match record {
+                Record::Sums { id, first } => self.sums(id, first, bytes.get()),
+                Record::End { id, received, .. } => {
+                    if let Some(open) = self.open.get_mut(&id) {
+                        open.received = Some(received);
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn sums(&mut self, id: u64, first: u64, bytes: &[u8]) {
+        if let Some(open) = self.open.get_mut(&id)
+            && !Sums::join(&mut open.sums, first, bytes)
+        {
+            // What is read without them is refused.
+            open.sums.clear();
+        }
+    }
+
     /// Takes the record at `at` of the journal.
     fn take(&mut self, record: Record, at: u64, bytes: &[u8]) {
         match record {
             Record::Entry(entry) => self.entry(*entry),
             Record::Data { id, offset: 0 } => self.data(id, at, bytes.len() as u64),
             Record::Blob { id, number, packed } => self.blob(id, number, packed),
-            Record::Sums { id, first } => {
-                if let Some(open) = self.open.get_mut(&id)
-                    && !Sums::join(&mut open.sums, first, bytes)
-                {
-                    // What is read without them is refused.
-                    open.sums.clear();
-                }
-            }
+            Record::Sums { id, first } => self.sums(id, first, bytes),
             Record::End { id, received, complete } => self.end(id, at, received, complete),
-            Record::Finish { complete } => self.found.finished = Some(complete),
+            Record::Finish { complete } => {
+                self.found.finished = Some(complete);
+                self.finish_at = at;
+            }
+            Record::Durable { upto } if upto <= at => {
+                self.found.is_settled |= self.found.finished.is_some() && upto > self.finish_at;
+                self.unsynced.retain(|file| file.at >= upto);
+            }
             Record::Catalogue => self.found.is_catalogue |= self.found.entries.is_empty(),
             Record::Changed { id } => {
                 if let Some(ino) = self.ino(id) {
@@ -397,7 +463,6 @@ impl Recovery<'_> {
                 self.monitor.forget_problems();
                 self.found.refused.clear();
             }
-            Record::Durable { upto } if upto <= at => self.unsynced.retain(|file| file.at >= upto),
             Record::Begin { .. } | Record::Data { .. } | Record::Durable { .. } | Record::Cut => {}
         }
     }
@@ -461,7 +526,7 @@ impl Recovery<'_> {
         }
         self.spool.found_blob(number);
         if let Some((ino, _)) = self.awaited(id) {
-            self.open.insert(id, Open { number, packed, sums: Vec::new() });
+            self.open.insert(id, Open { number, packed, sums: Vec::new(), recorded: None, received: None });
             self.store.index.write().set_place(ino, Place::in_blob(number, packed));
         }
     }
@@ -469,7 +534,7 @@ impl Recovery<'_> {
     /// No more of an entry's contents came, says the record at `at` of the journal.
     fn end(&mut self, id: u64, at: u64, received: u64, complete: bool) {
         let Some(ino) = self.ino(id) else { return };
-        let Some(Open { number, packed, sums }) = self.open.remove(&id) else {
+        let Some(Open { number, packed, sums, .. }) = self.open.remove(&id) else {
             let there = match self.store.index.read().arrival(ino) {
                 Some(Arrival::Arriving { received }) => received,
                 _ => 0,
@@ -481,11 +546,7 @@ impl Recovery<'_> {
         };
         let stored = self.store.index.read().attributes(ino).map_or(0, |a| a.stored);
         let received = received.min(stored);
-        // Of what a sender hashed otherwise than it came, an end tells less than the checksums.
-        let whole = received / EXTENT;
-        let sums = Sums::decode(&sums, received)
-            .or_else(|| Sums::decode(sums.get(..usize::try_from(whole * 4).ok()?)?, whole * EXTENT))
-            .unwrap_or_default();
+        let sums = sums_until(&sums, received);
         if complete && sums.covered() == stored {
             self.add_bytes(stored);
             self.spool.set_sums(number, sums);
@@ -531,12 +592,12 @@ impl Recovery<'_> {
 
     /// Files whose contents had begun have as much as their checksums prove.
     fn end_open(&mut self) {
-        for (id, Open { number, packed, sums }) in std::mem::take(&mut self.open) {
+        for (id, Open { number, packed, sums, recorded, received }) in std::mem::take(&mut self.open) {
             let Some(ino) = self.ino(id) else { continue };
             let stored = self.store.index.read().attributes(ino).map_or(0, |a| a.stored);
-            // The last one may be of less than an extent.
-            let whole = (sums.len() as u64 / 4).min(stored / EXTENT);
-            let sums = Sums::decode(&sums[..whole as usize * 4], whole * EXTENT).unwrap_or_default();
+            let told = sums.len() as u64 / 4;
+            // Where its end is not told, the last one may be of less than an extent.
+            let sums = sums_until(&sums, received.unwrap_or(told.min(stored / EXTENT) * EXTENT).min(stored));
             let sums = sums.first(self.proved(ino, number, packed, sums.clone()));
             let received = sums.covered();
             self.add_bytes(received);
@@ -547,7 +608,8 @@ impl Recovery<'_> {
             if self.store.index.read().attributes(ino).is_some_and(|a| a.nlink == 0) {
                 continue;
             }
-            self.found.parts.insert(id, Part { ino, number, packed, sums });
+            let recorded = recorded.unwrap_or(told).min(sums.whole());
+            self.found.parts.insert(id, Part { ino, number, packed, sums, recorded });
         }
     }
 

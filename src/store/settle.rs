@@ -130,6 +130,18 @@ impl Store {
     /// # Errors
     /// [`Unsettled`] if anything is missing.
     pub fn settle(&self, monitor: &Monitor) -> Result<(), Unsettled> {
+        self.settle_if(monitor, false)
+    }
+
+    /// The same, and everything is read back in any case, unless it lies in memory.
+    ///
+    /// # Errors
+    /// As [`Store::settle`].
+    pub(super) fn settle_by_reading(&self, monitor: &Monitor) -> Result<(), Unsettled> {
+        self.settle_if(monitor, true)
+    }
+
+    fn settle_if(&self, monitor: &Monitor, doubted: bool) -> Result<(), Unsettled> {
         let Some(spool) = self.spool.get() else { return Ok(()) };
         self.check_wanted()?;
         self.write_end(spool)?;
@@ -145,7 +157,7 @@ impl Store {
                 spool.path().display()
             );
         }
-        if synced.is_err() || !damaged.is_empty() || !before.is_empty() {
+        if doubted && !spool.is_in_memory() || synced.is_err() || !damaged.is_empty() || !before.is_empty() {
             self.scrub_spool(spool, &mut damaged, Flush::First, |_, _| self.check_wanted().is_ok());
             self.check_wanted()?;
             spool.check_journal().map_err(Unsettled::Spool)?;
