@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::compare::same_tree;
 use crate::support::layer::{Fault, Layer, Op};
-use crate::support::mount::{Mount, restorefs};
+use crate::support::mount::{Mount, RESTOREFS, restorefs};
 use crate::support::needs_fuse;
 use crate::support::pack::gnu_tar;
 use crate::support::process::Group;
@@ -26,7 +26,7 @@ struct Fixture {
     /// As far as into the second large file.
     cut: PathBuf,
     runs: std::cell::Cell<u32>,
-    _dir: TempDir,
+    dir: TempDir,
 }
 
 impl Fixture {
@@ -60,7 +60,7 @@ impl Fixture {
         let large = fs::read(tree.join("e large")).unwrap();
         let at = whole.windows(64).position(|bytes| bytes == &large[..64]).unwrap();
         fs::write(&cut, &whole[..at + 200_000]).unwrap();
-        Fixture { layer: Layer::new(), tree, archive, cut, runs: 0.into(), _dir: dir }
+        Fixture { layer: Layer::new(), tree, archive, cut, runs: 0.into(), dir }
     }
 
     /// A place for a spool.
@@ -72,14 +72,27 @@ impl Fixture {
         place
     }
 
-    fn fill(&self, place: &Path, archive: &Path, keep: bool) -> Result<Mount, (Option<i32>, String)> {
-        let keep: &[&str] = if keep { &["--keep-spool"] } else { &[] };
-        let args = [&["--spool", place.to_str().unwrap()], keep].concat();
+    fn fill(&self, place: &Path, archive: &Path) -> Result<Mount, (Option<i32>, String)> {
+        let args = ["--spool", place.to_str().unwrap(), "--keep-spool"];
         // What comes from a file would not be spooled.
         let mut cat = Group::start(Command::new("cat").arg(archive).stdout(Stdio::piped()));
         Mount::attempt(cat.0.stdout.take().unwrap().into(), &args, |command| {
             command.arg("-");
         })
+    }
+
+    /// From a native sender.
+    fn receive(&self, place: &Path) -> Result<Mount, (Option<i32>, String)> {
+        let token = self.dir.path().join("token");
+        let token = token.to_str().unwrap();
+        Mount::attempt_to_receive(
+            &["--spool", place.to_str().unwrap(), "--keep-spool", "--token-file", token],
+            |address| {
+                let mut command = Command::new(RESTOREFS);
+                command.args(["send", "-C", self.tree.to_str().unwrap(), ".", "--to", address, "--token-file", token]);
+                Group::start(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()))
+            },
+        )
     }
 
     /// Looks at what came of it, and unmounts: whether it is complete.
@@ -160,11 +173,21 @@ fn faults(op: Op) -> &'static [Errno] {
 #[test]
 fn whatever_fails_while_a_stream_arrives() {
     needs_fuse!();
-    let fixture = Fixture::new();
+    fails_once(&Fixture::new(), |fixture, place| fixture.fill(place, &fixture.archive));
+}
+
+#[test]
+fn whatever_fails_while_a_sender_sends() {
+    needs_fuse!();
+    fails_once(&Fixture::new(), Fixture::receive);
+}
+
+/// Fails every operation of a transfer once, as far as one without a fault goes.
+fn fails_once(fixture: &Fixture, transfer: impl Fn(&Fixture, &Path) -> Result<Mount, (Option<i32>, String)>) {
     // How much can fail.
     let place = fixture.place();
     fixture.layer.arm(None);
-    assert!(fixture.look(fixture.fill(&place, &fixture.archive, true).unwrap()));
+    assert!(fixture.look(transfer(fixture, &place).unwrap()));
     let counts = Op::ALL.map(|op| fixture.layer.count(op));
     assert!(fixture.recover(&place));
     let mut runs = 0;
@@ -174,7 +197,7 @@ fn whatever_fails_while_a_stream_arrives() {
                 let place = fixture.place();
                 eprintln!("{op:?} {nth} of {count}: {errno}");
                 fixture.layer.arm(Some(Fault { op, nth, errno: errno.raw_os_error() }));
-                let filled = fixture.fill(&place, &fixture.archive, true);
+                let filled = transfer(fixture, &place);
                 let failed = fixture.layer.count(op) > nth;
                 fixture.layer.disarm();
                 let mut said = false;
@@ -206,7 +229,7 @@ fn whatever_fails_while_a_spool_is_filled_further() {
     let fixture = Fixture::new();
     let begin = || {
         let place = fixture.place();
-        let mount = fixture.fill(&place, &fixture.cut, true).unwrap();
+        let mount = fixture.fill(&place, &fixture.cut).unwrap();
         assert!(!fixture.look(mount));
         place
     };

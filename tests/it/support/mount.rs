@@ -14,7 +14,7 @@ use serde_json::Value;
 use tempfile::{NamedTempFile, TempDir};
 
 use super::network::Network;
-use super::process::is_gone;
+use super::process::{Group, is_gone};
 use super::{HANGS, wait_until};
 
 pub const RESTOREFS: &str = env!("CARGO_BIN_EXE_restorefs");
@@ -136,6 +136,24 @@ impl Mount {
     ) -> Result<Mount, (Option<i32>, String)> {
         let mut mount = Mount::spawn(Command::new(RESTOREFS), stdin, &[&["-f"], args].concat(), source);
         mount.daemon = Some(Pid::from_child(&mount.front));
+        mount.attempted()
+    }
+
+    /// The same with a sender, which is started as soon as there is an address, and is gone afterwards.
+    pub fn attempt_to_receive(args: &[&str], send: impl FnOnce(&str) -> Group) -> Result<Mount, (Option<i32>, String)> {
+        let args = [&["-f", "--listen", "127.0.0.1:0"], args].concat();
+        let mut mount = Mount::spawn(Command::new(RESTOREFS), Stdio::null(), &args, |_| {});
+        mount.daemon = Some(Pid::from_child(&mount.front));
+        let mut line = String::new();
+        let mut stdout = BufReader::new(mount.front.stdout.take().unwrap());
+        stdout.read_line(&mut line).unwrap();
+        std::thread::spawn(move || std::io::copy(&mut stdout, &mut std::io::sink()));
+        let _sender = line.trim().strip_prefix("listening on ").map(send);
+        mount.attempted()
+    }
+
+    fn attempted(self) -> Result<Mount, (Option<i32>, String)> {
+        let mut mount = self;
         let code = wait_until("it has ended, or the stream is over", || {
             if let Some(status) = mount.front.try_wait().unwrap() {
                 return Some(Some(status.code()));
