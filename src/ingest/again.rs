@@ -1,6 +1,7 @@
 //! A stream that is read again from its beginning, where a spool has the first part of it: entries are compared with those
 //! in the journal, contents that are there are passed over, and the file that was cut goes on where it was cut.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::entry::Entry;
@@ -24,8 +25,8 @@ pub(super) enum Found {
     Entry(u64),
     /// The entry, and the beginning of its contents.
     Part(u64, Blob),
-    /// All that there will be.
-    All(u64),
+    /// All that there will be: of a file that the spool could not hold, so many stored bytes.
+    All(u64, Option<u64>),
 }
 
 pub(super) struct Again {
@@ -37,6 +38,10 @@ pub(super) struct Again {
     /// Whether the contents of the last one are over.
     last_is_over: bool,
     part: Option<Blob>,
+    /// Files that are cut for good, by their entries, and how many stored bytes of each are there.
+    cut: HashMap<u64, u64>,
+    /// Problems behind the last entry that the journal has.
+    problems: u64,
 }
 
 impl Again {
@@ -62,6 +67,14 @@ impl Again {
             None => return Err(Lost::NoSpool.verdict()),
         };
         let entries = found.entries.len() as u64;
+        let cut = {
+            let index = store.index();
+            let cut = |ino: &Option<Ino>| match index.arrival((*ino)?) {
+                Some(Arrival::Truncated { received }) => Some(received),
+                _ => None,
+            };
+            (0..).zip(&found.entries).filter_map(|(entry, ino)| Some((entry, cut(ino)?))).collect()
+        };
         let ino = found.entries.last().copied().flatten();
         let part = entries.checked_sub(1).and_then(|last| Some((last, found.parts.remove(&last)?)));
         let part = part.map(|(entry, part)| store.reopen(part, FileRef { entry, ino: None })).transpose();
@@ -75,6 +88,8 @@ impl Again {
             last_is_over: ino.is_none_or(is_over),
             last: Last { path: found.last.unwrap_or_else(crate::entry::EntryPath::root), ino },
             part,
+            cut,
+            problems: found.problems,
         })
     }
 
@@ -94,6 +109,15 @@ impl Again {
     /// Whether everything that is there has come again.
     pub(super) fn is_past(&self) -> bool {
         self.seen == self.entries
+    }
+
+    /// Whether the journal does not have a problem that the stream brings now.
+    pub(super) fn is_new_problem(&mut self) -> bool {
+        let is_known = self.problems > 0;
+        if self.is_past() && is_known {
+            self.problems -= 1;
+        }
+        self.is_past() && !is_known
     }
 
     /// What is there of the next entry of the stream.
@@ -116,7 +140,7 @@ impl Again {
         Ok(match self.part.take_if(|_| self.seen == self.entries) {
             Some(blob) => Found::Part(number, blob),
             None if self.is_past() && !self.last_is_over => Found::Entry(number),
-            None => Found::All(number),
+            None => Found::All(number, self.cut.remove(&number)),
         })
     }
 

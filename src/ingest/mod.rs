@@ -9,6 +9,8 @@ mod ahead;
 mod keeper;
 mod opening;
 mod outcome;
+#[cfg(test)]
+mod tests;
 mod walk;
 
 use std::fs::File;
@@ -358,7 +360,14 @@ impl Ingest<'_> {
             Found::Nothing => (self.draft.entry(entry), None),
             Found::Entry(number) => (number, None),
             Found::Part(number, blob) => (number, Some(blob)),
-            Found::All(number) => {
+            Found::All(number, cut) => {
+                if let Some(received) = cut {
+                    let path = entry.path;
+                    let reason = format!("only {received} of {stored} bytes of its contents are in the spool");
+                    self.monitor.refused(path.as_bytes(), reason);
+                    self.too_large.0 += 1;
+                    self.too_large.1.get_or_insert(path);
+                }
                 let file = FileRef { entry: number, ino: None };
                 self.current = (stored > 0).then_some(Current { file, stored, received: 0, keep: Keep::There });
                 return Ok(());
@@ -405,7 +414,7 @@ impl Ingest<'_> {
     /// Tells of a problem, and has the journal keep it, unless that has it from before.
     fn problem(&mut self, warning: bool, path: &[u8], reason: impl ToString) {
         let reason = reason.to_string();
-        if self.again.as_ref().is_none_or(Again::is_past) {
+        if self.again.as_mut().is_none_or(Again::is_new_problem) {
             self.draft.problem(warning, path, reason.clone());
         }
         if warning { self.monitor.warning(path, reason) } else { self.monitor.refused(path, reason) }

@@ -149,6 +149,8 @@ pub struct Found {
     pub blobs: HashSet<u64>,
     /// Paths of what was refused, as far as only the journal tells of it.
     pub refused: Vec<Vec<u8>>,
+    /// Problems that the journal tells of behind the last entry, and that whoever reads the stream again finds again.
+    pub problems: u64,
     /// The path of the last entry.
     pub last: Option<EntryPath>,
     /// Bytes at the end of the journal that do not count.
@@ -453,7 +455,11 @@ impl Recovery<'_> {
                 }
             }
             // A stream that is read again brings its problems again.
-            Record::Problem { .. } if self.go_on && !self.found.is_catalogue => {}
+            Record::Problem { path, .. } if self.go_on && !self.found.is_catalogue => {
+                // What the spool could not hold of a file is no problem of the stream.
+                let is_ours = self.found.last.as_ref().is_some_and(|last| last.as_bytes() == path);
+                self.found.problems += u64::from(!is_ours);
+            }
             Record::Problem { warning: true, path, reason } => self.monitor.warning(&path, reason),
             Record::Problem { path, reason, .. } => {
                 self.monitor.refused(&path, reason);
@@ -499,6 +505,7 @@ impl Recovery<'_> {
             self.monitor.refused(if path.is_root() { b"." } else { path.as_bytes() }, refusal);
         }
         self.found.entries.push(ino);
+        self.found.problems = 0;
         self.found.last = Some(entry.path);
     }
 
