@@ -609,12 +609,12 @@ impl Recovery<'_> {
             let received = sums.covered();
             self.add_bytes(received);
             self.spool.set_sums(number, sums.clone());
-            let arrival = if self.go_on { Arrival::Arriving { received } } else { Arrival::Truncated { received } };
-            self.arrived(ino, arrival);
-            // Nobody can name what was replaced, and its blob may have been given back.
-            if self.store.index.read().attributes(ino).is_some_and(|a| a.nlink == 0) {
+            // Nothing more comes of what was replaced.
+            if !self.go_on || self.store.index.read().attributes(ino).is_none_or(|a| a.nlink == 0) {
+                self.arrived(ino, Arrival::Truncated { received });
                 continue;
             }
+            self.arrived(ino, Arrival::Arriving { received });
             let recorded = recorded.unwrap_or(told).min(sums.whole());
             self.found.parts.insert(id, Part { ino, number, packed, sums, recorded });
         }

@@ -168,3 +168,15 @@ fn going_on_in_vain_takes_nothing_away() {
         assert_eq!(shown(&read_only(&path).0), 2 * EXTENT, "of a sender: {of_sender}");
     }
 }
+
+#[test]
+fn what_was_replaced_before_it_was_whole_keeps_nobody_from_going_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let blob = only(Record::Blob { id: 0, number: 0, packed: false });
+    let records = [only(Record::Catalogue), file("f", EXTENT), blob, file("f", 5)];
+    // Its blob is gone already.
+    let (store, found) = resume(&spool(dir.path(), &records, &[]), true);
+    assert!(found.unwrap().parts.is_empty());
+    assert_eq!(store.index().arrival(Ino(2)), Some(Arrival::Truncated { received: 0 }));
+    assert_eq!(store.index().arrival(Ino(3)), Some(Arrival::Announced));
+}
