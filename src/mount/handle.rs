@@ -53,6 +53,8 @@ pub struct Handle {
     pub(super) device: String,
     pub(super) ender: fuse::Ender,
     pub(super) concatenated: bool,
+    /// An earlier daemon has begun to fill its spool.
+    pub(super) recovered: bool,
     pub(super) unmounted: AtomicBool,
     /// Whether it receives on as long as somebody uses it.
     pub(super) lazy: AtomicBool,
@@ -308,7 +310,8 @@ impl Handle {
 
     /// Whether a name has come more than once.
     pub fn has_replaced(&self) -> bool {
-        self.store.index().has_replaced()
+        // What an earlier daemon has given back is not to be looked for while its journal is still replayed.
+        self.recovered || self.store.index().has_replaced()
     }
 
     /// Somebody waits for a path below the root: where it can come sooner, it does.

@@ -120,6 +120,7 @@ impl Running {
             device: session.device(),
             ender: session.ender(),
             concatenated: tar.concatenated,
+            recovered: about.is_some(),
             unmounted: AtomicBool::new(false),
             lazy: AtomicBool::new(false),
             tried: AtomicBool::new(false),

@@ -26,6 +26,7 @@ use restorefs::source::{Source, Spec};
 use restorefs::spool::{self, Spool};
 use restorefs::stop::Stop;
 use restorefs::store::Store;
+use restorefs::store::give_back::Following;
 use restorefs::tarball;
 use tempfile::TempDir;
 
@@ -102,6 +103,8 @@ fn cases(few: u32) -> u32 {
 struct Kept {
     scratch: TempDir,
     _store: Arc<Store>,
+    /// Who restores from it is there from the beginning.
+    _following: Following,
     journal: PathBuf,
     blobs: PathBuf,
 }
@@ -123,6 +126,7 @@ impl Kept {
             ..spool::Config::default()
         };
         store.set_spool(Spool::create(&config, monitor.clone()).unwrap());
+        let following = store.follow();
         let (stop, options) = (Stop::new().unwrap(), tarball::Options::default());
         std::thread::scope(|scope| {
             let archive = &archive;
@@ -144,7 +148,7 @@ impl Kept {
             journal = scratch.path().join("catalogue");
             fs::write(&journal, shuffled).unwrap();
         }
-        Kept { scratch, _store: store, journal, blobs }
+        Kept { scratch, _store: store, _following: following, journal, blobs }
     }
 
     fn archive(&self) -> PathBuf {
