@@ -154,17 +154,20 @@ impl Left {
             journal: self.journal,
             about: self.about_file,
             lock: self.lock,
-            is_left: true,
+            left: Some(self.length),
             read_only: !self.go_on,
         };
         let config = Config { limit, keep, ..Config::default() };
-        let spool = Spool::of(parts, &config, monitor)?;
-        spool.found_until(self.length);
-        Ok(spool)
+        Spool::of(parts, &config, monitor)
     }
 }
 
 impl Spool {
+    /// The length of the journal that an earlier daemon has left. Nothing of it counts before it has been looked at.
+    pub fn left_length(&self) -> u64 {
+        self.left_length
+    }
+
     /// Its journal counts up to here.
     pub fn found_until(&self, offset: u64) {
         self.written.store(offset, Ordering::Release);

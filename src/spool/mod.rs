@@ -100,6 +100,8 @@ pub struct Spool {
     removed: AtomicBool,
     monitor: Arc<Monitor>,
     about: File,
+    /// The length of the journal when it was opened again.
+    left_length: u64,
     /// It was opened again to be read only.
     read_only: bool,
     _lock: File,
@@ -113,7 +115,8 @@ struct Parts {
     journal: File,
     about: File,
     lock: File,
-    is_left: bool,
+    /// The length of a journal that an earlier daemon has left.
+    left: Option<u64>,
     read_only: bool,
 }
 
@@ -186,14 +189,14 @@ impl Spool {
         mkdirat(&directory, "blobs", Mode::RWXU)?;
         let blobs_directory = open_directory(&directory, "blobs")?;
         Spool::of(
-            Parts { path, directory, blobs_directory, journal, about, lock, is_left: false, read_only: false },
+            Parts { path, directory, blobs_directory, journal, about, lock, left: None, read_only: false },
             config,
             monitor,
         )
     }
 
     fn of(parts: Parts, config: &Config, monitor: Arc<Monitor>) -> io::Result<Spool> {
-        let Parts { path, directory, blobs_directory, journal, about, lock, is_left, read_only } = parts;
+        let Parts { path, directory, blobs_directory, journal, about, lock, left, read_only } = parts;
         let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
         let in_memory = matches!(rustix::fs::fstatfs(&journal)?.f_type as i64, TMPFS | RAMFS);
         let spool = Spool {
@@ -214,10 +217,11 @@ impl Spool {
             limit: config.limit,
             keep: config.keep,
             retired: AtomicBool::new(false),
-            unfinished: AtomicBool::new(is_left),
+            unfinished: AtomicBool::new(left.is_some()),
             removed: AtomicBool::new(false),
             monitor,
             about,
+            left_length: left.unwrap_or(0),
             read_only,
             _lock: lock,
         };

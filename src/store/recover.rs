@@ -211,7 +211,7 @@ impl Store {
     pub fn recover(&self, job: &Job, go_on: bool) -> Result<Found, Lost> {
         let spool = self.spool().ok_or(Lost::NoSpool)?;
         let read = |cause| Lost::Read { spool: spool.path().display().to_string(), cause };
-        let length = spool.position();
+        let length = spool.left_length();
         // What the disk has not taken may still be in memory, for a while.
         spool.forget_cached(spool.journal());
         let journal = Arc::new(spool.journal().try_clone().map_err(read)?);
@@ -232,6 +232,10 @@ impl Store {
         for steps in 1_u64.. {
             if job.stop.is_stopped() {
                 return Err(Lost::Stopped);
+            }
+            if steps.is_multiple_of(STEPS) {
+                // Who follows the journal is never told of what does not count.
+                spool.found_until(upto);
             }
             if steps.is_multiple_of(STEPS) && self.index.read().memory() > job.max_index {
                 return Err(Lost::Full(job.max_index));
