@@ -295,7 +295,8 @@ impl Spool {
         let found = rustix::fs::statat(&self.blobs_directory, &name, AtFlags::SYMLINK_NOFOLLOW)?;
         unlinkat(&self.blobs_directory, &name, AtFlags::empty())?;
         let bytes = found.st_blocks as u64 * 512;
-        let _ = self.blob_bytes.try_update(Ordering::Relaxed, Ordering::Relaxed, |all| Some(all.saturating_sub(bytes)));
+        let less = |all: u64| Some(all.saturating_sub(bytes));
+        let _ = self.blob_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
         *self.slot(number).lock() = Sums::default();
         self.report();
         Ok(())
