@@ -76,7 +76,7 @@ pub(super) struct MountArgs {
     /// it and its directory, and nobody else may read it
     #[arg(long, value_name = "FILE", requires = "listen", conflicts_with = "plain")]
     pub(super) token_file: Option<PathBuf>,
-    /// Take a connection for lost when nothing has come over it for so many seconds (the other side says every 5 s that it
+    /// Take a connection for lost when nothing has come over it for this many seconds (the other side says every 5 s that it
     /// is there)
     #[arg(long, value_name = "SECONDS", default_value = "30", requires = "listen", value_parser = parse_timeout)]
     pub(super) timeout: Seconds,
@@ -92,7 +92,7 @@ pub(super) struct MountArgs {
     /// Where contents are kept on disk while mounted (not needed for an uncompressed archive file)
     #[arg(long, value_name = "DIR", default_value = spool::DIRECTORY)]
     pub(super) spool: PathBuf,
-    /// Keep at most so much there, as 500M or 20G; when it is full, receiving waits
+    /// Keep at most SIZE there, as 500M or 20G; when it is full, receiving waits
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) spool_limit: Option<u64>,
     /// Leave the spool where it is when unmounted: 'restorefs mount SPOOL MOUNTPOINT' mounts it again
@@ -112,7 +112,7 @@ pub(super) struct MountArgs {
     /// ('restorefs materialize' restores them all the same)
     #[arg(long)]
     pub(super) no_xattrs: bool,
-    /// Let names and attributes take at most so much memory [default: a quarter of the machine's]
+    /// Let names and attributes take at most SIZE of memory [default: a quarter of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
     pub(super) max_index: Option<u64>,
     /// Read on behind an end marker: for archives that were joined with cat
@@ -178,7 +178,7 @@ pub(super) struct RestoreArgs {
     /// Leave out what matches; can be given several times, and counts for more than --include
     #[arg(long, value_name = "PATTERN")]
     pub(super) exclude: Vec<String>,
-    /// Leave away so many leading components of each path
+    /// Strip N leading components from each path
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub(super) strip_components: usize,
     /// Restore only what was changed after this file was, or after this time (@SECONDS since 1970); directories come
@@ -228,7 +228,7 @@ pub(super) enum OverwriteArg {
                   where * and ? match / too. A pattern matches an entry when it matches its path from the root or \
                   from behind any /, or that of a directory that it is in; with a / in front, from the root only.\n\n\
                   The exit code is 3 where something vanished, was changed while it was read, or could not be read: \
-                  each is named. It is 4 where whoever reads the archive ends before it is complete, and 1 where a PATH \
+                  each is named. It is 4 where the reader of the archive ends before it is complete, and 1 where a PATH \
                   is not there or the archive cannot be written.\n\nWith --to it is 4 where it was stopped, or a part of a \
                   file is missing at the receiver; the same command goes on from what is there. It is 1 where another \
                   sender with the same token is alive (see --take-over)."
@@ -262,7 +262,7 @@ pub(super) struct DeliverArgs {
     /// Try for so many seconds to connect again when the connection is lost
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "to")]
     pub(super) retry: u64,
-    /// Take a connection for lost when nothing has come over it for so many seconds
+    /// Take a connection for lost when nothing has come over it for this many seconds
     #[arg(long, value_name = "SECONDS", default_value = "30", requires = "to", value_parser = parse_timeout)]
     pub(super) timeout: Seconds,
     /// Take the place of another sender with the same token that is still sending, instead of being refused

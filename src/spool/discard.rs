@@ -7,18 +7,13 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::found::{NoSpool, Spool, entries, is_name, open_below, room};
-use super::registry;
+use super::{lock, registry};
 use crate::entry::escape_path;
-
-/// Whoever only looks whether it is live holds its lock for a moment.
-const LOOKED_AT: Duration = Duration::from_millis(500);
-const AGAIN: Duration = Duration::from_millis(10);
 
 /// Why a spool was not removed.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +43,7 @@ pub enum Error {
     },
     /// A daemon has it.
     #[error(
-        "cannot discard '{path}': it is in use ('restorefs status' names its mount, and umount removes both)",
+        "cannot discard '{path}': it is in use ('restorefs status' names its mount: unmount it first)",
         path = escape_path(.0)
     )]
     Live(PathBuf),
@@ -95,7 +90,7 @@ pub fn discard(path: &Path) -> Result<u64, Error> {
         }
         opened => opened?.directory,
     };
-    let _lock = lock(&directory).map_err(remove)?.ok_or_else(|| Error::Live(path.into()))?;
+    let _lock = take_lock(&directory).map_err(remove)?.ok_or_else(|| Error::Live(path.into()))?;
     // Its daemon may have removed it while we waited.
     Spool::new(directory.try_clone().map_err(failed)?).map_err(|_| Error::NotSpool(path.into()))?;
     let mut freed = 0;
@@ -106,19 +101,11 @@ pub fn discard(path: &Path) -> Result<u64, Error> {
 }
 
 /// Takes the lock of a spool; None where somebody else has it.
-fn lock(directory: &OwnedFd) -> io::Result<Option<File>> {
+fn take_lock(directory: &OwnedFd) -> io::Result<Option<File>> {
     // Where an earlier try has removed it, there is one again.
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let lock = File::from(openat(directory, "lock", flags, Mode::RUSR | Mode::WUSR)?);
-    let begun = Instant::now();
-    loop {
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(Some(lock)),
-            Err(Errno::WOULDBLOCK) if begun.elapsed() < LOOKED_AT => std::thread::sleep(AGAIN),
-            Err(Errno::WOULDBLOCK) => return Ok(None),
-            Err(e) => return Err(e.into()),
-        }
-    }
+    Ok(lock::take(&lock)?.then_some(lock))
 }
 
 /// Removes what is in a spool: what makes it one goes last.

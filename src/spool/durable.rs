@@ -41,10 +41,11 @@ impl Spool {
         let mut frame = Vec::new();
         record::encode(&Record::Durable { upto }, &[], &mut frame);
         // Where there is no room, there is no durable point.
-        self.append_now(&frame)?;
+        let at = self.append_now(&frame)?;
         // Were the record on the disk before what it tells of, the checksums of those frames would end a replay there.
         self.watched(self.journal.sync_data())?;
-        self.unsynced.lock().durable = Some(self.position());
+        // What came while this was made is for the next one.
+        self.unsynced.lock().durable = Some(if at == upto { at + frame.len() as u64 } else { upto });
         Ok(())
     }
 
@@ -85,6 +86,47 @@ impl Spool {
             }
             (Ok(()), Some(kind)) => Err(io::Error::new(kind, "the disk failed to take something before")),
             (Ok(()), None) => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::monitor::Monitor;
+    use crate::spool::Config;
+    use std::os::unix::fs::FileExt;
+
+    #[test]
+    fn what_comes_while_a_durable_point_is_made_is_covered_by_the_next() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let config = Config { directory: dir.path().into(), ..Config::default() };
+        let spool = Spool::create(&config, Monitor::new()).unwrap();
+        let mut frame = Vec::new();
+        record::encode(&Record::Cut, &[], &mut frame);
+        for _ in 0..20 {
+            std::thread::scope(|scope| {
+                let making = scope.spawn(|| spool.make_durable().unwrap());
+                loop {
+                    spool.append(&frame, &|| true).unwrap();
+                    if making.is_finished() {
+                        break;
+                    }
+                }
+            });
+            spool.make_durable().unwrap();
+            let mut bytes = vec![0; spool.position() as usize];
+            spool.journal().read_exact_at(&mut bytes, 0).unwrap();
+            let (mut at, mut behind, mut durable) = (0, 0, 0);
+            while at < bytes.len() {
+                let (record, _, length) = record::decode::<Record>(&bytes[at..]).unwrap();
+                at += length;
+                match record {
+                    Record::Durable { upto } => durable = upto,
+                    _ => behind = at as u64,
+                }
+            }
+            assert!(spool.is_in_memory() || durable >= behind, "{durable} {behind}");
         }
     }
 }

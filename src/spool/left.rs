@@ -7,24 +7,21 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RawDir, flock, openat, renameat, statat, unlinkat};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, RawDir, openat, renameat, statat, unlinkat};
 use rustix::path::Arg;
 
 use super::about::{About, MAX_LENGTH, Unusable};
 use super::form::PAGE;
-use super::{Blob, Config, Parts, Spool, create_file, open_directory, open_file};
+use super::{Blob, Config, Parts, Spool, create_file, lock, open_directory, open_file};
 use crate::entry::escape_path;
 use crate::monitor::Monitor;
 use crate::proof::Sums;
+use crate::record::{self, Record};
 
 /// Where a new `spool.json` is written before it takes the place of the old one.
 const NEW_ABOUT: &str = "spool.json.new";
-
-/// So long a lock is tried: `status` takes it for a moment.
-const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Why a spool cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -116,13 +113,9 @@ impl Left {
             return Err(OpenError::Owner { path: path.clone(), owner: metadata.st_uid });
         }
         let lock = open_file(&directory, "lock").map_err(|e| failed("lock", e))?;
-        take(&lock).map_err(|e| {
-            if e == rustix::io::Errno::WOULDBLOCK {
-                OpenError::InUse { path: path.clone(), pid: holder(&lock).unwrap_or(about.pid) }
-            } else {
-                failed("lock", e.into())
-            }
-        })?;
+        if !lock::take(&lock).map_err(|e| failed("lock", e))? {
+            return Err(OpenError::InUse { path: path.clone(), pid: holder(&lock).unwrap_or(about.pid) });
+        }
         let journal = if go_on { open_to_write(&directory, "journal") } else { open_file(&directory, "journal") };
         let journal = journal.map_err(|e| failed("journal", e))?;
         let length = journal.metadata().map_err(|e| failed("journal", e))?.len();
@@ -198,13 +191,26 @@ impl Spool {
         blobs.entry(number).or_default().clone()
     }
 
-    /// Makes it this process's own, to be filled further: what the journal does not tell of is removed, and what it tells
-    /// of is on the disk afterwards.
+    /// Makes it this process's own, to be filled further: `frames` follow what counts of the journal, with a durable point;
+    /// blobs that it does not tell of are removed.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn take_over(&self, about: About, mountpoint: &Path, is_known: impl Fn(u64) -> bool) -> io::Result<()> {
+    pub fn take_over(
+        &self,
+        about: About,
+        mountpoint: &Path,
+        frames: &[u8],
+        is_known: impl Fn(u64) -> bool,
+    ) -> io::Result<()> {
+        rustix::fs::syncfs(&self.journal)?;
+        // The last durable point may be behind what counts. Until there is another, all of it would be lost with the power.
+        let upto = self.position() + frames.len() as u64;
+        let mut frames = frames.to_vec();
+        record::encode(&Record::Durable { upto }, &[], &mut frames);
+        self.append_now(&frames)?;
         self.journal.set_len(self.position())?;
+        self.journal.sync_data()?;
         let mut buf = Vec::with_capacity(64 << 10);
         let mut unknown = Vec::new();
         let listing = open_directory(&self.blobs_directory, ".")?;
@@ -225,8 +231,7 @@ impl Spool {
         }
         let new = create_file(&self.directory, NEW_ABOUT)?;
         new.write_all_at(&about.taken_over(mountpoint.into()).encode(), 0)?;
-        // What it is told to be of this boot has to be there.
-        rustix::fs::syncfs(&self.journal)?;
+        new.sync_all()?;
         renameat(&self.directory, NEW_ABOUT, &self.directory, "spool.json")?;
         Ok(rustix::fs::fsync(&self.directory)?)
     }
@@ -249,17 +254,6 @@ impl Spool {
         *slot.lock() = sums;
         let counted = if spread { file.metadata()?.size().min(length) } else { length };
         Ok(Blob { number, file, counted: counted.next_multiple_of(PAGE), sums: slot, recorded })
-    }
-}
-
-/// Locks it. Who lists spools holds the lock for a moment.
-fn take(lock: &File) -> rustix::io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        match flock(lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < deadline => std::thread::sleep(PATIENCE / 50),
-            locked => return locked,
-        }
     }
 }
 

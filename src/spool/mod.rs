@@ -21,6 +21,7 @@ mod durable;
 mod form;
 mod found;
 pub mod left;
+mod lock;
 mod registry;
 mod unsynced;
 

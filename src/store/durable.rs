@@ -10,8 +10,8 @@ use crate::stop::Stop;
 const EVERY: Duration = Duration::from_secs(5);
 
 impl Store {
-    /// Makes a durable point of the spool every few seconds, and gives back what was replaced before it, until the stream is over or `stop` is said. After an error of
-    /// the disk there are no more: the end of the stream reports it.
+    /// Makes a durable point of the spool every few seconds, and gives back what was replaced before it, until the stream
+    /// is over or `stop` is said. After an error of the disk there are no more: the end of the stream reports it.
     pub fn keep_durable(&self, stop: &Stop) {
         let Some(spool) = self.spool() else { return };
         while !stop.wait(EVERY) && !self.is_over() {

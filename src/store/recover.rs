@@ -279,17 +279,15 @@ impl Store {
             _ if found.finished == Some(true) => return Err(Lost::Finished),
             _ => {}
         }
-        let write = |cause| Lost::Write { spool: spool.path().display().to_string(), cause };
-        spool.take_over(resume.about, &resume.mountpoint, |number| found.blobs.contains(&number)).map_err(write)?;
         // What stood behind the cut.
         let mut frames = Vec::new();
         for (&id, part) in found.parts.iter().filter(|(_, part)| part.recorded < part.sums.whole()) {
             let sums = part.sums.encode(part.recorded, false);
             record::encode(&Record::Sums { id, first: part.recorded }, &sums, &mut frames);
         }
-        if !frames.is_empty() {
-            spool.append(&frames, &|| true).map_err(|e| write(io::Error::other(e)))?;
-        }
+        spool
+            .take_over(resume.about, &resume.mountpoint, &frames, |number| found.blobs.contains(&number))
+            .map_err(|cause| Lost::Write { spool: spool.path().display().to_string(), cause })?;
         Ok(found)
     }
 

@@ -59,7 +59,11 @@ fn job(left: Left) -> Recovery {
 }
 
 fn read_only(path: &Path) -> (Arc<Store>, Arc<Monitor>) {
-    let job = job(Left::open(path, false).unwrap());
+    read_only_on(path, true)
+}
+
+fn read_only_on(path: &Path, same_boot: bool) -> (Arc<Store>, Arc<Monitor>) {
+    let job = Recovery { same_boot, ..job(Left::open(path, false).unwrap()) };
     let (store, monitor) = (job.store.clone(), job.monitor.clone());
     recover(job);
     (store, monitor)
@@ -166,6 +170,8 @@ fn going_on_in_vain_takes_nothing_away() {
         drop(store);
         // The daemon is killed before anything comes: whole extents are there still.
         assert_eq!(shown(&read_only(&path).0), 2 * EXTENT, "of a sender: {of_sender}");
+        // Nor does a power failure take it then.
+        assert_eq!(shown(&read_only_on(&path, false).0), 2 * EXTENT, "of a sender: {of_sender}");
     }
 }
 
